@@ -1,12 +1,17 @@
 """Outputs that are either whole or absent: written beside their place, then renamed."""
 
+import glob
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from difftalk.errors import UserError
+
+HOST = platform.node()
 
 
 @contextmanager
@@ -17,12 +22,32 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    _clear_left_behind(path)
+    beside = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}.part{path.suffix}")
     try:
         yield beside
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _clear_left_behind(path: Path) -> None:
+    """Remove what writers of `path` on this machine that have been killed left beside it."""
+    left = f".{glob.escape(path.stem)}.{glob.escape(HOST)}-*.part{glob.escape(path.suffix)}"
+    for beside in path.parent.glob(left):
+        process = re.search(r"-(\d+)\.part", beside.name)
+        if process and not _is_running(int(process[1])):
+            beside.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager

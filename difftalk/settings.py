@@ -56,7 +56,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value not in args:
             raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, args))}")
         return value
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return from_dict(hint, value, where)
     if origin is tuple and isinstance(value, list):
         return tuple(_convert(args[0], v, where) for v in value)

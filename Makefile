@@ -1,0 +1,37 @@
+# make demo   from a fresh clone to trained models, tables and the report
+# make test   everything that must hold before a commit
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+CORES ?= all
+
+.PHONY: demo test constraints readme
+.DEFAULT_GOAL := demo
+
+demo: .venv/installed
+	$(BIN)/snakemake --cores $(CORES)
+	@echo "Report: $(CURDIR)/results/demo/report/index.html"
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/pytest
+
+# Once, and again when what is to be installed has changed.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	touch $@
+
+# The versions installed here become the ones that every new clone installs.
+constraints:
+	$(BIN)/python envs/constraints.py > constraints.txt.new
+	mv constraints.txt.new constraints.txt
+
+# The README's table of config keys, from the descriptions in the schema.
+readme: .venv/installed
+	$(BIN)/python -m difftalk.config README.md

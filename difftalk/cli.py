@@ -1,0 +1,203 @@
+"""The command line: one verb per stage, each a thin door to its module's `run`."""
+
+import argparse
+import importlib
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from difftalk import __version__, progress, settings
+from difftalk.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A verb: the module whose `run` it calls, and the flags that become the arguments of `run`.
+
+    In `flags`, a name stands for itself; `name...` takes several values; `name?` may be left out, or left empty.
+    """
+
+    module: str
+    help: str
+    flags: str
+
+
+STAGES = {
+    "plan": Stage("difftalk.plan", "decide clips, splits and shards", "dataset shards=json out"),
+    "fetch": Stage(
+        "difftalk.fetch",
+        "download, render or link the sources of a shard",
+        "plan shard dataset store out rejects max-reject-fraction workers",
+    ),
+    "landmarks": Stage(
+        "difftalk.face.landmarks",
+        "find the face and its 68 points in every frame of a shard",
+        "plan shard sources settings out quality rejects max-reject-fraction workers",
+    ),
+    "crops": Stage(
+        "difftalk.face.crops",
+        "cut the square face crops of a shard, with their sound",
+        "plan shard sources landmarks settings out rejects max-reject-fraction workers",
+    ),
+    "speech": Stage(
+        "difftalk.speech.features",
+        "compute the speech features of a shard, 50 steps a second",
+        "plan shard sources settings out rejects max-reject-fraction workers",
+    ),
+    "autoencoder": Stage(
+        "difftalk.training.autoencoder",
+        "train the first stage, or put an existing one in its place",
+        "crops... settings source state out",
+    ),
+    "encode": Stage(
+        "difftalk.encode",
+        "write a shard for training: latents, speech, landmarks",
+        "crops speech autoencoder settings out rejects max-reject-fraction",
+    ),
+    "train": Stage(
+        "difftalk.training.train",
+        "train the model of one experiment",
+        "shards... autoencoder settings state out",
+    ),
+    "sample": Stage(
+        "difftalk.sampling.sample",
+        "make the videos of one method for a shard",
+        "method crops shard-file autoencoder model? settings out",
+    ),
+    "syncnet": Stage(
+        "difftalk.training.syncnet",
+        "train the sync expert, or put an existing one in its place",
+        "crops... settings source state out",
+    ),
+    "score": Stage(
+        "difftalk.evaluation.score",
+        "measure the videos of one method against the truth",
+        "method samples crops syncnet settings out",
+    ),
+    "tables": Stage(
+        "difftalk.evaluation.tables", "add the measurements up to the paper's tables", "metrics... plan settings out"
+    ),
+    "funnel": Stage(
+        "difftalk.funnel", "say which clips were lost where, and why", "plan rejects... quality... crops... out"
+    ),
+    "report": Stage(
+        "difftalk.report",
+        "write the page with tables, curves and videos",
+        "tables funnel quality... models... samples... crops... settings out zip",
+    ),
+}  # fmt: skip
+
+TYPES: dict[str, Any] = {
+    "dataset": json.loads,
+    "json": json.loads,
+    "method": str,
+    "shard": str,
+    "source": str,
+    "settings": str,
+    "max-reject-fraction": float,
+    "workers": int,
+}
+
+HELP = {
+    "autoencoder": "folder of the first stage",
+    "crops": "crops/SHARD.tar",
+    "dataset": "what the dataset is, as JSON",
+    "funnel": "funnel.csv",
+    "landmarks": "landmarks/SHARD.parquet",
+    "max-reject-fraction": "fail where more than this part of the clips is rejected",
+    "method": "ground_truth, reconstruction, reference_copy or the name of a model",
+    "metrics": "metrics/METHOD/SHARD.parquet",
+    "model": "folder of the model, for methods that have one",
+    "models": "folders of the models",
+    "out": "the file or folder to write",
+    "plan": "plan/clips.parquet",
+    "quality": "landmarks/SHARD.quality.csv",
+    "rejects": "rejects/STAGE/SHARD.csv",
+    "samples": "samples/METHOD/SHARD",
+    "settings": "what the stage reads of the config, as JSON or a file of it",
+    "shard": "name of the shard, such as train-003",
+    "shard-file": "shards/SHARD.tar",
+    "shards": "shards/SHARD.tar; for `plan` the number of shards of each split, as JSON",
+    "source": "embedded, train, or the path of an existing one",
+    "sources": "sources/SHARD",
+    "speech": "speech/SHARD.parquet",
+    "state": "folder for checkpoints; the newest one that matches is resumed from",
+    "store": "folder that keeps every source once",
+    "syncnet": "folder of the sync expert",
+    "tables": "folder of the tables",
+    "workers": "processes to share the clips among",
+    "zip": "the same page as one file",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="difftalk",
+        description="The stages of the workflow, one by one. `snakemake --cores all` calls them in order.",
+    )
+    top.add_argument("--version", action="version", version=f"difftalk {__version__}")
+    verbs = top.add_subparsers(dest="stage", metavar="STAGE", required=True)
+    for name, stage in STAGES.items():
+        verb = verbs.add_parser(name, help=stage.help, description=f"difftalk {name}: {stage.help}.")
+        for flag in stage.flags.split():
+            _add_flag(verb, flag)
+        verb.add_argument("--log", type=Path, help="send all output there; the terminal keeps bar and errors")
+    return top
+
+
+def _add_flag(verb: argparse.ArgumentParser, flag: str) -> None:
+    flag, _, kind = flag.partition("=")
+    name = flag.rstrip(".?")
+    options: dict[str, Any] = {"type": TYPES.get(kind or name, Path), "help": HELP[name]}
+    if name == "workers":
+        options["default"] = 1
+    elif flag.endswith("..."):
+        options.update(nargs="*", default=[])
+    elif flag.endswith("?"):
+        options["nargs"] = "?"
+    else:
+        options["required"] = True
+    verb.add_argument(f"--{name}", **options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one stage. Exit status 0: done, 1: a fault of ours or the machine's, 2: the user can put it right."""
+    values = vars(parser().parse_args(argv))
+    name, log = values.pop("stage"), values.pop("log")
+    # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
+    signal.signal(signal.SIGTERM, _stop)
+    if log is not None:
+        progress.log_to(log, "" if log.stem == name else log.stem.replace(".", " "))
+    try:
+        _run(STAGES[name], values)
+    except UserError as e:
+        progress.say(f"difftalk {name}: {e}")
+        return 2
+    except KeyboardInterrupt:
+        progress.say(f"difftalk {name}: interrupted")
+        return 130
+    except Exception as e:  # noqa: BLE001 - outermost: whatever it was, it is told and ends as status 1
+        traceback.print_exc()
+        if log is not None:
+            line = f"difftalk {name}: {type(e).__name__}: {e} (where, is in {log})"
+            progress.say(line, in_log=False)
+        return 1
+    return 0
+
+
+def _run(stage: Stage, values: dict[str, Any]) -> None:
+    module = importlib.import_module(stage.module)
+    if "settings" in values:
+        values["settings"] = settings.from_json(module.Settings, values["settings"])
+    module.run(**values)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    sys.exit(128 + signum)

@@ -1,0 +1,115 @@
+"""Your own videos: every video file of one folder, each taken to be one speaker."""
+
+import hashlib
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from difftalk.clips import Clip
+from difftalk.datasets import split_identities
+from difftalk.errors import ClipError, UserError
+from difftalk.video import FPS, probe
+
+SUFFIXES = frozenset(
+    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4")
+    + (".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv")
+)
+# The rest of a source after whole clips is a clip of its own if it is at least this long.
+MIN_REST_S = 2.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The config's `dataset` section with `name: local`.
+
+    Args:
+        videos: folder of the files; folders in it are not entered.
+        clip_seconds: cut each file into clips of this length; None takes it as one clip.
+        test_fraction: part of the files that becomes the test split.
+        seed: changes which files those are.
+    """
+
+    videos: str
+    clip_seconds: float | None = None
+    test_fraction: float = 0.25
+    seed: int = 1
+
+    def clips(self) -> list[Clip]:
+        files = _video_files(Path(self.videos))
+        if self.clip_seconds is not None and self.clip_seconds < MIN_REST_S:
+            raise UserError(
+                f"dataset: clip_seconds must be at least {MIN_REST_S:g}, it is {self.clip_seconds:g}"
+            )
+        ids = safe_ids([f.name for f in files])
+        splits = split_identities(list(ids.values()), self.test_fraction, self.seed)
+        clips = []
+        for file in files:
+            source_id = ids[file.name]
+            for k, (start_s, end_s) in enumerate(cut(_length_s(file), self.clip_seconds)):
+                clip_id = f"{source_id}-{k:03d}"
+                split = splits[source_id]
+                clips.append(Clip(clip_id, source_id, start_s, end_s, source_id, split, uri=file.name))
+        return clips
+
+    def fetch(self, source_id: str, uri: str, store: Path) -> dict[str, Path]:
+        file = Path(self.videos) / uri
+        if not file.is_file():
+            raise ClipError("cannot_fetch", f"{file} is gone since the plan was made")
+        return {f"{source_id}{file.suffix.lower()}": file.resolve()}
+
+
+def safe_ids(names: list[str]) -> dict[str, str]:
+    """`{file name: source id}`: the name without its suffix, reduced to letters, digits, `-` and `_`.
+
+    Names that come out alike, or empty, carry a hash of the full name, so that ids are unique.
+
+    >>> safe_ids(["Ann B.mp4"])
+    {'Ann B.mp4': 'Ann_B'}
+    """
+    stems = {name: re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).stem).strip("_")[:60] for name in names}
+    # Case is ignored, since some file systems do.
+    count = Counter(stem.lower() for stem in stems.values())
+    ids = {}
+    for name, stem in stems.items():
+        tag = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        ids[name] = stem if stem and count[stem.lower()] == 1 else f"{stem or 'video'}_{tag}"
+    return ids
+
+
+def cut(length_s: float, clip_seconds: float | None) -> list[tuple[float, float]]:
+    """(start, end) of the clips of a source, in seconds; a rest shorter than 2 s is left out.
+
+    >>> cut(25.0, 10.0)
+    [(0.0, 10.0), (10.0, 20.0), (20.0, 25.0)]
+    >>> cut(21.0, 10.0)
+    [(0.0, 10.0), (10.0, 20.0)]
+    """
+    if clip_seconds is None or length_s <= clip_seconds:
+        return [(0.0, length_s)]
+    whole = math.floor(length_s / clip_seconds + 1e-9)
+    clips = [(k * clip_seconds, (k + 1) * clip_seconds) for k in range(whole)]
+    if length_s - whole * clip_seconds >= MIN_REST_S:
+        clips.append((whole * clip_seconds, length_s))
+    return clips
+
+
+def _video_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"dataset: the folder of videos, {folder}, does not exist")
+    files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
+    files = sorted(f for f in files if f.is_file())
+    if not files:
+        raise UserError(f"dataset: no video file in {folder} (known: {' '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def _length_s(file: Path) -> float:
+    """Whole 25 fps pictures for which there is sound too, in seconds; 0 for a file that `fetch` will reject."""
+    try:
+        info = probe(file)
+    except ClipError:
+        return 0.0
+    length_s = min(info.duration_s, info.sound_s) if info.sound_s is not None else info.duration_s
+    return max(math.floor(length_s * FPS + 1e-6) / FPS, 0.0)

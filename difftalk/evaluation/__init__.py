@@ -1,0 +1,1 @@
+"""Measuring samples by one fixed protocol, and the tables made of it."""

@@ -1,0 +1,70 @@
+"""How well mouth and sound belong together: offset, confidence and distance, by SyncNet's protocol.
+
+Formulas: joonson/syncnet_python, `SyncNetInstance.evaluate` (MIT). LSE-C and LSE-D of the Wav2Lip line of
+papers are `confidence` and `distance`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+EPS = 1e-6  # of torch.pairwise_distance, which the released protocol calls
+
+
+@dataclass(frozen=True)
+class Sync:
+    """The verdict on one clip.
+
+    offset: frames of 40 ms; positive where the sound leads the picture. confidence: median minus minimum of
+    the mean distances over all shifts. distance: that minimum. windows: how many picture windows were
+    compared.
+    """
+
+    offset: int
+    confidence: float
+    distance: float
+    windows: int
+
+
+def measure_sync(video: np.ndarray, audio: np.ndarray, max_shift: int, zero_padded: bool) -> Sync | None:
+    """Compare the embeddings of a clip at all shifts from -max_shift to max_shift frames.
+
+    Args:
+        video: (N, E), the window that starts at each frame. audio: (M, E), likewise.
+        zero_padded: beyond the ends of the sound, compare with zero vectors, as the released protocol does
+            (figures of v2 are comparable only so); otherwise take the mean over the pairs that exist, so that
+            a short clip is not judged by its ends.
+
+    Returns:
+        None where there is no pair at some shift: the clip is too short.
+    """
+    count = min(len(video), len(audio))
+    if count == 0 or (not zero_padded and count <= max_shift):
+        return None
+    distances = shifted_distances(video[:count], audio[:count], max_shift)
+    if not zero_padded:
+        distances[~_pairs(count, max_shift)] = np.nan
+    means = np.nanmean(distances, axis=0)
+    best = int(np.argmin(means))
+    return Sync(
+        offset=max_shift - best,
+        confidence=float(np.median(means) - means[best]),
+        distance=float(means[best]),
+        windows=count,
+    )
+
+
+def shifted_distances(video: np.ndarray, audio: np.ndarray, max_shift: int) -> np.ndarray:
+    """D[i, k] = |video_i - audio_{i + k - max_shift} + eps|, (N, 2 max_shift + 1) float64; zeros beyond the
+    ends."""
+    count = len(video)
+    padded = np.pad(np.asarray(audio, np.float64), ((max_shift, max_shift), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, count, axis=0)  # (2 max_shift + 1, E, N)
+    video = np.asarray(video, np.float64)
+    return np.stack([np.linalg.norm(video - window.T + EPS, axis=1) for window in windows], axis=1)
+
+
+def _pairs(count: int, max_shift: int) -> np.ndarray:
+    """Which D[i, k] compare two windows that exist, (N, 2 max_shift + 1) bool."""
+    partner = np.arange(count)[:, None] + np.arange(-max_shift, max_shift + 1)
+    return (partner >= 0) & (partner < count)

@@ -1,0 +1,48 @@
+"""What the network must invent: the rows below the nose tip in the picture, the lower face in the latent.
+
+Landmarks are the 68 iBUG points in pixels of the crop, pixel centres at whole numbers.
+"""
+
+import cv2
+import numpy as np
+
+NOSE_TIP = 30
+JAW = slice(2, 15)
+MOUTH = slice(48, 68)
+# Each latent cell is looked at in this many by this many places.
+_FINE = 8
+
+
+def mouth_mask_row(landmarks: np.ndarray) -> np.ndarray:
+    """First masked row of each picture: that of the nose tip, `(T,)` int, for `(T, 68, 2)` landmarks."""
+    return np.floor(landmarks[..., NOSE_TIP, 1]).astype(int)
+
+
+def mask_image(frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """A copy of `(T, H, W, 3)` uint8 pictures, black from the row of the nose tip down, over the full width."""
+    masked = frames.copy()
+    for picture, row in zip(masked, mouth_mask_row(landmarks), strict=True):
+        picture[max(row, 0) :] = 0
+    return masked
+
+
+def generated_region(landmarks: np.ndarray, size: int, latent_size: int) -> np.ndarray:
+    """Which latent cells are kept while sampling: `(T, latent_size, latent_size)` float32, 1 keep, 0 generate.
+
+    Generated is every cell that the convex hull of the jaw (points 2 to 14), the nose tip (30) and the mouth touches
+    at all: at low latent resolution a cell which holds a bit of the lips would otherwise let the true mouth through.
+    The paper's code fills the polygon of the jaw and the nose base instead, which loses the mouth of a turned head.
+
+    Args:
+        landmarks: `(T, 68, 2)` in pixels of a crop of `size` pixels.
+    """
+    fine = latent_size * _FINE
+    keep = np.ones((len(landmarks), latent_size, latent_size), np.float32)
+    for cells, points in zip(keep, landmarks, strict=True):
+        outline = np.concatenate([points[JAW], points[NOSE_TIP : NOSE_TIP + 1], points[MOUTH]])
+        hull = cv2.convexHull(outline.astype(np.float32))
+        scaled = np.round((hull + 0.5) * (fine / size) - 0.5).astype(np.int32)
+        drawn = np.zeros((fine, fine), np.uint8)
+        cv2.fillConvexPoly(drawn, scaled, 1)
+        cells[drawn.reshape(latent_size, _FINE, latent_size, _FINE).any(axis=(1, 3))] = 0
+    return keep

@@ -1,0 +1,127 @@
+"""How far a stage is: a bar with rate and time left in a terminal, plain lines in a log."""
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Self, TextIO, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+SECONDS_BETWEEN_LINES = 10.0
+CLEAR_LINE = "\r\x1b[K"
+
+# Where people look, once `log_to` has pointed sys.stderr at a file; and which job of the stage this is.
+_screen: TextIO | None = None
+_label = ""
+
+
+def log_to(path: Path, label: str = "") -> None:
+    """Let all that this process, its children and their libraries print go to the file `path`.
+
+    What stood at stderr, a terminal as a rule, keeps the bar, the lines of `say` and nothing else.
+
+    Args:
+        path: replaced where it exists.
+        label: put beside the stage's name in each line, such as a shard: several jobs share a terminal.
+    """
+    global _screen, _label
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _screen, _label = os.fdopen(os.dup(2), "w", buffering=1), label
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def say(line: str, *, in_log: bool = True) -> None:
+    """Print one line for people, to the terminal and to the log where there is one."""
+    if in_log or _screen is None:
+        print(line, file=sys.stderr, flush=True)
+    if _screen is not None:
+        print(f"{CLEAR_LINE if _screen.isatty() else ''}{line}", file=_screen, flush=True)
+
+
+class Progress:
+    """Counts `total` things of a `unit`; `advance` as they are done, from the main process."""
+
+    def __init__(self, total: int, desc: str, unit: str) -> None:
+        self.total, self.unit = total, unit
+        self.desc = desc if _label in desc else f"{desc} {_label}"
+        self.done = 0
+        self._start = self._last = time.monotonic()
+        screen = _screen or sys.stderr
+        self._terminal = _take_terminal(screen)
+        self._bar = None
+        if self._terminal is not None:
+            columns = os.get_terminal_size(self._terminal).columns or None
+            self._bar = tqdm(total=total, desc=self.desc, unit=f" {unit}", file=screen, ncols=columns)
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self.done += n
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(n)
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES or self.done >= self.total:
+            self._last = now
+            self._line(now, note)
+
+    def _line(self, now: float, note: str) -> None:
+        rate = self.done / max(now - self._start, 1e-9)
+        left = (self.total - self.done) / max(rate, 1e-9)
+        line = (
+            f"{self.desc}: {self.done}/{self.total} {self.unit}, {rate:.2f} {self.unit}/s, "
+            f"{left:.0f} s left{'; ' + note if note else ''}"
+        )
+        if self._bar is None:
+            say(line)
+        elif _screen is not None:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._terminal is not None:
+            os.close(self._terminal)
+            self._terminal = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _take_terminal(screen: TextIO) -> int | None:
+    """Open and lock the terminal that `screen` is; None where it is none, or where another job has a bar there.
+
+    Of the jobs that run at once, the first draws its bar and the others print lines above it.
+    """
+    if not screen.isatty():
+        return None
+    # An opening of our own: a lock on the one that all jobs inherit would be the same lock for all of them.
+    terminal = os.open(os.ttyname(screen.fileno()), os.O_WRONLY | os.O_NOCTTY)
+    try:
+        fcntl.flock(terminal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(terminal)
+        return None
+    return terminal
+
+
+def progress(things: Iterable[T], total: int, desc: str, unit: str) -> Iterator[T]:
+    """Yield `things`, showing how many of `total` have been taken."""
+    with Progress(total, desc, unit) as shown:
+        for thing in things:
+            yield thing
+            shown.advance()

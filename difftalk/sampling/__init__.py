@@ -1,0 +1,1 @@
+"""Sampling: videos of the test clips by each method, trained or not."""

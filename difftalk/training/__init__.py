@@ -1,0 +1,1 @@
+"""Training of the denoiser, of the first stage and of the sync expert."""

@@ -1,0 +1,137 @@
+"""Training examples straight from the shards: which frames make batch k is a function of the seed and k alone."""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from difftalk.errors import UserError
+from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW
+from difftalk.shards import map_arrays
+from difftalk.speech.windows import neighbour_windows
+
+
+@dataclass
+class Examples:
+    """What the denoiser sees of B frames; float32, latents of about unit variance.
+
+    Attributes:
+        target: (B, C, h, w) latents of the frames.
+        masked: (B, C, h, w) latents of the frames with the mouth masked.
+        reference: (B, C, h, w) latents of another frame of each clip.
+        speech: (B, neighbours, 16, features).
+        landmarks: (B, 39, 2) in [0, 1] of the crop.
+        generated: (B, 1, h, w) bool, True where the face is to be generated.
+    """
+
+    target: torch.Tensor
+    masked: torch.Tensor
+    reference: torch.Tensor
+    speech: torch.Tensor
+    landmarks: torch.Tensor
+    generated: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "Examples":
+        return Examples(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
+
+
+class LatentClips:
+    """All frames of some training shards, mapped in place: memory stays bounded however large the shards are.
+
+    Args:
+        shards: paths of `shards/{shard}.tar`.
+        neighbours: frames of speech per example: 8 with audio smoothing, 1 without.
+    """
+
+    def __init__(self, shards: Iterable[Path], neighbours: int) -> None:
+        clips = {clip_id: arrays for path in shards for clip_id, arrays in map_arrays(path).items()}
+        if not clips:
+            raise UserError("train: the shards hold no clip; the funnel says why they were rejected")
+        self.clip_ids = sorted(clips)
+        self.clips = [clips[c] for c in self.clip_ids]
+        self.neighbours = neighbours
+        self._ends = list(accumulate(len(c["latents"]) for c in self.clips))
+
+    def __len__(self) -> int:
+        """Frames in all clips."""
+        return self._ends[-1]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w)"""
+        return self.clips[0]["latents"].shape[1:]
+
+    @property
+    def speech_features(self) -> int:
+        return int(self.clips[0]["speech"].shape[1])
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Clip number and frame of the `index`-th frame."""
+        clip = bisect_right(self._ends, index)
+        return clip, index - (self._ends[clip - 1] if clip else 0)
+
+    def examples(self, frames: list[tuple[int, int]], references: list[int]) -> Examples:
+        """Gather `(clip, frame)` pairs, each with the frame of the same clip that serves as its reference."""
+
+        def gather(name: str, of: Iterable[tuple[int, int]]) -> torch.Tensor:
+            return torch.from_numpy(np.stack([self.clips[c][name][f] for c, f in of]).astype(np.float32))
+
+        def speech_around(clip: int, frame: int) -> np.ndarray:
+            return neighbour_windows(
+                self.clips[clip]["speech"], np.array([frame]), self.neighbours, SPEECH_WINDOW
+            )[0]
+
+        return Examples(
+            target=gather("latents", frames),
+            masked=gather("masked", frames),
+            reference=gather("latents", [(c, r) for (c, _), r in zip(frames, references, strict=True)]),
+            speech=torch.from_numpy(np.stack([speech_around(c, f) for c, f in frames]).astype(np.float32)),
+            landmarks=gather("landmarks", frames)[:, LANDMARKS_SEEN, :],
+            generated=gather("generated", frames).bool().unsqueeze(1),
+        )
+
+
+def batch_indices(length: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+    """Frames of batch `step`: each epoch is a new permutation of all `length` frames, cut into batches without rest.
+
+    An epoch ends inside a batch where the sizes do not divide; the next one fills it up. So every frame is seen
+    exactly once an epoch, and the position to resume from is the step number.
+    """
+    first = step * batch_size
+    picked = np.empty(batch_size, np.int64)
+    for epoch in range(first // length, (first + batch_size - 1) // length + 1):
+        order = _epoch_order(length, epoch, seed)
+        a, b = max(first, epoch * length), min(first + batch_size, (epoch + 1) * length)
+        picked[a - first : b - first] = order[a - epoch * length : b - epoch * length]
+    return picked
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(length: int, epoch: int, seed: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(length)
+
+
+def draw_reference(rng: np.random.Generator, frame: int, frames: int, distance: int) -> int:
+    """A frame at least `distance` away from `frame`, uniformly; in a clip too short for that, the farthest end."""
+    before, after = max(0, frame - distance + 1), max(0, frames - frame - distance)
+    if before + after == 0:
+        return 0 if frame >= frames - 1 - frame else frames - 1
+    pick = int(rng.integers(before + after))
+    return pick if pick < before else frame + distance + pick - before
+
+
+def training_batch(
+    clips: LatentClips, batch_size: int, step: int, seed: int, reference_distance: int
+) -> Examples:
+    """Batch `step`, its references drawn anew every time."""
+    frames = [clips.locate(int(i)) for i in batch_indices(len(clips), batch_size, step, seed)]
+    rng = np.random.default_rng((seed, step, 1))
+    references = [
+        draw_reference(rng, f, len(clips.clips[c]["latents"]), reference_distance) for c, f in frames
+    ]
+    return clips.examples(frames, references)

@@ -1,0 +1,412 @@
+"""Faces: found and followed in drawn films whose truth is known, cut out in a steady square, masked."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from difftalk.clips import Clip, write_plan
+from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
+from difftalk.datasets.demo.render import DemoSource, render_source
+from difftalk.face import crops, dlib_faces, landmarks, masks, tracks
+from difftalk.rejects import read_rejects
+from difftalk.shards import read_crops
+from difftalk.video import encode_video, read_frames, write_video
+
+SECONDS = 2.0
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory) -> Path:
+    """A speaker of two seconds, `a.mp4`, with `a.landmarks.npy`."""
+    path = tmp_path_factory.mktemp("film") / "a.mp4"
+    render_source(DemoSource("a", 7, 7, 1, SECONDS, 256), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictures(film) -> np.ndarray:
+    return np.stack(list(read_frames(film)))
+
+
+@pytest.fixture(scope="session")
+def truth(film) -> np.ndarray:
+    return np.load(film.with_suffix(".landmarks.npy"))
+
+
+def found_in(frames, detect_every: int = 5) -> list:
+    return list(dlib_faces.follow(frames, detect_every, 48))
+
+
+def error(found: np.ndarray, true: np.ndarray) -> float:
+    """Mean distance over the distance of the outer eye corners."""
+    eyes = np.linalg.norm(true[..., 36, :] - true[..., 45, :], axis=-1)
+    return float((np.linalg.norm(found - true, axis=-1).mean(axis=-1) / eyes).mean())
+
+
+def opening(points: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(points[:, 62] - points[:, 66], axis=1)
+
+
+class Stage:
+    """Run `landmarks` and `crops` on video files laid out as a shard."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.clips = folder, []
+        (folder / "sources").mkdir()
+
+    def add(self, name: str, video: bytes | Path, start_s: float = 0.0, end_s: float = SECONDS) -> None:
+        path = self.folder / "sources" / f"{name}.mp4"
+        if isinstance(video, Path):
+            path.symlink_to(video)
+            path.with_suffix(".landmarks.npy").symlink_to(video.with_suffix(".landmarks.npy"))
+        else:
+            path.write_bytes(video)
+        self.clips.append(Clip(f"{name}-0", name, start_s, end_s, name, "train", "train-000"))
+
+    def _common(self, stage: str, shard: str, workers: int) -> dict:
+        write_plan(self.folder / "clips.parquet", self.clips)
+        return {
+            "plan": self.folder / "clips.parquet",
+            "shard": shard,
+            "sources": self.folder / "sources",
+            "rejects": self.folder / f"{stage}.csv",
+            "max_reject_fraction": 1.0,
+            "workers": workers,
+        }
+
+    def landmarks(self, shard: str = "train-000", workers: int = 1, **settings) -> dict[str, str]:
+        """Reasons of the rejects by source."""
+        landmarks.run(
+            **self._common("landmarks", shard, workers),
+            settings=landmarks.Settings(**settings),
+            out=self.folder / "landmarks.parquet",
+            quality=self.folder / "quality.csv",
+        )
+        return {r.clip_id[:-2]: r.reason for r in read_rejects(self.folder / "landmarks.csv")}
+
+    def crops(self, shard: str = "train-000", workers: int = 1, **settings) -> dict[str, str]:
+        crops.run(
+            **self._common("crops", shard, workers),
+            landmarks=self.folder / "landmarks.parquet",
+            settings=crops.Settings(**{"size": 64, "min_frames": 10, **settings}),
+            out=self.folder / "crops.tar",
+        )
+        return {r.clip_id[:-2]: r.reason for r in read_rejects(self.folder / "crops.csv")}
+
+
+@pytest.fixture
+def stage(tmp_path) -> Stage:
+    return Stage(tmp_path)
+
+
+# Finding and following
+
+
+def test_dlib_lands_on_the_truth(pictures, truth):
+    faces = found_in(pictures)
+    points = np.stack([f.points for f in faces])
+    # Drawn faces are not what the predictor learnt; 4 % of the eye distance is two pixels here.
+    assert error(points, truth) < 0.04
+    assert np.corrcoef(opening(points), opening(truth))[0, 1] > 0.95
+
+
+def test_a_face_of_90_pixels_is_found_in_a_large_picture():
+    face, true = draw_face(Identity.draw(5), Pose(), Mouth(), 256)
+    drawn_px = true[:, 0].max() - true[:, 0].min()
+    small = cv2.resize(face, None, fx=90 / drawn_px, fy=90 / drawn_px, interpolation=cv2.INTER_AREA)
+    for height, width, x, y in [(1920, 1080, 700, 300), (1080, 1920, 200, 800)]:
+        picture = np.full((height, width, 3), 128, np.uint8)
+        picture[y : y + small.shape[0], x : x + small.shape[1]] = small
+        (found,) = found_in([picture])
+        assert found is not None
+        expected = (true + 0.5) * (90 / drawn_px) - 0.5 + [x, y]
+        assert error(found.points, expected) < 0.06
+
+
+def test_of_two_faces_the_larger_is_followed_though_it_moves():
+    large, _ = draw_face(Identity.draw(5), Pose(), Mouth(), 256)
+    small, _ = draw_face(Identity.draw(6), Pose(), Mouth(), 160)
+    frames = []
+    for k in range(12):
+        picture = np.full((320, 640, 3), 128, np.uint8)
+        picture[60:220, 20:180] = small
+        picture[30:286, 200 + 8 * k : 456 + 8 * k] = large
+        frames.append(picture)
+    centres = [f.points[:, 0].mean() for f in found_in(frames)]
+    np.testing.assert_allclose(np.diff(centres), 8, atol=2)
+
+
+def test_a_face_that_goes_and_comes_back_is_found_again(pictures):
+    empty = np.full_like(pictures[0], 128)
+    frames = [*pictures[:10], *[empty] * 10, *pictures[10:20]]
+    there = [f is not None for f in found_in(frames)]
+    assert all(there[:10])
+    assert not any(there[10:20])
+    assert all(there[20:])
+
+
+def test_boxes_and_points_are_float_pixels_of_the_picture(pictures):
+    (face,) = found_in(pictures[:1])
+    assert face.points.shape == (68, 2)
+    assert face.box[0] < face.points[30, 0] < face.box[2]
+    assert face.box[1] < face.points[30, 1] < face.box[3]
+
+
+# Tracks
+
+
+def face_at(x: float) -> tracks.Face:
+    return tracks.Face(np.array([x, 0, x + 100, 100.0]), np.full((68, 2), x, np.float32), 1.0)
+
+
+def test_a_jump_or_a_long_gap_starts_another_track():
+    faces = [face_at(0), face_at(5), None, face_at(10), face_at(300), face_at(305)]
+    assert tracks.split_tracks(faces) == [[0, 1, 3], [4, 5]]
+    assert tracks.split_tracks([face_at(0), *[None] * 20, face_at(0)]) == [[0], [21]]
+    assert tracks.split_tracks([None, None]) == []
+
+
+def test_gaps_are_filled_in_a_straight_line():
+    filled = tracks.fill_gaps(np.array([1, 2, 5]), np.array([[1.0, 10], [2, 20], [5, 50]]), 7)
+    np.testing.assert_allclose(filled[:, 0], [1, 1, 2, 3, 4, 5, 5])
+    np.testing.assert_allclose(filled[:, 1], 10 * filled[:, 0])
+
+
+def test_smoothing_takes_the_jitter_out_of_a_still_head_and_leaves_the_mouth(truth):
+    rng = np.random.default_rng(0)
+    still = np.repeat(truth[:1], 100, axis=0)
+    lips = 4 * np.sin(2 * np.pi * 4 * np.arange(100) / 25)  # opens and closes four times a second
+    still[:, 60:68, 1] += lips[:, None]
+    noisy = still + rng.normal(0, 0.5, still.shape)
+    calm = tracks.smooth(noisy)
+    inner = slice(5, -5)
+    before, after = (np.abs(x - still)[inner, tracks.STILL].mean() for x in (noisy, calm))
+    assert after < 0.65 * before
+    moved = calm[inner, 60:68, 1].mean(axis=1)
+    assert np.ptp(moved) == pytest.approx(8, rel=0.1)
+    by_lag = [np.corrcoef(np.roll(lips, lag)[inner], moved)[0, 1] for lag in (-1, 0, 1)]
+    assert int(np.argmax(by_lag)) == 1
+    assert by_lag[1] > 0.99
+
+
+def test_smoothing_leaves_a_moving_head_where_it_is(truth):
+    assert error(tracks.smooth(truth), truth) < 0.004
+    assert tracks.smooth(truth[:2]).shape == (2, 68, 2)
+
+
+# The stage
+
+
+def test_landmarks_are_written_per_frame_with_their_error(stage, film, truth):
+    stage.add("a", film)
+    assert stage.landmarks() == {}
+    table = pq.read_table(stage.folder / "landmarks.parquet")
+    assert table.schema.equals(landmarks.SCHEMA)
+    rows = table.to_pylist()
+    assert [r["frame"] for r in rows] == list(range(50))
+    assert (len(rows[0]["box"]), len(rows[0]["points"])) == (4, 136)
+    _, found = landmarks.read_landmarks(stage.folder / "landmarks.parquet")["a-0"]
+    np.testing.assert_allclose(found[3].ravel(), rows[3]["points"])
+    header, line = (stage.folder / "quality.csv").read_text().splitlines()
+    assert header == "clip_id,frames,detected,nme"
+    assert line.split(",")[:3] == ["a-0", "50", "50"]
+    assert float(line.split(",")[3]) == pytest.approx(error(found, truth), abs=1e-4)
+
+
+def test_a_later_clip_is_compared_with_its_own_part_of_the_truth(stage, film):
+    stage.add("a", film, 1.0, SECONDS)
+    stage.landmarks()
+    assert float((stage.folder / "quality.csv").read_text().splitlines()[1].split(",")[3]) < 0.04
+
+
+def test_clips_that_cannot_be_used_say_why(stage, pictures):
+    shade = np.full_like(pictures[0], 128)
+    there = np.concatenate([pictures[:25], np.roll(pictures[25:], 140, axis=2)])
+    wide = np.full((50, 256, 512, 3), 128, np.uint8)
+    wide[:25, :, :256], wide[25:, :, 256:] = pictures[:25], pictures[25:]
+    small = np.full((50, 256, 256, 3), 128, np.uint8)
+    for k, picture in enumerate(pictures):
+        small[k, 40:216, 40:216] = cv2.resize(picture, (176, 176), interpolation=cv2.INTER_AREA)
+    damaged = bytearray(encode_video(np.concatenate([pictures, there]), crf=10))
+    middle = damaged.find(b"mdat") + len(damaged) // 4
+    damaged[middle : middle + 2000] = np.random.default_rng(0).bytes(2000)
+    stage.add("none", encode_video([shade] * 50))
+    stage.add("cut", encode_video(wide))
+    stage.add("small", encode_video(small))
+    stage.add("damaged", bytes(damaged), 0.0, 4.0)
+    stage.clips.append(Clip("lost-0", "lost", 0, 2, "lost", "train", "train-000"))
+    reasons = stage.landmarks(min_face_px=100)
+    assert reasons == {
+        "none": "no_face",
+        "cut": "unstable_face",
+        "small": "small_face",
+        "damaged": "cannot_decode",
+    }, "and a clip that fetch has lost is not lost twice"
+    assert landmarks.read_landmarks(stage.folder / "landmarks.parquet") == {}
+
+
+def test_a_face_that_is_missing_for_some_frames_is_missing_in_the_table(stage, pictures):
+    frames = pictures.copy()
+    frames[20:30] = 128
+    stage.add("a", encode_video(frames))
+    assert stage.landmarks(min_detection_rate=0.7, detect_every=1) == {}
+    numbers, _ = landmarks.read_landmarks(stage.folder / "landmarks.parquet")["a-0"]
+    assert list(numbers) == [*range(20), *range(30, 50)]
+
+
+# Crops
+
+
+def test_a_crop_holds_the_face_steadily_with_its_sound_and_landmarks(stage, film, pictures, truth):
+    stage.add("a", film)
+    stage.landmarks()
+    assert stage.crops(size=128) == {}
+    (crop,) = read_crops(stage.folder / "crops.tar")
+    frames = crop.frames()
+    assert frames.shape == (50, 128, 128, 3)
+    assert crop.sound.shape == (32_000,)
+    assert crop.landmarks.shape == (50, 68, 2)
+    expected = crops.to_crop(truth, tuple(crop.info["box"]), 128)
+    assert error(crop.landmarks, expected) < 0.04
+    assert crop.landmarks.min() > 0
+    assert crop.landmarks.max() < 128
+    forehead = truth[:, 17:27, 1].mean(axis=1) - 0.3 * (truth[:, 8, 1] - truth[:, 17:27, 1].mean(axis=1))
+    assert crop.info["box"][1] <= forehead.min()
+    box = crop.info["box"]
+    for k in [0, 25, 49]:
+        want = cv2.resize(
+            crops.cut_square(pictures[k], tuple(box), box[2] - box[0]),
+            (128, 128),
+            interpolation=cv2.INTER_AREA,
+        )
+        assert np.abs(frames[k].astype(int) - want).mean() < 3
+    names = ["clip_id", "source_id", "identity", "split", "frames", "fps", "size", "box"]
+    assert sorted(crop.info) == sorted(names)
+
+
+def test_gaps_in_the_track_are_interpolated_in_the_crop(stage, pictures):
+    frames = pictures.copy()
+    frames[20:25] = 128
+    sound = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
+    stage.add("a", encode_video(frames, sound=sound))
+    stage.landmarks(min_detection_rate=0.8, detect_every=1)
+    assert stage.crops() == {}
+    (crop,) = read_crops(stage.folder / "crops.tar")
+    assert len(crop.landmarks) == 50
+    steps = np.diff(crop.landmarks[19:26, 30], axis=0)
+    np.testing.assert_allclose(steps, steps[:1].repeat(6, axis=0), atol=1e-3)
+
+
+def test_workers_and_repetition_change_nothing(stage, film):
+    stage.add("a", film, 0.0, 0.6)
+    stage.add("b", film, 1.0, 1.6)
+    outputs = []
+    for workers in [1, 2]:
+        stage.landmarks(workers=workers)
+        stage.crops(workers=workers)
+        outputs.append([(stage.folder / n).read_bytes() for n in ["landmarks.parquet", "crops.tar"]])
+    assert outputs[0] == outputs[1]
+
+
+def test_crops_that_cannot_be_used_say_why(stage, pictures):
+    sound = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
+    stage.add("short", encode_video(pictures, sound=sound), 0.0, 0.3)
+    stage.add("curt", encode_video(pictures, sound=sound[:24_000]))
+    half = np.ascontiguousarray(pictures[:, 88:, :])
+    stage.add("low", encode_video(half, sound=sound))
+    stage.add("good", encode_video(pictures, sound=sound))
+    assert stage.landmarks() == {}
+    assert stage.crops() == {"short": "too_short", "curt": "length_mismatch", "low": "out_of_frame"}
+    assert [c.clip_id for c in read_crops(stage.folder / "crops.tar")] == ["good-0"]
+
+
+def test_an_empty_shard_goes_through(stage, film):
+    stage.add("a", film)
+    assert stage.landmarks(shard="test-000") == {}
+    assert pq.read_schema(stage.folder / "landmarks.parquet").equals(landmarks.SCHEMA)
+    assert stage.crops(shard="test-000") == {}
+    assert list(read_crops(stage.folder / "crops.tar")) == []
+
+
+def points_between(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
+    points = np.zeros((1, 68, 2))
+    points[:, :, 0], points[:, :, 1] = np.linspace(x0, x1, 68), np.linspace(y0, y1, 68)
+    return points
+
+
+def test_the_square_stays_in_the_picture_where_it_fits():
+    x0, y0, x1, y1 = crops.square(points_between(5, 400, 205, 590), (1000, 600), 0.2)
+    assert x1 - x0 == y1 - y0 >= 200 * 1.4
+    assert (x0, y1) == (0, 600)
+    assert crops.outside_fraction((x0, y0, x1, y1), (1000, 600)) == 0
+
+
+def test_the_square_leaves_a_picture_that_is_too_small_evenly():
+    box = crops.square(points_between(50, 50, 350, 250), (1000, 300), 0.0)
+    assert box[3] - box[1] >= 300
+    assert box[1] <= 0
+    assert box[3] >= 300
+
+
+def test_borders_are_repeated_and_pixels_land_where_the_landmarks_say():
+    picture = np.zeros((100, 100, 3), np.uint8)
+    picture[40:44, 60:64] = 255
+    cut = crops.cut_square(picture, (20, -20, 120, 80), 200)
+    y, x = (v.mean() for v in np.nonzero(cut[..., 0] > 128))
+    np.testing.assert_allclose(
+        crops.to_crop(np.array([61.5, 41.5]), (20, -20, 120, 80), 200), [x, y], atol=0.1
+    )
+    picture[:, -1] = 77
+    assert (crops.cut_square(picture, (20, -20, 120, 80), 100)[:, 80:] == 77).all()
+
+
+# Masks
+
+
+def test_the_picture_is_black_from_the_nose_tip_down(pictures, truth):
+    masked = masks.mask_image(pictures, truth)
+    rows = masks.mouth_mask_row(truth)
+    assert rows.dtype.kind == "i"
+    for k in [0, 20]:
+        np.testing.assert_array_equal(rows[k], int(truth[k, 30, 1]))
+        assert not masked[k, rows[k] :].any()
+        np.testing.assert_array_equal(masked[k, : rows[k]], pictures[k, : rows[k]])
+    assert pictures[0, rows[0] :].any(), "the pictures themselves are left as they were"
+
+
+def test_a_nose_outside_the_picture_masks_all_or_nothing():
+    points = np.zeros((2, 68, 2))
+    points[:, 30, 1] = [-3, 99]
+    masked = masks.mask_image(np.ones((2, 8, 8, 3), np.uint8), points)
+    assert not masked[0].any()
+    assert masked[1].all()
+
+
+@pytest.mark.parametrize("latent_size", [16, 32, 64])
+def test_every_cell_that_the_lower_face_touches_is_generated(truth, latent_size):
+    keep = masks.generated_region(truth, 256, latent_size)
+    assert keep.shape == (50, latent_size, latent_size)
+    assert set(np.unique(keep)) == {0.0, 1.0}
+    cell = 256 / latent_size
+    for k in range(0, 50, 7):
+        for point in [*truth[k, 4:13], *truth[k, 48:68], truth[k, 30]]:
+            x, y = ((point + 0.5) / cell).astype(int)
+            assert keep[k, y, x] == 0
+    assert keep[:, : latent_size // 3].all(), "eyes and forehead are kept"
+    assert keep.mean() > 0.6
+
+
+def test_the_generated_region_follows_the_jaw(truth):
+    dropped = truth[:1].copy()
+    dropped[:, 4:13, 1] += 20
+    assert masks.generated_region(dropped, 256, 64).sum() < masks.generated_region(truth[:1], 256, 64).sum()
+
+
+def test_a_drawn_film_can_be_written_and_cut_at_odd_rates(tmp_path, pictures):
+    write_video(tmp_path / "v.mp4", pictures, fps=30000 / 1001)
+    faces = found_in(read_frames(tmp_path / "v.mp4", 0.2, 1.0))
+    assert len(faces) == 20
+    assert all(f is not None for f in faces)

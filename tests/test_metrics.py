@@ -1,0 +1,229 @@
+"""Picture metrics against independent implementations, the mouth region, mouth opening, and scoring a
+folder."""
+
+import hashlib
+import json
+import warnings
+
+import lpips
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torchvision
+from drawn_clips import speaker, write_crops, write_sample
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from difftalk.errors import UserError
+from difftalk.evaluation import metrics, score
+from difftalk.evaluation.score import Settings
+from difftalk.training.syncnet import EMBEDDED
+
+
+def noisy(frames, strength=12, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.clip(frames + rng.normal(0, strength, frames.shape), 0, 255).astype(np.uint8)
+
+
+def test_psnr_equals_skimage_and_identical_frames_have_none():
+    truth = speaker(1)[0][3]
+    frame = noisy(truth)
+    expected = peak_signal_noise_ratio(truth, frame, data_range=255)
+    assert metrics.psnr(truth, frame) == pytest.approx(expected, rel=1e-12)
+    assert metrics.psnr(truth, truth) is None
+
+
+def test_ssim_equals_skimage_and_its_map_the_formula():
+    truth = speaker(1)[0][3]
+    frame = noisy(truth)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    expected = structural_similarity(truth, frame, data_range=255, channel_axis=-1, **options)
+    assert metrics.ssim(truth, frame) == pytest.approx(expected, rel=1e-12)
+
+    def blur(a):
+        return gaussian_filter(a, 1.5, truncate=3.5)
+
+    # Wang et al. 2004, eq. 13, channel by channel.
+    parts = []
+    for c in range(3):
+        x, y = truth[..., c].astype(float), frame[..., c].astype(float)
+        mx, my = blur(x), blur(y)
+        vx, vy, vxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        parts.append((2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2)))
+    np.testing.assert_allclose(metrics.ssim_map(truth, frame), np.mean(parts, axis=0), rtol=1e-7)
+
+
+def write_trunk(folder):
+    """AlexNet's convolutions with random weights, in a file whose name carries its hash as torchvision's
+    does."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alexnet = torchvision.models.alexnet(weights=None)
+    state = {k: v for k, v in alexnet.state_dict().items() if k.startswith("features.")}
+    path = folder / "alexnet.pth"
+    torch.save(state, path)
+    named = path.with_name(f"alexnet-owt-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth")
+    return path.rename(named), state
+
+
+def test_lpips_equals_the_package_with_the_same_trunk(tmp_path):
+    path, state = write_trunk(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+        spatial = lpips.LPIPS(net="alex", pnet_rand=True, spatial=True, verbose=False)
+    for model in (whole, spatial):
+        for name, parameter in model.net.named_parameters():
+            parameter.data.copy_(state["features." + name.split(".", 1)[1]])
+    truth = speaker(1)[0][:3]
+    frames = noisy(truth, 20)
+    a, b = (torch.from_numpy(x).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (truth, frames))
+    box = (20, 30, 50, 60)
+    found, inside = metrics.Lpips(path)(truth, frames, box, batch=2)
+    with torch.no_grad():
+        np.testing.assert_allclose(found, whole(a, b).flatten().numpy(), rtol=1e-4)
+        expected = spatial(a, b)[:, 0, 30:60, 20:50].mean(dim=(1, 2)).numpy()
+    np.testing.assert_allclose(inside, expected, rtol=1e-4)
+    assert (found > 0).all()
+
+
+def test_lpips_without_its_trunk_is_missing_and_a_damaged_trunk_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert metrics.find_lpips_trunk(None) is None
+    with pytest.raises(UserError, match="lpips_trunk"):
+        metrics.find_lpips_trunk(str(tmp_path / "none.pth"))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    path, _ = write_trunk(tmp_path)
+    damaged = path.rename(cache / metrics.LPIPS_TRUNK)
+    assert metrics.find_lpips_trunk(None) == damaged
+    with pytest.raises(UserError, match="sha256"):
+        metrics.Lpips(damaged)
+
+
+def test_the_mouth_box_holds_the_mouth_of_all_frames_and_stays_inside():
+    landmarks = speaker(1)[1]
+    x0, y0, x1, y1 = metrics.mouth_box(landmarks, (64, 64), 0.25)
+    mouth = landmarks[:, 48:68].reshape(-1, 2)
+    assert (mouth >= (x0, y0)).all() and (mouth <= (x1, y1)).all()
+    low, high = mouth.min(axis=0), mouth.max(axis=0)
+    assert x0 == int(np.floor(low[0] - 0.25 * (high - low).max()))
+    assert metrics.mouth_box(landmarks + 30, (64, 64), 0.25)[2:] == (64, 64)
+
+
+def test_mouth_opening_is_measured_from_the_picture_alone():
+    frames, landmarks, _ = speaker(5, 4.0)
+    measure = metrics.MouthOpening()
+    truth = metrics.opening(landmarks)
+    assert metrics.correlation(measure(frames, landmarks), truth) > 0.9
+    # A still picture has nothing of the movement that the landmarks know of.
+    still = measure(np.repeat(frames[:1], len(frames), axis=0), landmarks)
+    follows = metrics.correlation(still, truth)
+    assert follows is None or abs(follows) < 0.5
+
+
+def test_correlation_is_pearsons_and_undefined_without_variation():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 50))
+    expected = ((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std())
+    assert metrics.correlation(a, b) == pytest.approx(expected)
+    assert metrics.correlation(a, np.ones(50)) is None
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Two clips, scored for: the truth, a worse copy of the first alone, and a damaged file for the
+    second."""
+    folder = tmp_path_factory.mktemp("scored")
+    clips = {"a": speaker(1), "b": speaker(2)}
+    crops = write_crops(folder / "test-000.tar", clips)
+    for clip_id, (frames, _, sound) in clips.items():
+        write_sample(folder / "ground_truth" / f"{clip_id}.mp4", frames, sound)
+    write_sample(folder / "mine" / "a.mp4", noisy(clips["a"][0]))
+    (folder / "mine" / "b.mp4").write_bytes(b"no video")
+    rows = {}
+    for method in ("ground_truth", "mine"):
+        out = folder / f"{method}.parquet"
+        score.run(
+            method=method,
+            samples=folder / method,
+            crops=crops,
+            syncnet=EMBEDDED,
+            settings=Settings(),
+            out=out,
+        )
+        rows[method] = pq.read_table(out)
+    return folder, rows
+
+
+def clip_rows(table):
+    return {row["clip_id"]: row for row in table.to_pylist() if row["frame"] is None}
+
+
+def test_a_clip_row_is_the_mean_of_its_frames(scored):
+    _, rows = scored
+    clip = clip_rows(rows["mine"])["a"]
+    frames = [r for r in rows["mine"].to_pylist() if r["clip_id"] == "a" and r["frame"] is not None]
+    assert clip["frames"] == len(frames) == 60 and clip["problem"] is None
+    for name in ("psnr", "ssim", "psnr_mouth", "ssim_mouth"):
+        assert clip[name] == pytest.approx(np.mean([f[name] for f in frames]))
+    assert clip["lpips"] is None
+    assert 20 < clip["psnr"] < 30 and clip["mouth_corr"] > 0.5 and abs(clip["sync_offset"]) <= 2
+
+
+def test_the_truth_has_no_picture_metrics_but_sync_and_mouth(scored):
+    _, rows = scored
+    for row in clip_rows(rows["ground_truth"]).values():
+        assert all(row[name] is None for name in score.PICTURE)
+        assert row["sync_confidence"] > 0 and row["mouth_corr"] > 0.9
+
+
+def test_a_damaged_video_keeps_its_row(scored):
+    _, rows = scored
+    row = clip_rows(rows["mine"])["b"]
+    assert "cannot_decode" in row["problem"] and row["psnr"] is None
+
+
+def test_protocol_is_written_beside_the_rows(scored):
+    _, rows = scored
+    protocol = json.loads(rows["mine"].schema.metadata[b"protocol"])
+    assert protocol["crop_pixels"] == "64" and protocol["lpips"].startswith("not computed: no AlexNet trunk")
+    assert protocol == json.loads(rows["ground_truth"].schema.metadata[b"protocol"])
+
+
+def test_videos_of_another_size_rate_or_length(scored, tmp_path):
+    folder, _ = scored
+    frames, _, sound = speaker(1)
+    large = np.repeat(np.repeat(frames, 2, axis=1), 2, axis=2)
+    write_sample(tmp_path / "a.mp4", large, sound)
+    write_sample(tmp_path / "b.mp4", frames[:30])
+    out = tmp_path / "m.parquet"
+    settings = Settings()
+    score.run(
+        method="m",
+        samples=tmp_path,
+        crops=folder / "test-000.tar",
+        syncnet=EMBEDDED,
+        settings=settings,
+        out=out,
+    )
+    rows = clip_rows(pq.read_table(out))
+    assert rows["a"]["psnr"] > 35
+    assert "length_mismatch" in rows["b"]["problem"]
+
+
+def test_a_folder_of_other_names_is_refused(scored, tmp_path):
+    folder, _ = scored
+    write_sample(tmp_path / "foreign.mp4", speaker(1)[0][:10])
+    with pytest.raises(UserError, match="named by clip id"):
+        score.run(
+            method="m",
+            samples=tmp_path,
+            crops=folder / "test-000.tar",
+            syncnet=EMBEDDED,
+            settings=Settings(),
+            out=tmp_path / "m.parquet",
+        )

@@ -1,0 +1,85 @@
+"""The networks: the paper's sizes to the parameter, and shortcuts that change no result."""
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+
+from difftalk.models.autoencoder import build_autoencoder, to_frames, to_pixels
+from difftalk.models.conditioning import AudioEncoder, Conditioner, LandmarkEncoder, TemporalFilter
+from difftalk.models.denoiser import build_denoiser, noise_schedule, use_one_token_shortcut
+from difftalk.models.pipeline import ddim_inpaint
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_sizes_are_the_papers() -> None:
+    assert count(AudioEncoder(29)) == 32_800
+    assert count(TemporalFilter(8)) == 2_149
+    assert count(LandmarkEncoder()) == 22_528
+    with torch.device("meta"):
+        assert count(build_denoiser((256, 512, 768, 1024), 2, 32, 128, 2, 64)) == 530_152_963
+        assert count(build_autoencoder((128, 256, 512), 2, 8192)) == 55_322_782
+
+
+def test_context_is_one_token_of_what_is_conditioned_on() -> None:
+    speech, landmarks = torch.randn(3, 8, 16, 29), torch.rand(3, 39, 2)
+    assert Conditioner()(speech, landmarks).shape == (3, 1, 128)
+    assert Conditioner(landmarks=False)(speech, landmarks).shape == (3, 1, 64)
+    assert Conditioner(audio=False)(speech, landmarks).shape == (3, 1, 64)
+    with pytest.raises(ValueError, match="audio, landmarks or both"):
+        Conditioner(audio=False, landmarks=False)
+
+
+def test_without_audio_the_sound_changes_nothing() -> None:
+    model, landmarks = Conditioner(audio=False), torch.rand(2, 39, 2)
+    assert torch.equal(
+        model(torch.zeros(2, 1, 16, 29), landmarks), model(torch.ones(2, 1, 16, 29), landmarks)
+    )
+
+
+def test_temporal_filter_is_a_weighted_mean() -> None:
+    same = torch.randn(2, 1, 64).expand(2, 8, 64)
+    assert torch.allclose(TemporalFilter(8)(same), same[:, 0], atol=1e-6)
+
+
+def test_one_token_shortcut_equals_attention() -> None:
+    torch.manual_seed(0)
+    model = build_denoiser((32, 64), 1, 16, 128, 2, 8).eval()
+    x, context, t = torch.randn(2, 9, 8, 8), torch.randn(2, 1, 128), torch.tensor([10, 900])
+    with torch.no_grad():
+        short = model(x, t, context).sample
+        for name, module in model.named_modules():
+            if name.endswith("attn2"):
+                module.set_processor(AttnProcessor2_0())
+        full = model(x, t, context).sample
+        use_one_token_shortcut(model)
+    # The same sums in another order: float32 rounding only.
+    assert torch.allclose(short, full, atol=1e-5)
+
+
+def test_pixels_and_frames_are_inverse() -> None:
+    frames = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3).numpy()
+    assert (to_frames(to_pixels(frames)) == frames).all()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_sampler_with_a_perfect_denoiser_finds_the_target(prediction: str) -> None:
+    """Given the true noise or velocity at every step, DDIM must land on the target, known region or not."""
+    scheduler = noise_schedule(prediction)
+    target = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    generated = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+    generated[:, :, 4:] = True
+    alphas = scheduler.alphas_cumprod
+
+    def predict(noisy: torch.Tensor, t: int) -> torch.Tensor:
+        noise = (noisy - alphas[t].sqrt() * target) / (1 - alphas[t]).sqrt()
+        return (
+            noise if prediction == "epsilon" else scheduler.get_velocity(target, noise, torch.tensor([t, t]))
+        )
+
+    known = torch.where(generated, torch.zeros(()), target)
+    found = ddim_inpaint(predict, scheduler, known, generated, 20, 0.0, torch.Generator().manual_seed(2))
+    assert torch.equal(torch.where(generated, target, found), target), "the known region comes back exactly"
+    assert (found - target).abs().max() < 1e-3

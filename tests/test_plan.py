@@ -1,0 +1,236 @@
+"""What clips there are, how they are split and dealt to shards, and that their sources are had once."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from difftalk import fetch, plan
+from difftalk.clips import Clip, clips_with_sources, read_plan, source_file
+from difftalk.datasets import local, split_identities
+from difftalk.errors import UserError
+from difftalk.rejects import read_rejects
+from difftalk.video import encode_video
+
+DEMO = {
+    "name": "demo",
+    "identities": {"train": 5, "test": 2},
+    "clips_per_identity": 2,
+    "clip_seconds": 0.4,
+    "size": 64,
+    "seed": 1,
+}
+
+
+def speech(seconds: float) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 3000, round(seconds * 16_000)).astype(np.int16)
+
+
+def pictures(seconds: float) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (round(seconds * 25), 32, 32, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def good_video() -> bytes:
+    return encode_video(pictures(3), sound=speech(3), crf=30)
+
+
+@pytest.fixture
+def videos(tmp_path, good_video) -> Path:
+    """A folder with good files, damaged ones and others that are no videos."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ["Ann B.mp4", "Ann_B.MP4", "carl.mp4", "dora.mp4"]:
+        (folder / name).write_bytes(good_video)
+    (folder / "broken.mp4").write_bytes(good_video[: len(good_video) // 5])
+    (folder / "mute.mp4").write_bytes(encode_video(pictures(2.4), crf=30))
+    (folder / "notes.txt").write_text("not a video")
+    (folder / ".hidden.mp4").write_bytes(good_video)
+    (folder / "folder.mp4").mkdir()
+    return folder
+
+
+def described(videos: Path, **more) -> dict:
+    return {"name": "local", "videos": str(videos), **more}
+
+
+def run_fetch(tmp_path: Path, shard: str, dataset: dict, **more) -> Path:
+    out = tmp_path / "sources" / shard
+    fetch.run(
+        plan=tmp_path / "clips.parquet",
+        shard=shard,
+        dataset=dataset,
+        store=tmp_path / "store",
+        out=out,
+        rejects=tmp_path / "rejects" / f"{shard}.csv",
+        **{"max_reject_fraction": 1.0, "workers": 1, **more},
+    )
+    return out
+
+
+def test_every_video_file_is_planned_readable_or_not(tmp_path, videos):
+    plan.run(dataset=described(videos), shards={"train": 2, "test": 1}, out=tmp_path / "clips.parquet")
+    clips = read_plan(tmp_path / "clips.parquet")
+    assert {c.uri for c in clips} == {
+        "Ann B.mp4", "Ann_B.MP4", "carl.mp4", "dora.mp4", "broken.mp4", "mute.mp4"
+    }  # fmt: skip
+    assert len({c.clip_id for c in clips}) == len({c.source_id for c in clips}) == 6
+    by_uri = {c.uri: c for c in clips}
+    assert (by_uri["carl.mp4"].start_s, by_uri["carl.mp4"].end_s) == (0, 3.0)
+    assert (by_uri["broken.mp4"].start_s, by_uri["broken.mp4"].end_s) == (0, 0)
+
+
+def test_planning_twice_gives_the_same_bytes(tmp_path, videos):
+    for name in ["1", "2"]:
+        plan.run(dataset=described(videos), shards={"train": 2, "test": 1}, out=tmp_path / name)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
+def test_ids_are_safe_and_unique():
+    names = ["a.mp4", "a.mov", "A.mp4", "Иван.mp4", "é.mp4", "x" * 200 + ".mp4", "../b c.mp4", "b.c.mp4"]
+    ids = local.safe_ids(names)
+    assert len({i.lower() for i in ids.values()}) == len(names)
+    for source_id in ids.values():
+        assert source_id
+        assert all(c.isascii() and (c.isalnum() or c in "-_") for c in source_id)
+        assert len(source_id) <= 70, "tar names end at 100 characters"
+
+
+@pytest.mark.parametrize(
+    ("length_s", "expected"),
+    [
+        (0.0, [(0, 0)]),
+        (3.0, [(0, 3)]),
+        (10.0, [(0, 10)]),
+        (11.96, [(0, 10)]),
+        (12.0, [(0, 10), (10, 12)]),
+        (30.0, [(0, 10), (10, 20), (20, 30)]),
+    ],
+)
+def test_long_sources_are_cut_and_rests_of_two_seconds_kept(length_s, expected):
+    assert local.cut(length_s, 10.0) == expected
+
+
+def test_no_identity_is_on_both_sides_and_both_have_one():
+    for count in range(2, 20):
+        splits = split_identities([f"i{k}" for k in range(count)], 0.25, seed=3)
+        tests = sum(s == "test" for s in splits.values())
+        assert 1 <= tests <= count - 1
+        assert abs(tests - 0.25 * count) <= 1
+
+
+def test_shards_are_balanced_and_keep_sources_whole():
+    clips = [
+        Clip(f"{split}{s}-{k}", f"{split}{s}", 0, 1, f"{split}{s}", split)
+        for split, count in [("train", 24), ("test", 6)]
+        for s in range(count)
+        for k in range(2)
+    ]
+    placed = plan.assign_shards(clips, {"train": 5, "test": 6})
+    shards_of = {}
+    for clip in placed:
+        assert clip.shard.startswith(clip.split)
+        shards_of.setdefault(clip.source_id, set()).add(clip.shard)
+    assert all(len(shards) == 1 for shards in shards_of.values())
+    sizes = {s: sum(c.shard == s for c in placed) // 2 for s in {c.shard for c in placed}}
+    assert sorted(v for s, v in sizes.items() if s.startswith("train")) == [4, 5, 5, 5, 5]
+    assert sorted(s for s in sizes if s.startswith("test")) == [f"test-{k:03d}" for k in range(6)]
+
+
+def test_users_mistakes_are_one_line(tmp_path, videos, good_video):
+    empty, single = tmp_path / "empty", tmp_path / "single"
+    empty.mkdir()
+    single.mkdir()
+    (single / "a.mp4").write_bytes(good_video)
+    shards = {"train": 1, "test": 1}
+    for dataset, wanted, message in [
+        (described(empty), shards, "no video file"),
+        (described(tmp_path / "nowhere"), shards, "does not exist"),
+        (described(single), shards, "at least one more video"),
+        (described(videos, clip_secnds=3), shards, "did you mean clip_seconds"),
+        (described(videos, clip_seconds=0.5), shards, "clip_seconds must be at least 2"),
+        ({"name": "hdft"}, shards, "not one of demo, local"),
+        (described(videos), {"train": 1}, "a whole number for each of train, test"),
+        (described(videos), {"train": 0, "test": 1}, "train must be at least 1"),
+        ({**DEMO, "identities": {"train": 3, "test": 0}}, shards, "at least one identity"),
+    ]:
+        with pytest.raises(UserError, match=message) as caught:
+            plan.run(dataset=dataset, shards=wanted, out=tmp_path / "clips.parquet")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "clips.parquet").exists()
+
+
+def test_local_sources_are_linked_and_the_bad_ones_rejected_with_a_reason(tmp_path, videos):
+    dataset = described(videos, clip_seconds=2.0)
+    plan.run(dataset=dataset, shards={"train": 1, "test": 1}, out=tmp_path / "clips.parquet")
+    rejects, kept = {}, set()
+    for shard in ["train-000", "test-000"]:
+        sources = run_fetch(tmp_path, shard, dataset)
+        rejects |= {r.clip_id: r.reason for r in read_rejects(tmp_path / "rejects" / f"{shard}.csv")}
+        kept |= {c.clip_id for c, _ in clips_with_sources(tmp_path / "clips.parquet", shard, sources)}
+    assert rejects == {"broken-000": "cannot_decode", "mute-000": "no_audio"}
+    assert kept | set(rejects) == {c.clip_id for c in read_plan(tmp_path / "clips.parquet")}
+    assert not kept & set(rejects)
+
+
+def test_a_mute_file_that_is_damaged_too_is_called_damaged(tmp_path, good_video):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(good_video)
+    data = bytearray(encode_video(pictures(4), crf=10))
+    data[len(data) // 2 : len(data) // 2 + 3000] = speech(1).tobytes()[:3000]
+    (folder / "b.mp4").write_bytes(data)
+    plan.run(dataset=described(folder), shards={"train": 1, "test": 1}, out=tmp_path / "clips.parquet")
+    (shard,) = {c.shard for c in read_plan(tmp_path / "clips.parquet") if c.source_id == "b"}
+    run_fetch(tmp_path, shard, described(folder))
+    (reject,) = read_rejects(tmp_path / "rejects" / f"{shard}.csv")
+    assert reject.reason == "cannot_decode"
+
+
+def test_too_many_lost_clips_fail_the_stage(tmp_path, videos):
+    for name in ["carl.mp4", "dora.mp4", "Ann B.mp4", "Ann_B.MP4"]:
+        (videos / name).unlink()
+    plan.run(dataset=described(videos), shards={"train": 1, "test": 1}, out=tmp_path / "clips.parquet")
+    with pytest.raises(UserError, match="1 of 1 clips rejected"):
+        run_fetch(tmp_path, "train-000", described(videos), max_reject_fraction=0.5)
+    assert not (tmp_path / "sources" / "train-000").exists()
+
+
+def test_an_empty_shard_is_a_folder_and_a_header(tmp_path):
+    plan.run(dataset=DEMO, shards={"train": 7, "test": 1}, out=tmp_path / "clips.parquet")
+    sources = run_fetch(tmp_path, "train-006", DEMO)
+    assert list(sources.iterdir()) == []
+    assert read_rejects(tmp_path / "rejects" / "train-006.csv") == []
+
+
+def test_demo_sources_are_filmed_once_with_their_truth(tmp_path):
+    plan.run(dataset=DEMO, shards={"train": 2, "test": 2}, out=tmp_path / "clips.parquet")
+    clips = read_plan(tmp_path / "clips.parquet")
+    assert {c.shard for c in clips} == {"train-000", "train-001", "test-000", "test-001"}
+    assert sum(c.split == "test" for c in clips) == 4
+    assert all(math.isclose(c.end_s - c.start_s, 0.4) for c in clips)
+
+    sources = run_fetch(tmp_path, "test-000", DEMO)
+    ((source_id),) = {c.source_id for c in clips if c.shard == "test-000"}
+    film = source_file(sources, source_id)
+    assert film is not None
+    assert film.is_symlink()
+    assert np.load(sources / f"{source_id}.landmarks.npy").shape == (20, 68, 2)
+    made = film.resolve().stat().st_mtime_ns
+    run_fetch(tmp_path, "test-000", DEMO)
+    assert film.resolve().stat().st_mtime_ns == made
+
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ["sources", "store"]:
+        (tmp_path / name).rename(moved / name)
+    assert (moved / "sources" / "test-000" / film.name).read_bytes()
+
+
+def test_a_changed_demo_is_filmed_anew(tmp_path):
+    for size in [64, 96]:
+        dataset = {**DEMO, "size": size}
+        plan.run(dataset=dataset, shards={"train": 1, "test": 2}, out=tmp_path / "clips.parquet")
+        run_fetch(tmp_path, "test-000", dataset)
+    assert len(list((tmp_path / "store" / "sources").glob("*.mp4"))) == 2

@@ -1,0 +1,140 @@
+"""Speech features: in time with the pictures, two per frame, and the windows that are cut from them."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from difftalk.clips import Clip, write_plan
+from difftalk.errors import UserError
+from difftalk.rejects import read_rejects
+from difftalk.speech import features
+from difftalk.speech.features import level_db, mfcc_features, read_speech
+from difftalk.speech.windows import neighbour_windows, windows
+from difftalk.video import write_video
+
+
+def noise(seconds: float, level: float = 3000.0, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, level, round(seconds * 16_000)).astype(np.int16)
+
+
+def test_there_are_two_steps_per_frame_whatever_the_length_of_the_sound():
+    for samples in [15_000, 16_000, 17_000]:
+        assert mfcc_features(noise(samples / 16_000), 50).shape == (50, 39)
+    assert mfcc_features(noise(1), 50).dtype == np.float32
+
+
+@pytest.mark.parametrize("step", [10, 25, 40])
+def test_a_click_is_loudest_at_the_step_centred_on_it(step):
+    sound = noise(1, level=3)
+    at = round((step + 0.5) / 50 * 16_000)
+    sound[at - 2 : at + 2] += 20_000
+    energy = mfcc_features(sound, 50)[:, 0]
+    assert energy.argmax() == step
+    # Steps are 20 ms apart and windows 25 ms long: the neighbours do not hear it.
+    assert energy[step] - max(energy[step - 1], energy[step + 1]) > 3
+
+
+def test_features_are_standardised_and_finite_even_where_the_sound_is_digital_silence():
+    sound = noise(2)
+    sound[8_000:20_000] = 0
+    values = mfcc_features(sound, 100)
+    np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(values.std(axis=0), 1, atol=1e-3)
+    assert np.abs(values).max() < 10
+
+
+def test_loudness_hardly_matters():
+    quiet, loud = mfcc_features(noise(2, 500), 100), mfcc_features(noise(2, 5000), 100)
+    assert np.corrcoef(quiet[:, 1:13].ravel(), loud[:, 1:13].ravel())[0, 1] > 0.99
+
+
+def test_differences_follow_the_reference():
+    delta = pytest.importorskip("python_speech_features").delta
+    rows = np.random.default_rng(0).normal(size=(30, 13))
+    np.testing.assert_allclose(features._differences(rows), delta(rows, 2), atol=1e-12)
+
+
+def test_level_is_in_decibels_below_full_scale():
+    assert level_db(np.full(100, 32767, np.int16)) == pytest.approx(0, abs=0.01)
+    assert level_db(np.full(100, 328, np.int16)) == pytest.approx(-40, abs=0.1)
+    assert level_db(np.zeros(100, np.int16)) == -120
+
+
+def test_windows_are_sixteen_steps_around_a_frame():
+    steps = np.arange(1, 101.0)[:, None].repeat(3, axis=1)
+    cut = windows(steps, np.array([20, 0, 49]))
+    assert cut.shape == (3, 16, 3)
+    np.testing.assert_array_equal(cut[0, :, 0], np.arange(2 * 20 - 8, 2 * 20 + 8) + 1)
+    np.testing.assert_array_equal(cut[1, :, 0], [0] * 8 + list(range(1, 9)))
+    np.testing.assert_array_equal(cut[2, :, 0], [*range(91, 101), 0, 0, 0, 0, 0, 0])
+    assert steps[0, 0] == 1, "the features are left as they were"
+
+
+def test_neighbours_are_the_frames_before_and_after():
+    steps = np.random.default_rng(0).normal(size=(100, 5))
+    stack = neighbour_windows(steps, np.array([30, 1]))
+    assert stack.shape == (2, 8, 16, 5)
+    np.testing.assert_array_equal(stack[0], windows(steps, np.arange(26, 34)))
+    assert not stack[1, :3].any(), "frames -3 to -1 are zeros, though their windows would reach into the clip"
+    np.testing.assert_array_equal(stack[1, 3], windows(steps, np.array([0]))[0])
+    assert not neighbour_windows(steps, np.array([49]))[0, 5:].any()
+    assert neighbour_windows(steps, np.array([30]), neighbours=17).shape == (1, 17, 16, 5)
+
+
+def make_shard(tmp_path, sounds: dict[str, np.ndarray]) -> None:
+    pictures = np.zeros((50, 32, 32, 3), np.uint8)
+    clips = []
+    for name, sound in sounds.items():
+        write_video(tmp_path / "sources" / f"{name}.mp4", pictures, sound=sound)
+        clips += [Clip(f"{name}-{k}", name, k, k + 1.0, name, "train", "train-000") for k in range(2)]
+    lost = Clip("lost-0", "lost", 0, 1, "lost", "train", "train-000")
+    write_plan(tmp_path / "clips.parquet", [*clips, lost])
+
+
+def run(tmp_path, shard: str = "train-000", max_reject_fraction: float = 1.0, workers: int = 1) -> None:
+    features.run(
+        plan=tmp_path / "clips.parquet",
+        shard=shard,
+        sources=tmp_path / "sources",
+        settings=features.Settings(),
+        out=tmp_path / "speech.parquet",
+        rejects=tmp_path / "speech.csv",
+        max_reject_fraction=max_reject_fraction,
+        workers=workers,
+    )
+
+
+def test_a_shard_has_a_row_per_step_and_silent_clips_are_rejected(tmp_path):
+    half = noise(2)
+    half[16_000:] = 0
+    make_shard(tmp_path, {"a": noise(2), "b": half})
+    run(tmp_path)
+    speech = read_speech(tmp_path / "speech.parquet")
+    assert {k: v.shape for k, v in speech.items()} == dict.fromkeys(["a-0", "a-1", "b-0"], (50, 39))
+    rows = pq.read_table(tmp_path / "speech.parquet").to_pylist()
+    assert [r["step"] for r in rows if r["clip_id"] == "a-1"] == list(range(50))
+    (reject,) = read_rejects(tmp_path / "speech.csv")
+    assert (reject.clip_id, reject.stage, reject.reason) == ("b-1", "speech", "silent")
+    assert "-50" in reject.detail
+
+
+def test_workers_change_nothing(tmp_path):
+    make_shard(tmp_path, {"a": noise(2), "b": noise(2, seed=1)})
+    run(tmp_path)
+    alone = (tmp_path / "speech.parquet").read_bytes()
+    run(tmp_path, workers=2)
+    assert (tmp_path / "speech.parquet").read_bytes() == alone
+
+
+def test_an_empty_shard_is_an_empty_table(tmp_path):
+    make_shard(tmp_path, {"a": noise(2)})
+    run(tmp_path, shard="test-000")
+    assert read_speech(tmp_path / "speech.parquet") == {}
+    assert pq.read_schema(tmp_path / "speech.parquet").equals(features.SCHEMA)
+
+
+def test_a_shard_that_is_silent_as_a_whole_is_an_error(tmp_path):
+    make_shard(tmp_path, {"a": np.zeros(32_000, np.int16)})
+    with pytest.raises(UserError, match="most often silent"):
+        run(tmp_path, max_reject_fraction=0.5)
+    assert not (tmp_path / "speech.parquet").exists()

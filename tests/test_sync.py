@@ -1,0 +1,227 @@
+"""Sync experts and the protocol by which they judge a clip."""
+
+import numpy as np
+import pytest
+import python_speech_features
+import torch
+from drawn_clips import speaker, write_crops
+
+from difftalk.errors import UserError
+from difftalk.evaluation.sync import measure_sync
+from difftalk.models.syncnet import (
+    Config,
+    SmallSyncNet,
+    SyncExpert,
+    SyncNetV2,
+    audio_windows,
+    cut_box,
+    face_box,
+    import_syncnet_v2,
+    lip_box,
+    load_syncnet,
+    save_syncnet,
+)
+from difftalk.speech.mfcc import mfcc
+from difftalk.training import syncnet as training
+from difftalk.training.syncnet import EMBEDDED, Clip, Settings, train_syncnet
+
+
+@pytest.mark.parametrize("count", [100, 400, 401, 16_000, 16_123])
+@pytest.mark.parametrize("coefficients", [13, 26])
+def test_mfcc_is_that_of_python_speech_features(count, coefficients):
+    rng = np.random.default_rng(count)
+    samples = (rng.normal(size=count) * 3000).astype(np.int16)
+    samples[:80] = 0
+    expected = python_speech_features.mfcc(samples, 16_000, numcep=coefficients)
+    np.testing.assert_allclose(mfcc(samples, coefficients), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_audio_windows_start_at_each_frame_and_hold_20_steps():
+    cepstra = np.arange(100 * 13, dtype=float).reshape(100, 13)
+    windows = audio_windows(cepstra)
+    assert windows.shape == (21, 13, 20)
+    for i in (0, 7, 20):
+        np.testing.assert_array_equal(windows[i], cepstra[4 * i : 4 * i + 20].T)
+    assert audio_windows(cepstra[:19]).shape == (0, 13, 20)
+
+
+def naive_sync(video, audio, max_shift, zero_padded):
+    """The released protocol, one pair at a time."""
+    count, means = min(len(video), len(audio)), []
+    for shift in range(-max_shift, max_shift + 1):
+        distances = []
+        for i in range(count):
+            inside = 0 <= i + shift < count
+            if inside or zero_padded:
+                sound = audio[i + shift] if inside else np.zeros_like(audio[0])
+                distances.append(float(np.sqrt(((video[i] - sound + 1e-6) ** 2).sum())))
+        means.append(sum(distances) / len(distances))
+    best = means.index(min(means))
+    return max_shift - best, sorted(means)[max_shift] - means[best], means[best]
+
+
+@pytest.mark.parametrize("zero_padded", [True, False])
+@pytest.mark.parametrize("shift", [-4, 0, 6])
+def test_sync_equals_a_naive_loop_and_finds_the_shift(zero_padded, shift):
+    rng = np.random.default_rng(3)
+    whole = rng.normal(size=(80, 8))
+    video = whole[10:60] + 0.1 * rng.normal(size=(50, 8))
+    audio = whole[10 + shift : 63 + shift]  # three more than there are pictures
+    found = measure_sync(video, audio, 15, zero_padded)
+    offset, confidence, distance = naive_sync(video, audio, 15, zero_padded)
+    assert found.offset == offset == shift
+    assert found.windows == 50
+    np.testing.assert_allclose([found.confidence, found.distance], [confidence, distance], rtol=1e-9)
+
+
+def test_offset_is_positive_where_the_sound_leads_the_picture():
+    whole = np.random.default_rng(0).normal(size=(60, 8))
+    video, early = whole[:40], whole[3:43]  # what is seen at frame i was heard at frame i - 3
+    assert measure_sync(video, early, 15, True).offset == 3
+
+
+def test_a_clip_shorter_than_the_shifts_has_no_verdict():
+    nothing = np.zeros((0, 8))
+    assert measure_sync(nothing, nothing, 15, True) is None
+    assert measure_sync(np.ones((15, 8)), np.ones((15, 8)), 15, False) is None
+
+
+def test_syncnet_v2_has_the_released_size_and_names():
+    network = SyncNetV2()
+    assert sum(p.numel() for p in network.parameters()) == 13_631_616
+    parts = {"netcnnaud": 4_875_712, "netcnnlip": 7_177_920, "netfcaud": 788_992, "netfclip": 788_992}
+    for name, count in parts.items():
+        assert sum(p.numel() for p in getattr(network, name).parameters()) == count
+    # A few that the layer table fixes: index in the sequence, and shape.
+    state = network.state_dict()
+    assert {k.split(".")[0] for k in state} == set(parts)
+    assert state["netcnnaud.18.weight"].shape == (512, 256, 5, 4)
+    assert state["netcnnlip.0.weight"].shape == (96, 3, 5, 7, 7)
+    assert state["netcnnlip.18.weight"].shape == (512, 256, 1, 6, 6)
+    assert state["netfclip.3.weight"].shape == (1024, 512)
+
+
+def test_syncnet_v2_over_a_clip_equals_its_windows_one_by_one():
+    torch.manual_seed(0)
+    network = SyncNetV2().eval()
+    lips = torch.rand(1, 3, 7, 224, 224) * 255
+    with torch.no_grad():
+        whole = network.video(lips)[0]
+        single = torch.stack([network.video(lips[:, :, i : i + 5])[0, 0] for i in range(3)])
+    assert whole.shape == (3, 1024)
+    torch.testing.assert_close(whole, single, rtol=1e-4, atol=1e-4)
+    assert network.audio(torch.randn(2, 13, 20)).shape == (2, 1024)
+
+
+def test_released_weights_import_without_unpickling_code(tmp_path):
+    torch.manual_seed(1)
+    network = SyncNetV2()
+    torch.save(network.state_dict(), tmp_path / "syncnet_v2.model")
+    for key, value in import_syncnet_v2(tmp_path / "syncnet_v2.model").state_dict().items():
+        torch.testing.assert_close(value, network.state_dict()[key], rtol=0, atol=0)
+    torch.save(network, tmp_path / "pickled.model")
+    with pytest.raises(UserError, match="not syncnet_v2.model"):
+        import_syncnet_v2(tmp_path / "pickled.model")
+
+
+def test_the_stage_imports_released_weights_and_its_own_folders(tmp_path):
+    torch.save(SyncNetV2().state_dict(), tmp_path / "syncnet_v2.model")
+    common = {"crops": [], "settings": Settings(), "state": tmp_path / "state"}
+    training.run(source=str(tmp_path / "syncnet_v2.model"), out=tmp_path / "one", **common)
+    training.run(source=str(tmp_path / "one"), out=tmp_path / "two", **common)
+    expert = load_syncnet(tmp_path / "two")
+    assert expert.config.architecture == "syncnet_v2" and expert.zero_padded
+    frames, landmarks, samples = speaker(1)
+    video = expert.video_embeddings(frames[:8], landmarks[:8], chunk_frames=3)
+    assert video.shape == (4, 1024)
+    # In pieces or at once, the windows are the same.
+    np.testing.assert_allclose(
+        video, expert.video_embeddings(frames[:8], landmarks[:8]), rtol=1e-3, atol=1e-4
+    )
+    assert expert.audio_embeddings(samples[: 10 * 640]).shape == (5, 1024)
+
+
+def test_v2_sees_bgr_at_224_pixels():
+    expert = SyncExpert(Config("syncnet_v2"), SyncNetV2())
+    frames, landmarks, _ = speaker(1)
+    lips = expert.lips(frames[:5], landmarks[:5])
+    box = face_box(landmarks[:5])
+    assert lips.shape == (5, 224, 224, 3)
+    np.testing.assert_array_equal(lips[..., ::-1], cut_box(frames[:5], box, 224, fill=110))
+
+
+def test_a_folder_that_is_no_expert_is_named(tmp_path):
+    with pytest.raises(UserError, match="is no sync expert"):
+        load_syncnet(tmp_path)
+    save_syncnet(tmp_path, Config(), SmallSyncNet(Config()))
+    (tmp_path / "config.json").write_text('{"architecture": "small", "channels": [8, 8, 8, 8]}')
+    with pytest.raises(UserError, match="cannot be read"):
+        load_syncnet(tmp_path)
+
+
+def test_the_lip_box_is_fixed_holds_the_mouth_and_may_leave_the_frame():
+    frames, landmarks, _ = speaker(1)
+    x0, y0, x1, y1 = lip_box(landmarks)
+    assert x1 - x0 == y1 - y0
+    mouth = landmarks[:, 48:68]
+    assert (mouth > (x0, y0)).all() and (mouth < (x1, y1)).all()
+    moved = landmarks + (40.0, 40.0)
+    assert cut_box(frames, lip_box(moved), 32).shape == (len(frames), 32, 32, 3)
+    inside = cut_box(frames, (10, 20, 42, 52), 32)
+    np.testing.assert_array_equal(inside, frames[:, 20:52, 10:42])
+    filled = cut_box(frames[:1], (-32, 0, 32, 64), 64, fill=110)
+    assert (filled[0, :, :32] == 110).all()
+    np.testing.assert_array_equal(filled[0, :, 32:], frames[0, :, :32])
+
+
+def small_run(clips, state, steps, **kwargs):
+    settings = Settings(steps=steps, batch_size=1, stretch=16, checkpoint_every=2, **kwargs)
+    return train_syncnet(clips, settings, state)[0].state_dict()
+
+
+def test_training_resumes_to_the_same_weights(tmp_path):
+    clips = [Clip.of(*speaker(seed), 32) for seed in (1, 2)]
+    whole = small_run(clips, tmp_path / "a", 4)
+    small_run(clips, tmp_path / "b", 4)
+    (tmp_path / "b" / "step-00000004.pt").unlink()  # as if killed after the checkpoint of step 2
+    resumed = small_run(clips, tmp_path / "b", 4)
+    for key, value in whole.items():
+        assert torch.equal(value, resumed[key]), key
+
+
+def test_the_stage_trains_on_the_crops_of_the_run(tmp_path):
+    crops = write_crops(tmp_path / "train-000.tar", {"one": speaker(1)}, split="train")
+    settings = Settings(steps=2, batch_size=2, stretch=16)
+    training.run(crops=[crops], settings=settings, source="train", state=tmp_path / "s", out=tmp_path / "out")
+    expert = load_syncnet(tmp_path / "out")
+    assert expert.config.architecture == "small" and expert.config.about["clips"] == 1
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(UserError, match="no clip of the train crops"):
+        training.run(
+            crops=[crops],
+            settings=Settings(stretch=500),
+            source="train",
+            state=tmp_path / "s",
+            out=tmp_path / "o2",
+        )
+
+
+def test_the_embedded_expert_tells_true_from_moved_and_still_mouths():
+    expert = load_syncnet(EMBEDDED)
+    found = {}
+    frames, landmarks, samples = speaker(77, 4.0)
+
+    def judge(shown, heard):
+        video = expert.video_embeddings(shown, landmarks[: len(shown)])
+        return measure_sync(video, expert.audio_embeddings(heard), 15, expert.zero_padded)
+
+    found["true"] = judge(frames, samples)
+    found["moved"] = judge(frames[:-7], samples[7 * 640 :])
+    found["still"] = judge(np.repeat(frames[40:41], len(frames), axis=0), samples)
+    assert abs(found["true"].offset) <= 1 and abs(found["moved"].offset - 7) <= 1
+    assert found["true"].confidence > 2 * found["still"].confidence
+    assert found["true"].distance < found["still"].distance
+
+
+def test_the_embedded_expert_is_small():
+    assert sum(p.stat().st_size for p in EMBEDDED.iterdir()) < 2_000_000

@@ -1,0 +1,215 @@
+"""Tables from scores, and the funnel from rejects: made rows in, known figures out."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from difftalk import funnel
+from difftalk.errors import UserError
+from difftalk.evaluation import tables
+from difftalk.evaluation.score import SCHEMA
+from difftalk.rejects import Reject, write_rejects
+from difftalk.shards import write_shard
+
+PLAN = [(f"c{i}", "test" if i < 4 else "train") for i in range(8)]
+
+
+def write_plan(path):
+    rows = [
+        {
+            "clip_id": c,
+            "source_id": c,
+            "start_s": 0.0,
+            "end_s": 9.0,
+            "identity": f"of-{c}",
+            "split": s,
+            "shard": s,
+        }
+        for c, s in PLAN
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def write_metrics(path, method, clips, protocol=None):
+    """`clips`: clip_id -> values of the clip row, or a problem."""
+    rows = []
+    for clip_id, values in clips.items():
+        problem = values if isinstance(values, str) else None
+        known = {} if problem else values
+        rows.append({"clip_id": clip_id, "method": method, "frame": None, "problem": problem, **known})
+        rows.append({"clip_id": clip_id, "method": method, "frame": 0, "psnr": 99.0})
+    metadata = {"protocol": json.dumps(protocol or {"mouth": "box"}), "method": method}
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata), path)
+    return path
+
+
+def make(tmp_path, methods, **settings):
+    paths = [write_metrics(tmp_path / "metrics" / f"{m}.parquet", m, clips) for m, clips in methods.items()]
+    plan = write_plan(tmp_path / "plan.parquet")
+    tables.run(metrics=paths, plan=plan, settings=tables.Settings(**settings), out=tmp_path / "tables")
+    return tmp_path / "tables"
+
+
+def read(folder, name):
+    with (folder / f"{name}.csv").open() as source:
+        return {row.get("method", row.get("rows")): row for row in csv.DictReader(source)}
+
+
+def test_a_row_is_the_mean_over_scored_clips_and_counts_what_was_asked(tmp_path):
+    out = make(
+        tmp_path,
+        {
+            "difftalk": {"c0": {"psnr": 30.0, "sync_offset": 1.0}, "c1": {"psnr": 32.0, "sync_offset": -1.0}},
+            "wav2lip": {"c0": {"psnr": 20.0}, "c1": "cannot_decode: c1.mp4"},
+        },
+    )
+    rows = read(out, "comparison")
+    assert rows["difftalk"]["psnr"] == "31" and rows["difftalk"]["sync_offset"] == "0"
+    assert (rows["difftalk"]["clips"], rows["difftalk"]["clips_asked"]) == ("2", "2")
+    assert (rows["wav2lip"]["clips"], rows["wav2lip"]["clips_asked"]) == ("1", "2")
+    assert rows["wav2lip"]["lpips"] == ""
+
+
+def test_columns_and_rows_are_those_others_rely_on(tmp_path):
+    methods = ["a", "al", "am", "no_audio", "reference_copy", "difftalk", "ground_truth", "no_smoothing"]
+    methods += ["difftalk-seed2", "mine"]
+    out = make(tmp_path, {m: {"c0": {"psnr": 30.0}} for m in methods})
+    names = "method,clips,clips_asked,psnr,ssim,lpips,psnr_mouth,ssim_mouth,lpips_mouth"
+    names += ",sync_offset,sync_confidence,sync_distance"
+    assert (out / "comparison.csv").read_text().startswith(names)
+    assert list(read(out, "audio_smoothing")) == ["ground_truth", "no_smoothing", "difftalk"]
+    assert list(read(out, "conditions")) == ["a", "al", "am", "difftalk"]
+    comparison = ["ground_truth", "reference_copy", "difftalk", "no_audio", "mine"]
+    assert list(read(out, "comparison")) == comparison
+
+
+def test_a_table_without_methods_is_its_header(tmp_path):
+    out = make(tmp_path, {})
+    assert (out / "conditions.csv").read_text().count("\n") == 1
+    assert (out / "seeds.csv").read_text() == "rows,metric,seeds,values,mean,spread,holds\n"
+
+
+def seeds(*values):
+    names = ["difftalk", "difftalk-seed2", "difftalk-seed3"]
+    return {
+        n: {"c0": {"sync_confidence": v, "psnr_mouth": 25.0}} for n, v in zip(names, values, strict=False)
+    }
+
+
+def test_seeds_show_mean_and_spread_and_whether_orders_exceed_it(tmp_path):
+    methods = seeds(2.0, 2.4, 2.2) | {
+        "ground_truth": {"c0": {"sync_confidence": 5.0}},
+        "no_audio": {"c0": {"sync_confidence": 1.9}},
+        "reference_copy": {"c0": {"psnr_mouth": 22.0}},
+    }
+    with (make(tmp_path, methods) / "seeds.csv").open() as source:
+        rows = {(r["rows"], r["metric"]): r for r in csv.DictReader(source)}
+    own = rows["difftalk", "sync_confidence"]
+    assert own["values"] == "2.000 2.400 2.200" and own["seeds"] == "3"
+    assert float(own["mean"]) == pytest.approx(2.2) and float(own["spread"]) == pytest.approx(0.4)
+    assert rows["ground_truth > difftalk", "sync_confidence"]["holds"] == "yes"
+    assert rows["difftalk > no_audio", "sync_confidence"]["holds"] == "no"  # 0.3 against a spread of 0.4
+    assert rows["difftalk > reference_copy", "psnr_mouth"]["holds"] == "yes"
+
+
+def test_one_rule_gives_all_forms_and_names_are_escaped(tmp_path):
+    out = make(tmp_path, {"x<b>|&_1": {"c0": {"psnr": 30.0}}}, run="r", notes={"sampling": "10 steps"})
+    assert {p.name for p in out.iterdir()} == {
+        *(f"{t}.{s}" for t in tables.TITLES for s in ("csv", "md", "tex", "html")),
+        "protocol.json",
+    }
+    assert "x&lt;b&gt;|&amp;_1" in (out / "comparison.html").read_text()
+    assert "x&lt;b>\\|&_1" in (out / "comparison.md").read_text()
+    assert r"x<b>|\&\_1".replace(">", "$>$") in (out / "comparison.tex").read_text()
+    footer = json.loads((out / "protocol.json").read_text())
+    assert footer["run"] == "r" and footer["sampling"] == "10 steps" and len(footer["clip_list_sha256"]) == 64
+    for form in ("md", "html"):
+        assert footer["clip_list_sha256"] in (out / f"comparison.{form}").read_text()
+    assert "1 of 4 planned test clips" in footer["clips"]
+
+
+def test_scores_of_two_protocols_are_not_mixed(tmp_path):
+    one = write_metrics(tmp_path / "a.parquet", "a", {"c0": {}}, {"mouth": "small"})
+    two = write_metrics(tmp_path / "b.parquet", "b", {"c0": {}}, {"mouth": "large"})
+    with pytest.raises(UserError, match="another protocol.*mouth"):
+        tables.run(
+            metrics=[one, two],
+            plan=write_plan(tmp_path / "p"),
+            settings=tables.Settings(),
+            out=tmp_path / "t",
+        )
+
+
+@pytest.fixture
+def flow(tmp_path):
+    """Plan of 8 clips; c1 lost in fetch, c2 in crops, c5 in encode; the rest is in the crops."""
+    lost = [
+        ("c1", "fetch", "cannot_fetch"),
+        ("c2", "crops", "too_short"),
+        ("c5", "encode", "length_mismatch"),
+    ]
+    paths = []
+    for stage in ("fetch", "crops", "encode"):
+        paths.append(tmp_path / f"{stage}.csv")
+        write_rejects(paths[-1], [Reject(c, s, r) for c, s, r in lost if s == stage])
+    # A clip that a later stage also misses counts once, at the first.
+    paths.append(tmp_path / "speech.csv")
+    write_rejects(paths[-1], [Reject("c1", "speech", "no_audio")])
+    quality = tmp_path / "q.csv"
+    quality.write_text("clip_id,frames,detected,nme\nc0,100,100,0.04\nc2,100,50,0.10\nc3,100,98,\n")
+    crops = []
+    for name, clips in {"a": ["c0", "c3"], "b": ["c4", "c5", "c6", "c7"]}.items():
+        crops.append(tmp_path / f"{name}.tar")
+        write_shard(crops[-1], [(c, {"json": {}, "landmarks.npy": np.zeros((1, 68, 2))}) for c in clips])
+    plan = write_plan(tmp_path / "plan.parquet")
+    return {
+        "plan": plan,
+        "rejects": paths,
+        "quality": [quality],
+        "crops": crops,
+        "out": tmp_path / "funnel.csv",
+    }
+
+
+def test_the_funnel_adds_up(flow):
+    funnel.run(**flow)
+    lines = list(csv.DictReader(flow["out"].open()))
+    assert [(r["stage"], r["reason"], r["clips"]) for r in lines] == [
+        ("planned", "", "8"),
+        ("fetch", "cannot_fetch", "1"),
+        ("crops", "too_short", "1"),
+        ("encode", "length_mismatch", "1"),
+        ("kept", "", "5"),
+    ]
+    hours = [float(r["hours"]) for r in lines]
+    assert hours[0] == pytest.approx(8 * 9 / 3600, abs=1e-6) and hours[0] == pytest.approx(
+        sum(hours[1:]), abs=1e-5
+    )
+    assert lines[0]["detection_rate"] == f"{248 / 300:.5f}" and lines[0]["nme"] == f"{(4 + 5) / 150:.5f}"
+    assert lines[-1]["detection_rate"] == "0.99000" and lines[-1]["nme"] == "0.04000"
+
+
+@pytest.mark.parametrize(
+    ("drop", "message"), [("fetch.csv", "c1"), ("b.tar", "c4, c5, c6, c7"), ("crops.csv", "c2")]
+)
+def test_a_funnel_that_does_not_add_up_names_the_clips(flow, drop, message):
+    for key in ("rejects", "crops"):
+        flow[key] = [p for p in flow[key] if p.name != drop]
+    if drop == "fetch.csv":
+        flow["rejects"] = [p for p in flow["rejects"] if p.name != "speech.csv"]
+    with pytest.raises(UserError, match=message):
+        funnel.run(**flow)
+
+
+def test_a_clip_that_is_kept_and_rejected_is_named(flow):
+    write_rejects(
+        flow["rejects"][0], [Reject("c0", "fetch", "cannot_fetch"), Reject("c1", "fetch", "cannot_fetch")]
+    )
+    with pytest.raises(UserError, match="in the crops and rejected before them: c0"):
+        funnel.run(**flow)

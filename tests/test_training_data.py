@@ -1,0 +1,59 @@
+"""Which frames are trained on: every one, once an epoch, with references far enough away, resumable at any step."""
+
+import numpy as np
+import pytest
+import torch
+
+from difftalk.training.checkpoints import load_newest, save_checkpoint
+from difftalk.training.data import batch_indices, draw_reference
+
+
+def test_every_epoch_shows_every_frame_once_in_a_new_order() -> None:
+    seen = np.concatenate([batch_indices(10, 4, step, seed=1) for step in range(5)])
+    first, second = seen[:10], seen[10:]
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert list(first) != list(second)
+
+
+def test_a_batch_larger_than_the_data_spans_epochs() -> None:
+    assert sorted(batch_indices(3, 7, 0, seed=1)) == sorted(
+        [0, 1, 2] * 2 + list(batch_indices(3, 7, 0, seed=1)[6:])
+    )
+
+
+@pytest.mark.parametrize("frame", [0, 30, 75, 149])
+def test_references_are_all_frames_far_enough_away(frame: int) -> None:
+    rng = np.random.default_rng(0)
+    drawn = {draw_reference(rng, frame, 150, 60) for _ in range(3000)}
+    assert drawn == {f for f in range(150) if abs(f - frame) >= 60}
+
+
+def test_in_a_short_clip_the_reference_is_the_farthest_frame() -> None:
+    rng = np.random.default_rng(0)
+    assert draw_reference(rng, 10, 50, 60) == 49
+    assert draw_reference(rng, 40, 50, 60) == 0
+
+
+def test_newest_whole_checkpoint_of_the_same_settings_is_found(tmp_path, capsys) -> None:
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, "{}", {"x": torch.full((1000,), float(step))})
+    kept = sorted(p.name for p in tmp_path.iterdir())
+    assert kept == ["step-00000002.pt", "step-00000003.pt"]
+    newest = tmp_path / "step-00000003.pt"
+    newest.write_bytes(newest.read_bytes()[:500])
+    found = load_newest(tmp_path, "{}")
+    assert found is not None and found["step"] == 2
+    assert "step-00000003.pt: damaged" in capsys.readouterr().err
+    assert load_newest(tmp_path, '{"steps": 5}') is None
+
+
+def test_a_checkpoint_that_would_run_code_is_not_unpickled(tmp_path) -> None:
+    import pickle
+
+    class Trap:
+        def __reduce__(self):
+            return (tmp_path.joinpath("sprung").touch, ())
+
+    (tmp_path / "step-00000001.pt").write_bytes(pickle.dumps(Trap()))
+    assert load_newest(tmp_path, "{}") is None
+    assert not (tmp_path / "sprung").exists()

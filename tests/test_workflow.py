@@ -1,0 +1,209 @@
+"""The job graph: what a configuration asks for, what is refused, and what an edit makes anew."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, Finished, Workflow, snakemake
+
+PER_SHARD = ("fetch", "landmarks", "crops", "speech", "encode")
+
+
+def expected(shards: int, models: int, test_shards: int = 1) -> dict[str, int]:
+    """The jobs of `all`: shards and models are all that they depend on."""
+    measured = (models + 3) * test_shards
+    once = dict.fromkeys(("plan", "autoencoder", "syncnet", "funnel", "tables", "report", "all"), 1)
+    per_shard = dict.fromkeys(PER_SHARD, shards)
+    return once | per_shard | {"train": models, "sample": measured, "score": measured}
+
+
+def test_the_demo(workflow: Workflow) -> None:
+    assert workflow("-n").jobs == expected(shards=3, models=2)
+
+
+def test_every_experiment_and_seed_of_the_full_demo(workflow: Workflow) -> None:
+    assert workflow("-n", "--configfile", ROOT / "config/demo_full.yaml").jobs == expected(
+        shards=3, models=11
+    )
+
+
+def test_jobs_grow_with_shards_and_not_with_clips(workflow: Workflow) -> None:
+    more_clips = workflow("-n", "--config", "dataset={clips_per_identity: 500}").jobs
+    assert more_clips == expected(shards=3, models=2)
+    more_shards = workflow("-n", "--config", "shards={train: 6, test: 2}").jobs
+    assert more_shards == expected(shards=8, models=2, test_shards=2)
+
+
+def test_a_folder_of_videos(workflow: Workflow, tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    found = workflow("-n", "--configfile", ROOT / "config/videos.yaml", "--config", "videos=films")
+    assert found.jobs == expected(shards=2, models=2)
+
+
+@pytest.mark.parametrize(
+    ("target", "rules"),
+    [
+        ("prepare_all", {"plan", *PER_SHARD, "autoencoder", "funnel", "prepare_all"}),
+        ("train_all", {"plan", *PER_SHARD, "autoencoder", "train", "train_all"}),
+        ("sample_all", {"plan", *PER_SHARD, "autoencoder", "train", "sample", "sample_all"}),
+    ],
+)
+def test_targets(workflow: Workflow, target: str, rules: set[str]) -> None:
+    assert set(workflow(target, "-n").jobs) == rules
+
+
+def test_parts_that_are_trained_wait_for_the_training_crops(workflow: Workflow) -> None:
+    embedded = workflow("results/demo/models/autoencoder", "results/demo/models/syncnet", "-n")
+    assert embedded.jobs == {"autoencoder": 1, "syncnet": 1}
+    trained = workflow("results/demo/models/autoencoder", "-n", "--config", "autoencoder=train")
+    assert trained.jobs == {"plan": 1, "fetch": 2, "landmarks": 2, "crops": 2, "autoencoder": 1}
+
+
+def test_the_root_snakefile_is_the_same_workflow() -> None:
+    command = [sys.executable, "-m", "snakemake", "-n", "--forceall"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "train_all" not in done.stdout
+    assert "rule all" in done.stdout or "all                1" in done.stdout
+
+
+def complaint(done: Finished) -> str:
+    """What a refused configuration prints beside snakemake's own notes: one line."""
+    assert done.status == 1
+    notes = ("Using workflow specific profile", "Config file")
+    lines = [line for line in done.said.splitlines() if line and not line.startswith(notes)]
+    assert len(lines) == 1, done.said
+    return lines[0]
+
+
+def test_a_mistyped_key_is_one_line_with_the_key_the_file_and_the_nearest_key(
+    workflow: Workflow, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text("training:\n  batchsize: 4\n")
+    said = complaint(workflow("-n", "--configfile", "mine.yaml"))
+    assert said == (
+        "difftalk: mine.yaml: training.batchsize is not a known key (did you mean training.batch_size?)"
+    )
+    said = complaint(workflow("-n", "--config", "trainin={}"))
+    assert said == "difftalk: --config: trainin is not a known key (did you mean training?)"
+
+
+def test_folders_that_are_not_there_are_one_line(workflow: Workflow) -> None:
+    assert "videos: no folder nowhere" in complaint(workflow("-n", "--config", "videos=nowhere"))
+    said = complaint(workflow("-n", "--config", "autoencoder=models/vq"))
+    assert said == "difftalk: config: autoencoder: models/vq does not exist"
+
+
+def test_lint() -> None:
+    command = [sys.executable, "-m", "snakemake", "--lint"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# From here on: the run that the tests share.
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def tiny(directory: Path, *arguments: str | Path, checkout: Path = ROOT) -> Finished:
+    return snakemake(*arguments, "--configfile", TINY, directory=directory, checkout=checkout)
+
+
+def test_all_outputs_are_there(tiny_run: Path) -> None:
+    run = tiny_run / "results" / "tiny"
+    for path in (
+        "plan/clips.parquet",
+        "sources/train-000",
+        "landmarks/train-001.parquet",
+        "crops/test-000.tar",
+        "speech/test-000.parquet",
+        "shards/train-000.tar",
+        "models/autoencoder",
+        "models/syncnet",
+        "models/difftalk",
+        "models/no_audio",
+        "metrics/ground_truth/test-000.parquet",
+        "tables/comparison.csv",
+        "funnel.csv",
+        "report/index.html",
+        "report.zip",
+        "rejects/crops/train-000.csv",
+    ):
+        assert (run / path).exists(), path
+    for method in ("ground_truth", "reconstruction", "reference_copy", "difftalk", "no_audio"):
+        assert len(list((run / "samples" / method / "test-000").glob("*.mp4"))) == 2, method
+
+
+def test_every_job_has_left_a_log_and_nothing_half_done(tiny_run: Path) -> None:
+    run = tiny_run / "results" / "tiny"
+    stages = {path.stem for path in (run / "logs").iterdir()}
+    assert {*PER_SHARD, "plan", "train", "sample", "score", "tables", "funnel", "report"} <= stages
+    assert "4/4" not in (run / "logs" / "train" / "difftalk.log").read_text()
+    assert [p for p in (tiny_run / "results").rglob("*.part*") if p.name.startswith(".")] == []
+
+
+def test_a_second_run_has_nothing_to_do_within_10_seconds(tiny_run: Path) -> None:
+    start = time.monotonic()
+    assert tiny(tiny_run).idle
+    assert time.monotonic() - start < 10
+
+
+def test_a_comment_reruns_nothing(tiny_run: Path, checkout: Path) -> None:
+    for module in ("video.py", "training/train.py", "evaluation/metrics.py"):
+        file = checkout / "difftalk" / module
+        file.write_text("# A comment.\n" + file.read_text() + "\n# Another.\n")
+    assert tiny(tiny_run, "-n", checkout=checkout).idle
+
+
+def test_an_edit_of_the_metrics_reruns_score_and_what_follows(tiny_run: Path, checkout: Path) -> None:
+    metrics = checkout / "difftalk" / "evaluation" / "metrics.py"
+    metrics.write_text(metrics.read_text() + "\nEDITED = True\n")
+    found = tiny(tiny_run, "-n", checkout=checkout)
+    # The page computes mouth openings by the same module, and follows anyhow.
+    assert found.jobs == {"score": 5, "tables": 1, "report": 1, "all": 1}
+
+
+def test_an_edit_of_the_training_leaves_the_data(tiny_run: Path, checkout: Path) -> None:
+    train = checkout / "difftalk" / "training" / "train.py"
+    train.write_text(train.read_text() + "\nEDITED = True\n")
+    found = tiny(tiny_run, "-n", checkout=checkout)
+    assert found.jobs == {"train": 2, "sample": 2, "score": 2, "tables": 1, "report": 1, "all": 1}
+
+
+def test_steps_of_one_experiment_rerun_that_one_and_what_follows(tiny_run: Path) -> None:
+    found = tiny(tiny_run, "-n", "--config", "experiments={no_audio: {training: {steps: 13}}}")
+    assert found.jobs == {"train": 1, "sample": 1, "score": 1, "tables": 1, "report": 1, "all": 1}
+
+
+def test_how_jobs_run_reruns_nothing(tiny_run: Path) -> None:
+    changed = ("max_reject_fraction=0.9", "training_threads=2", "gpu=1", "autoencoder_training={}")
+    assert tiny(tiny_run, "-n", "--config", *changed).idle
+
+
+def test_snakemakes_own_report_holds_tables_and_page(tiny_run: Path, tmp_path: Path) -> None:
+    done = tiny(tiny_run, "--report", tmp_path / "report.zip")
+    assert done.status == 0, done.said
+    assert (tmp_path / "report.zip").stat().st_size > 100_000
+
+
+def test_videos_of_a_folder_end_as_crops_or_as_rejects(tiny_run: Path, tmp_path: Path) -> None:
+    films = tmp_path / "films"
+    films.mkdir()
+    for film in sorted((tiny_run / "results" / "store" / "sources").glob("*.mp4"))[:3]:
+        (films / film.name).write_bytes(film.read_bytes())
+    (films / "damaged.mp4").write_bytes(b"no video at all")
+    done = snakemake(
+        *("prepare_all", "--configfile", ROOT / "config/videos.yaml"),
+        *("--config", "videos=films", f"autoencoder={tiny_run}/results/tiny/models/autoencoder"),
+        directory=tmp_path,
+    )
+    assert done.status == 0, done.said
+    funnel = (tmp_path / "results" / "videos" / "funnel.csv").read_text().splitlines()
+    clips = {tuple(line.split(",")[:2]): int(line.split(",")[2]) for line in funnel[1:]}
+    assert clips == {("planned", ""): 4, ("fetch", "cannot_decode"): 1, ("kept", ""): 3}

@@ -1,0 +1,33 @@
+# The targets beside `all`, `tables` and `report`.
+
+
+rule prepare_all:
+    input:
+        rules.funnel.output,
+        expand("<run>/shards/{shard}.tar", shard=SHARDS),
+    localrule: True
+    message:
+        "Done: the data of the run {config[run]} is prepared"
+
+
+rule train_all:
+    input:
+        expand("<run>/models/{model}", model=MODELS),
+    localrule: True
+    message:
+        "Done: the models of the run {config[run]} are trained"
+
+
+rule sample_all:
+    input:
+        expand("<run>/samples/{method}/{shard}", method=METHODS, shard=TEST_SHARDS),
+    localrule: True
+    message:
+        "Done: the test clips of the run {config[run]} are sampled"
+
+
+onerror:
+    print(
+        f"A job failed: see its message above, or {RUN}/logs. The same command continues from there.",
+        file=sys.stderr,
+    )

@@ -1,0 +1,93 @@
+# What the rules share: the checked configuration, the names of shards and methods, and how a command is run.
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).resolve().parents[1]
+# The code that is fingerprinted here and the code that the jobs run are this checkout's, whatever is installed.
+sys.path.insert(0, str(ROOT))
+
+from difftalk import config as configuration
+from difftalk.errors import UserError
+from difftalk.fingerprint import fingerprint, fingerprint_files
+
+
+def config_sources():
+    """What the configuration was merged from, the strongest last: for the error that names the file."""
+    files = list(dict.fromkeys(map(str, [*workflow.configfiles[-1:], *workflow.overwrite_configfiles])))
+    sources = [(os.path.relpath(f), configuration.read_yaml(f)) for f in files]
+    return [*sources, ("--config", workflow.config_settings.config)]
+
+
+try:
+    schema = configuration.read_yaml(ROOT / "workflow/schemas/config.schema.yaml")
+    configuration.check(config, schema, config_sources())
+    config.update(configuration.with_defaults(config, schema))
+    DATASET = configuration.dataset(config)
+except UserError as error:
+    # A line for a person. Raised, it would come with the lines of this file.
+    sys.exit(f"difftalk: {error}")
+
+RUN = f"results/{config['run']}"
+TRAIN_SHARDS = configuration.shards(config, "train")
+TEST_SHARDS = configuration.shards(config, "test")
+SHARDS = TRAIN_SHARDS + TEST_SHARDS
+MODELS = configuration.models(config)
+METHODS = [*configuration.BASELINES, *MODELS]
+OTHER_DATASETS = configuration.others(configuration.DATASET_MODULES, DATASET["name"])
+OTHER_BACKENDS = configuration.others(configuration.LANDMARK_MODULES, config["landmarks"]["backend"])
+
+
+pathvars:
+    run=RUN,
+
+
+wildcard_constraints:
+    shard="|".join(SHARDS),
+    model="|".join(MODELS),
+    method="|".join(METHODS),
+
+
+# How commands run, as opposed to what they make: a change here reruns nothing.
+with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.deployment_method}
+shell.prefix(
+    f"export PYTHONPATH={shlex.quote(str(ROOT))}; "
+    f"max_reject_fraction={config['max_reject_fraction']}; "
+    f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
+)
+
+
+def settings(section):
+    """A section of the configuration as the JSON that `difftalk STAGE --settings` reads."""
+    return json.dumps(config[section])
+
+
+def part_settings(name):
+    """Settings of the first stage or the sync expert: what its training reads, if it is trained."""
+    return settings(f"{name}_training") if config[name] == "train" else "{}"
+
+
+def part_crops(name):
+    """The crops that the training of the first stage or the sync expert reads."""
+    return expand("<run>/crops/{shard}.tar", shard=TRAIN_SHARDS) if config[name] == "train" else []
+
+
+def part_weights(name):
+    """A hash over the weights that stand for the first stage or the sync expert, if it is not trained."""
+    if config[name] == "train":
+        return None
+    folder = ROOT / "difftalk/assets" / name if config[name] == "embedded" else Path(config[name])
+    if not folder.exists():
+        sys.exit(f"difftalk: config: {name}: {folder} does not exist")
+    return fingerprint_files(folder)
+
+
+def train_settings(wildcards):
+    return json.dumps(MODELS[wildcards.model])
+
+
+def model_of(wildcards):
+    """The model that a method samples from; the baselines have none."""
+    return f"<run>/models/{wildcards.method}" if wildcards.method in MODELS else []

@@ -1,0 +1,107 @@
+# Measurements, the paper's tables, and the page that shows them.
+
+
+rule score:
+    input:
+        samples="<run>/samples/{method}/{shard}",
+        crops="<run>/crops/{shard}.tar",
+        syncnet="<run>/models/syncnet",
+    output:
+        metrics="<run>/metrics/{method}/{shard}.parquet",
+    log:
+        "<run>/logs/score/{method}.{shard}.log",
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=480,
+        gpu=config["gpu"],
+    params:
+        settings=settings("evaluation"),
+        code=fingerprint("difftalk.evaluation.score"),
+    message:
+        "Score {wildcards.method} on {wildcards.shard}"
+    shell:
+        """
+        difftalk score --method {wildcards.method} --samples {input.samples} --crops {input.crops} \
+            --syncnet {input.syncnet} --settings {params.settings:q} --out {output.metrics} --log {log}
+        """
+
+
+rule tables:
+    input:
+        metrics=expand("<run>/metrics/{method}/{shard}.parquet", method=METHODS, shard=TEST_SHARDS),
+        plan="<run>/plan/clips.parquet",
+    output:
+        protocol="<run>/tables/protocol.json",
+        tables=expand(
+            "<run>/tables/{table}.{format}",
+            table=["audio_smoothing", "conditions", "comparison", "seeds"],
+            format=["csv", "md", "tex"],
+        ),
+        pages=report(
+            expand(
+                "<run>/tables/{table}.html", table=["audio_smoothing", "conditions", "comparison", "seeds"]
+            ),
+            caption="../report/tables.rst",
+            category="Tables",
+        ),
+    log:
+        "<run>/logs/tables.log",
+    localrule: True
+    conda:
+        "../../envs/difftalk.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        folder=subpath(output.protocol, parent=True),
+        settings=json.dumps({"run": config["run"], "notes": {"sampling": config["sampling"]}}),
+        code=fingerprint("difftalk.evaluation.tables"),
+    message:
+        "Add the measurements up to the tables"
+    shell:
+        """
+        difftalk tables --metrics {input.metrics} --plan {input.plan} --settings {params.settings:q} \
+            --out {params.folder} --log {log}
+        """
+
+
+rule report:
+    input:
+        protocol="<run>/tables/protocol.json",
+        tables=rules.tables.output,
+        funnel="<run>/funnel.csv",
+        quality=expand("<run>/landmarks/{shard}.quality.csv", shard=SHARDS),
+        models=expand("<run>/models/{model}", model=MODELS),
+        samples=expand("<run>/samples/{method}/{shard}", method=METHODS, shard=TEST_SHARDS),
+        crops=expand("<run>/crops/{shard}.tar", shard=TEST_SHARDS),
+    output:
+        page=report(
+            directory("<run>/report"),
+            caption="../report/gallery.rst",
+            category="Report",
+            htmlindex="index.html",
+            labels={"page": "tables, curves and videos"},
+        ),
+        zip="<run>/report.zip",
+    log:
+        "<run>/logs/report.log",
+    conda:
+        "../../envs/difftalk.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        folder=subpath(input.protocol, parent=True),
+        settings=json.dumps({"run": config["run"], **config["report"]}),
+        code=fingerprint("difftalk.report"),
+    message:
+        "Write the report"
+    shell:
+        """
+        difftalk report --tables {params.folder} --funnel {input.funnel} --quality {input.quality} \
+            --models {input.models} --samples {input.samples} --crops {input.crops} \
+            --settings {params.settings:q} --out {output.page} --zip {output.zip} --log {log}
+        """

@@ -1,0 +1,89 @@
+# The first stage, the sync expert, and one model per experiment and seed.
+
+
+rule autoencoder:
+    input:
+        crops=part_crops("autoencoder"),
+    output:
+        model=directory("<run>/models/autoencoder"),
+    log:
+        "<run>/logs/autoencoder.log",
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: config["training_threads"]
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        gpu=config["gpu"],
+    params:
+        source=config["autoencoder"],
+        settings=part_settings("autoencoder"),
+        state=f"{RUN}/state/autoencoder",
+        weights=part_weights("autoencoder"),
+        code=fingerprint("difftalk.training.autoencoder"),
+    message:
+        "Get the first stage ({config[autoencoder]})"
+    shell:
+        """
+        difftalk autoencoder --crops {input.crops} --settings {params.settings:q} --source {params.source:q} \
+            --state {params.state} --out {output.model} --log {log}
+        """
+
+
+rule syncnet:
+    input:
+        crops=part_crops("syncnet"),
+    output:
+        model=directory("<run>/models/syncnet"),
+    log:
+        "<run>/logs/syncnet.log",
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: config["training_threads"]
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        gpu=config["gpu"],
+    params:
+        source=config["syncnet"],
+        settings=part_settings("syncnet"),
+        state=f"{RUN}/state/syncnet",
+        weights=part_weights("syncnet"),
+        code=fingerprint("difftalk.training.syncnet"),
+    message:
+        "Get the sync expert ({config[syncnet]})"
+    shell:
+        """
+        difftalk syncnet --crops {input.crops} --settings {params.settings:q} --source {params.source:q} \
+            --state {params.state} --out {output.model} --log {log}
+        """
+
+
+rule train:
+    input:
+        shards=expand("<run>/shards/{shard}.tar", shard=TRAIN_SHARDS),
+        autoencoder="<run>/models/autoencoder",
+    output:
+        model=directory("<run>/models/{model}"),
+    log:
+        "<run>/logs/train/{model}.log",
+    # Above the stages beside it: everything that follows waits for the last training.
+    priority: 10
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: config["training_threads"]
+    resources:
+        mem_mb=16000 if config["gpu"] else 4000,
+        runtime=2880,
+        gpu=config["gpu"],
+    params:
+        settings=train_settings,
+        state=f"{RUN}/state/{{model}}",
+        code=fingerprint("difftalk.training.train"),
+    message:
+        "Train {wildcards.model}"
+    shell:
+        """
+        difftalk train --shards {input.shards} --autoencoder {input.autoencoder} \
+            --settings {params.settings:q} --state {params.state} --out {output.model} --log {log}
+        """

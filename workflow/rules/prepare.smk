@@ -1,0 +1,203 @@
+# From the description of a dataset to shards for training.
+
+
+rule plan:
+    output:
+        plan="<run>/plan/clips.parquet",
+    log:
+        "<run>/logs/plan.log",
+    localrule: True
+    conda:
+        "../../envs/difftalk.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        dataset=json.dumps(DATASET),
+        shards=json.dumps(config["shards"]),
+        videos=configuration.listing(DATASET["videos"]) if "videos" in DATASET else None,
+        code=fingerprint("difftalk.plan", without=OTHER_DATASETS),
+    message:
+        "Plan the clips of the dataset {config[dataset][name]}"
+    shell:
+        """
+        difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --out {output.plan} --log {log}
+        """
+
+
+rule fetch:
+    input:
+        plan="<run>/plan/clips.parquet",
+    output:
+        sources=directory("<run>/sources/{shard}"),
+        rejects="<run>/rejects/fetch/{shard}.csv",
+    log:
+        "<run>/logs/fetch/{shard}.log",
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: 4
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        dataset=json.dumps(DATASET),
+        store=config["store"],
+        videos=configuration.listing(DATASET["videos"]) if "videos" in DATASET else None,
+        code=fingerprint("difftalk.fetch", without=OTHER_DATASETS),
+    message:
+        "Fetch the sources of {wildcards.shard}"
+    shell:
+        """
+        difftalk fetch --plan {input.plan} --shard {wildcards.shard} --dataset {params.dataset:q} \
+            --store {params.store:q} --out {output.sources} --rejects {output.rejects} \
+            --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
+        """
+
+
+rule landmarks:
+    input:
+        plan="<run>/plan/clips.parquet",
+        sources="<run>/sources/{shard}",
+    output:
+        landmarks="<run>/landmarks/{shard}.parquet",
+        quality="<run>/landmarks/{shard}.quality.csv",
+        rejects="<run>/rejects/landmarks/{shard}.csv",
+    log:
+        "<run>/logs/landmarks/{shard}.log",
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: 4
+    resources:
+        mem_mb=4000,
+        runtime=480,
+    params:
+        settings=settings("landmarks"),
+        code=fingerprint("difftalk.face.landmarks", without=OTHER_BACKENDS),
+    message:
+        "Find faces and landmarks in {wildcards.shard}"
+    shell:
+        """
+        difftalk landmarks --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
+            --settings {params.settings:q} --out {output.landmarks} --quality {output.quality} \
+            --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
+        """
+
+
+rule crops:
+    input:
+        plan="<run>/plan/clips.parquet",
+        sources="<run>/sources/{shard}",
+        landmarks="<run>/landmarks/{shard}.parquet",
+    output:
+        crops="<run>/crops/{shard}.tar",
+        rejects="<run>/rejects/crops/{shard}.csv",
+    log:
+        "<run>/logs/crops/{shard}.log",
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: 4
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        settings=settings("crops"),
+        code=fingerprint("difftalk.face.crops"),
+    message:
+        "Cut the face crops of {wildcards.shard}"
+    shell:
+        """
+        difftalk crops --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
+            --landmarks {input.landmarks} --settings {params.settings:q} --out {output.crops} \
+            --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
+        """
+
+
+rule speech:
+    input:
+        plan="<run>/plan/clips.parquet",
+        sources="<run>/sources/{shard}",
+    output:
+        speech="<run>/speech/{shard}.parquet",
+        rejects="<run>/rejects/speech/{shard}.csv",
+    log:
+        "<run>/logs/speech/{shard}.log",
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: 2
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        settings=settings("speech"),
+        code=fingerprint("difftalk.speech.features"),
+    message:
+        "Compute the speech features of {wildcards.shard}"
+    shell:
+        """
+        difftalk speech --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
+            --settings {params.settings:q} --out {output.speech} --rejects {output.rejects} \
+            --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
+        """
+
+
+rule encode:
+    input:
+        crops="<run>/crops/{shard}.tar",
+        speech="<run>/speech/{shard}.parquet",
+        autoencoder="<run>/models/autoencoder",
+    output:
+        shard="<run>/shards/{shard}.tar",
+        rejects="<run>/rejects/encode/{shard}.csv",
+    log:
+        "<run>/logs/encode/{shard}.log",
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=config["gpu"],
+    params:
+        settings=settings("encode"),
+        code=fingerprint("difftalk.encode"),
+    message:
+        "Encode {wildcards.shard} with the first stage"
+    shell:
+        """
+        difftalk encode --crops {input.crops} --speech {input.speech} --autoencoder {input.autoencoder} \
+            --settings {params.settings:q} --out {output.shard} --rejects {output.rejects} \
+            --max-reject-fraction $max_reject_fraction --log {log}
+        """
+
+
+rule funnel:
+    input:
+        plan="<run>/plan/clips.parquet",
+        rejects=expand(
+            "<run>/rejects/{stage}/{shard}.csv",
+            stage=["fetch", "landmarks", "crops", "speech", "encode"],
+            shard=SHARDS,
+        ),
+        quality=expand("<run>/landmarks/{shard}.quality.csv", shard=SHARDS),
+        crops=expand("<run>/crops/{shard}.tar", shard=SHARDS),
+    output:
+        funnel=report(
+            "<run>/funnel.csv", caption="../report/funnel.rst", category="Data", labels={"table": "funnel"}
+        ),
+    log:
+        "<run>/logs/funnel.log",
+    localrule: True
+    conda:
+        "../../envs/difftalk.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        code=fingerprint("difftalk.funnel"),
+    message:
+        "Add up which clips were lost where, and why"
+    shell:
+        """
+        difftalk funnel --plan {input.plan} --rejects {input.rejects} --quality {input.quality} \
+            --crops {input.crops} --out {output.funnel} --log {log}
+        """

@@ -1,0 +1,31 @@
+# Videos of the test clips: by each model, and by the methods that need none.
+
+
+rule sample:
+    input:
+        crops="<run>/crops/{shard}.tar",
+        shard="<run>/shards/{shard}.tar",
+        autoencoder="<run>/models/autoencoder",
+        model=model_of,
+    output:
+        samples=directory("<run>/samples/{method}/{shard}"),
+    log:
+        "<run>/logs/sample/{method}.{shard}.log",
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: 2
+    resources:
+        mem_mb=8000 if config["gpu"] else 4000,
+        runtime=720,
+        gpu=config["gpu"],
+    params:
+        settings=settings("sampling"),
+        code=fingerprint("difftalk.sampling.sample"),
+    message:
+        "Sample {wildcards.shard} with {wildcards.method}"
+    shell:
+        """
+        difftalk sample --method {wildcards.method} --crops {input.crops} --shard-file {input.shard} \
+            --autoencoder {input.autoencoder} --model {input.model} --settings {params.settings:q} \
+            --out {output.samples} --log {log}
+        """
