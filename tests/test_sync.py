@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import python_speech_features
 import torch
 from drawn_clips import speaker, write_crops
 
@@ -21,19 +20,8 @@ from difftalk.models.syncnet import (
     load_syncnet,
     save_syncnet,
 )
-from difftalk.speech.mfcc import mfcc
 from difftalk.training import syncnet as training
 from difftalk.training.syncnet import EMBEDDED, Clip, Settings, train_syncnet
-
-
-@pytest.mark.parametrize("count", [100, 400, 401, 16_000, 16_123])
-@pytest.mark.parametrize("coefficients", [13, 26])
-def test_mfcc_is_that_of_python_speech_features(count, coefficients):
-    rng = np.random.default_rng(count)
-    samples = (rng.normal(size=count) * 3000).astype(np.int16)
-    samples[:80] = 0
-    expected = python_speech_features.mfcc(samples, 16_000, numcep=coefficients)
-    np.testing.assert_allclose(mfcc(samples, coefficients), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_audio_windows_start_at_each_frame_and_hold_20_steps():

@@ -15,11 +15,12 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
+from python_speech_features import mfcc
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from difftalk.errors import UserError
-from difftalk.speech.mfcc import mfcc
+from difftalk.video import SOUND_RATE
 
 LIP_FRAMES = 5  # frames in one video window
 AUDIO_STEPS = 20  # MFCC steps of 10 ms in one audio window
@@ -171,7 +172,7 @@ class SyncExpert:
         Args:
             samples: (N,) int16 at 16 kHz: the networks know sound on that scale only.
         """
-        windows = audio_windows(mfcc(samples, MFCC_COEFFICIENTS))
+        windows = audio_windows(mfcc(samples, SOUND_RATE, numcep=MFCC_COEFFICIENTS))
         parts = [
             self.network.audio(torch.from_numpy(windows[i : i + chunk]).to(self.device))
             for i in range(0, len(windows), chunk)

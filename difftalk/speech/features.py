@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from python_speech_features import mfcc
 
 from difftalk.audio import read_audio
 from difftalk.clips import Clip, clips_with_sources
@@ -15,9 +16,11 @@ from difftalk.errors import ClipError
 from difftalk.files import atomic_file
 from difftalk.parallel import map_clips
 from difftalk.rejects import Reject, check_fraction, write_rejects
-from difftalk.speech.mfcc import RATE, STEP, WINDOW, mfcc
+from difftalk.video import SOUND_RATE
 
-STEP_SAMPLES = RATE // 50
+STEP_SAMPLES = SOUND_RATE // 50
+# Of the MFCC below it: 25 ms windows every 10 ms.
+MFCC_WINDOW, MFCC_STEP = 400, 160
 SCHEMA = pa.schema([("clip_id", pa.string()), ("step", pa.int32()), ("features", pa.list_(pa.float32()))])
 
 
@@ -130,8 +133,8 @@ def mfcc_features(sound: np.ndarray, steps: int) -> np.ndarray:
     # One unit of dither: the logarithm of digital silence would be an outlier that drowns the speech.
     x += np.random.default_rng(0).standard_normal(len(x))
     # Row 2s of the 10 ms grid shall be centred on (s + 0.5) * 320 samples.
-    lead = (WINDOW - STEP_SAMPLES) // 2
-    rows = mfcc(np.pad(x, (lead, lead + STEP)))
+    lead = (MFCC_WINDOW - STEP_SAMPLES) // 2
+    rows = mfcc(np.pad(x, (lead, lead + MFCC_STEP)), SOUND_RATE)
     first = _differences(rows)
     features = np.concatenate([rows, first, _differences(first)], axis=1)[: 2 * steps : 2]
     deviation = np.maximum(features.std(axis=0), 1e-3)

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from python_speech_features import mfcc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,8 +32,8 @@ from difftalk.models.syncnet import (
 )
 from difftalk.progress import Progress
 from difftalk.settings import to_json
-from difftalk.speech.mfcc import mfcc
 from difftalk.training.checkpoints import load_newest, save_checkpoint
+from difftalk.video import SOUND_RATE
 
 EMBEDDED = Path(str(files("difftalk") / "assets" / "syncnet"))
 ZOOM = 1.25  # training crops are this much wider than what the network sees, so that they can shift and turn
@@ -63,7 +64,7 @@ class Clip:
     @classmethod
     def of(cls, frames: np.ndarray, landmarks: np.ndarray, samples: np.ndarray, lip_size: int) -> "Clip":
         lips = cut_box(frames, lip_box(landmarks, ZOOM), round(lip_size * ZOOM))
-        sound = audio_windows(mfcc(samples, MFCC_COEFFICIENTS))
+        sound = audio_windows(mfcc(samples, SOUND_RATE, numcep=MFCC_COEFFICIENTS))
         count = min(len(lips) - LIP_FRAMES + 1, len(sound))
         return cls(lips[: count + LIP_FRAMES - 1], sound[:count])
 
