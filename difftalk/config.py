@@ -76,6 +76,33 @@ def check(config: Config, schema: Mapping[str, Any], sources: Sequence[tuple[str
         raise UserError(f"{_origin(key, sources)}: {_dotted(key)} {message}")
 
 
+def typed(config: Config, given: Mapping[str, Any], schema: Mapping[str, Any]) -> Config:
+    """`config` with what was `given` on the command line read as YAML where the schema asks for no text.
+
+    Snakemake leaves every value inside `--config 'training={steps: 300}'` a text.
+    """
+    read = dict(config)
+    for key, value in given.items():
+        rule = schema.get("properties", {}).get(key) or schema.get("additionalProperties") or {}
+        if isinstance(value, Mapping):
+            read[key] = typed(read[key], value, rule)
+        elif isinstance(value, list):
+            read[key] = [_read_text(v, rule.get("items", {})) for v in value]
+        else:
+            read[key] = _read_text(value, rule)
+    return read
+
+
+def _read_text(value: Any, rule: Mapping[str, Any]) -> Any:
+    kinds = rule.get("type", "string")
+    if not isinstance(value, str) or "string" in kinds or "enum" in rule:
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
 def with_defaults(config: Config, schema: Mapping[str, Any]) -> Config:
     """`config` with the schema's default wherever a key of a section is absent."""
     filled = dict(config)

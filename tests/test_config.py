@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from difftalk import config as module
-from difftalk.config import SCHEMA, check, dataset, models, read_yaml, shards, with_defaults
+from difftalk.config import SCHEMA, check, dataset, models, read_yaml, shards, typed, with_defaults
 from difftalk.errors import UserError
 from difftalk.fingerprint import imported_modules
 
@@ -245,3 +245,10 @@ def test_every_section_is_strict_and_every_key_described(schema: dict[str, Any])
 def test_the_readme_has_the_table_of_keys(schema: dict[str, Any]) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert module.write_key_table(readme, schema) == readme, "run `make readme`"
+
+
+def test_values_inside_a_section_on_the_command_line_are_read_as_yaml():
+    schema = read_yaml(SCHEMA)
+    given = {"training": {"steps": "300", "precision": "no", "channels": ["16", "32"]}}
+    read = typed({"training": {**given["training"], "layers": 1}}, given, schema)
+    assert read == {"training": {"steps": 300, "precision": "no", "channels": [16, 32], "layers": 1}}

@@ -23,6 +23,7 @@ def config_sources():
 
 try:
     schema = configuration.read_yaml(ROOT / "workflow/schemas/config.schema.yaml")
+    config.update(configuration.typed(config, workflow.config_settings.config, schema))
     configuration.check(config, schema, config_sources())
     config.update(configuration.with_defaults(config, schema))
     DATASET = configuration.dataset(config)
