@@ -49,7 +49,7 @@ def film(seed: int, seconds: float) -> Filmed:
     rng = np.random.default_rng((seed, 5))
     middle = np.median(points, axis=0)
     low, high = middle.min(axis=0), middle.max(axis=0)
-    side = round((high - low).max() * rng.uniform(1.15, 2.2))
+    side = round((high - low).max() * rng.uniform(1.15, 1.75))
     x0, y0 = np.rint((low + high) / 2 - side / 2 + rng.uniform(-0.06, 0.06, 2) * side).astype(int)
     edge = side  # what the crop shows beyond the film repeats the film's border
     frames = np.empty((len(pictures), CROP_SIZE, CROP_SIZE, 3), np.uint8)
