@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORES ?= all
 
-.PHONY: demo test constraints readme
+.PHONY: demo test constraints config-table
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -32,6 +32,6 @@ constraints:
 	$(BIN)/python envs/constraints.py > constraints.txt.new
 	mv constraints.txt.new constraints.txt
 
-# The README's table of config keys, from the descriptions in the schema.
-readme: .venv/installed
-	$(BIN)/python -m difftalk.config README.md
+# The table of keys in config/README.md, from the descriptions in the schema.
+config-table: .venv/installed
+	$(BIN)/python -m difftalk.config config/README.md

@@ -1,6 +1,6 @@
 """The workflow's configuration: checked against its schema, and read out as what each stage asks for.
 
-`python -m difftalk.config README.md` writes the schema's table of keys between the marks of that file.
+`python -m difftalk.config config/README.md` writes the schema's table of keys between the marks of that file.
 """
 
 import difflib
@@ -41,7 +41,7 @@ TYPE_NAMES = {
     "null": "null",
 }
 
-TABLE_START, TABLE_END = "<!-- config keys: make readme -->", "<!-- /config keys -->"
+TABLE_START, TABLE_END = "<!-- config keys: make config-table -->", "<!-- /config keys -->"
 
 Config = dict[str, Any]
 Key = tuple[str | int, ...]

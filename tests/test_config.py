@@ -243,7 +243,7 @@ def test_every_section_is_strict_and_every_key_described(schema: dict[str, Any])
 
 
 def test_the_readme_has_the_table_of_keys(schema: dict[str, Any]) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "config/README.md").read_text(encoding="utf-8")
     assert module.write_key_table(readme, schema) == readme, "run `make readme`"
 
 
