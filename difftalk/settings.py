@@ -66,8 +66,3 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise UserError(f"{where}: {value!r} is not of type {getattr(hint, '__name__', hint)}")
     return value
-
-
-def to_json(settings: Any) -> str:
-    """The settings as JSON with sorted keys: what fingerprints and checkpoints compare."""
-    return json.dumps(dataclasses.asdict(settings), sort_keys=True)

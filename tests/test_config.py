@@ -244,7 +244,7 @@ def test_every_section_is_strict_and_every_key_described(schema: dict[str, Any])
 
 def test_the_readme_has_the_table_of_keys(schema: dict[str, Any]) -> None:
     readme = (ROOT / "config/README.md").read_text(encoding="utf-8")
-    assert module.write_key_table(readme, schema) == readme, "run `make readme`"
+    assert module.write_key_table(readme, schema) == readme, "run `make config-table`"
 
 
 def test_values_inside_a_section_on_the_command_line_are_read_as_yaml():

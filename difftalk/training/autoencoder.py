@@ -16,8 +16,7 @@ from difftalk.errors import UserError
 from difftalk.files import atomic_folder
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder, to_pixels
 from difftalk.progress import Progress
-from difftalk.settings import to_json
-from difftalk.training.checkpoints import load_newest, save_checkpoint
+from difftalk.training.checkpoints import load_newest, made_of, save_checkpoint
 
 EMBEDDED = Path(str(files("difftalk") / "assets" / "autoencoder"))
 
@@ -108,7 +107,8 @@ def train_autoencoder(batches: Batches, settings: Settings, state: Path) -> tupl
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: _rate(s, settings))
     start, used = 0, torch.zeros(settings.codes)
-    if (checkpoint := load_newest(state, to_json(settings))) is not None:
+    origin = made_of(settings, [batches.frames])
+    if (checkpoint := load_newest(state, origin)) is not None:
         start, used = checkpoint["step"], checkpoint["used"]
         model.load_state_dict(checkpoint["model"])
         optimiser.load_state_dict(checkpoint["optimiser"])
@@ -142,9 +142,7 @@ def train_autoencoder(batches: Batches, settings: Settings, state: Path) -> tupl
             shown.advance(note=f"PSNR {_psnr(loss_mean):.2f} dB, {int((used > 0).sum())} codes in use")
             if (step + 1) % settings.checkpoint_every == 0:
                 tensors = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "used": used}
-                save_checkpoint(
-                    state, step + 1, to_json(settings), {**tensors, "schedule": schedule.state_dict()}
-                )
+                save_checkpoint(state, step + 1, origin, {**tensors, "schedule": schedule.state_dict()})
 
     model.eval().requires_grad_(False)
     with torch.no_grad():

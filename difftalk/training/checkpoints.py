@@ -1,11 +1,16 @@
 """Checkpoints that survive a kill: written beside and renamed, read with `weights_only=True`, newest first."""
 
+import hashlib
+import json
 import pickle
 import re
 import sys
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from difftalk.errors import UserError
@@ -14,17 +19,26 @@ from difftalk.files import atomic_file
 KEPT = 2
 
 
-def save_checkpoint(state: Path, step: int, settings: str, tensors: dict[str, Any]) -> Path:
+def made_of(settings: Any, arrays: Iterable[np.ndarray]) -> str:
+    """What a training is made of: its settings, a dataclass, and a hash over data that tells data sets apart."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return json.dumps({"settings": asdict(settings), "data": digest.hexdigest()}, sort_keys=True)
+
+
+def save_checkpoint(state: Path, step: int, made_of: str, tensors: dict[str, Any]) -> Path:
     """Write `state/step-{step}.pt`, then drop all but the newest two.
 
     Args:
-        settings: the settings as JSON; `load_newest` refuses to continue under others.
+        made_of: as the function of that name gives it; `load_newest` continues no other training.
         tensors: state dicts and plain numbers, nothing that needs unpickling code.
     """
     path = state / f"step-{step:08d}.pt"
     try:
         with atomic_file(path) as beside:
-            torch.save({"step": step, "settings": settings, **tensors}, beside)
+            torch.save({"step": step, "made_of": made_of, **tensors}, beside)
     except OSError as e:
         raise UserError(
             f"{path}: the checkpoint could not be written ({e.strerror}); the one before is intact"
@@ -34,10 +48,10 @@ def save_checkpoint(state: Path, step: int, settings: str, tensors: dict[str, An
     return path
 
 
-def load_newest(state: Path, settings: str) -> dict[str, Any] | None:
-    """The newest readable checkpoint made under the same settings, or None.
+def load_newest(state: Path, made_of: str) -> dict[str, Any] | None:
+    """The newest readable checkpoint of the same settings and data, or None.
 
-    A damaged file is named and passed over for the one before it. Checkpoints of other settings are of another
+    A damaged file is named and passed over for the one before it. Others are of another
     model: they are named, and training starts afresh.
     """
     for path in _checkpoints(state):
@@ -46,8 +60,8 @@ def load_newest(state: Path, settings: str) -> dict[str, Any] | None:
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as e:
             print(f"{path}: damaged ({type(e).__name__}), trying the one before", file=sys.stderr)
             continue
-        if checkpoint["settings"] != settings:
-            print(f"{path}: made with other settings, not continued", file=sys.stderr)
+        if checkpoint["made_of"] != made_of:
+            print(f"{path}: made with other settings or data, not continued", file=sys.stderr)
             continue
         return checkpoint
     return None

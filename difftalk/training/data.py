@@ -1,7 +1,7 @@
 """Training examples straight from the shards: which frames make batch k is a function of the seed and k alone."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -69,6 +69,13 @@ class LatentClips:
     @property
     def speech_features(self) -> int:
         return int(self.clips[0]["speech"].shape[1])
+
+    def extract(self) -> Iterator[np.ndarray]:
+        """A little of every clip, enough to tell data sets apart: its name, its first and its last frame."""
+        for clip_id, arrays in zip(self.clip_ids, self.clips, strict=True):
+            yield np.array([clip_id, str(len(arrays["latents"]))])
+            for name in ("latents", "masked", "speech", "landmarks", "generated"):
+                yield arrays[name][[0, -1]]
 
     def locate(self, index: int) -> tuple[int, int]:
         """Clip number and frame of the `index`-th frame."""

@@ -7,6 +7,7 @@ seeds that the demo never uses.
 import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from difftalk.datasets.demo.faces import random_frame
 from difftalk.files import atomic_folder
 from difftalk.models.autoencoder import WEIGHTS_NAME, decode_latents, encode_frames
 from difftalk.progress import progress
-from difftalk.settings import from_json, to_json
+from difftalk.settings import from_json
 from difftalk.training.autoencoder import Batches, Settings, train_autoencoder
 
 SOURCE_SIZE = 192  # pixels a face is drawn at before it is cropped
@@ -69,7 +70,7 @@ def main() -> None:
         Batches(train, settings.batch_size, settings.seed), settings, args.state
     )
 
-    report["settings"] = json.loads(to_json(settings))
+    report["settings"] = asdict(settings)
     report["faces"] = args.faces
     with atomic_folder(args.out) as beside:
         # Half precision halves the package; loading widens it again. Figures are taken from what is kept.

@@ -1,10 +1,9 @@
 """Train the small sync expert, or take one that is already trained."""
 
-import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,7 @@ from difftalk.models.syncnet import (
     save_syncnet,
 )
 from difftalk.progress import Progress
-from difftalk.settings import to_json
-from difftalk.training.checkpoints import load_newest, save_checkpoint
+from difftalk.training.checkpoints import load_newest, made_of, save_checkpoint
 from difftalk.video import SOUND_RATE
 
 EMBEDDED = Path(str(files("difftalk") / "assets" / "syncnet"))
@@ -98,9 +96,7 @@ def run(*, crops: list[Path], settings: Settings, source: str, state: Path, out:
 
 
 def config_of(settings: Settings, about: dict[str, Any]) -> Config:
-    return Config(
-        "small", lip_size=settings.lip_size, about={**about, "settings": json.loads(to_json(settings))}
-    )
+    return Config("small", lip_size=settings.lip_size, about={**about, "settings": asdict(settings)})
 
 
 def _clips_of(crops: list[Path], lip_size: int) -> list[Clip]:
@@ -140,7 +136,8 @@ def train_syncnet(
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.01)
 
     start, history = 0, {"loss": math.nan, "right": math.nan}
-    if (checkpoint := load_newest(state, to_json(settings))) is not None:
+    origin = made_of(settings, (part for clip in clips for part in (clip.lips, clip.sound)))
+    if (checkpoint := load_newest(state, origin)) is not None:
         start, history = checkpoint["step"], checkpoint["history"]
         network.load_state_dict(checkpoint["network"])
         optimiser.load_state_dict(checkpoint["optimiser"])
@@ -161,7 +158,7 @@ def train_syncnet(
             shown.advance(note=f"loss {history['loss']:.3f}, right moment {history['right']:.1%}")
             if (step + 1) % settings.checkpoint_every == 0:
                 tensors = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-                save_checkpoint(state, step + 1, to_json(settings), {**tensors, "history": history})
+                save_checkpoint(state, step + 1, origin, {**tensors, "history": history})
     report = {"train_loss": round(history["loss"], 4), "train_right_moment": round(history["right"], 4)}
     return network.eval(), {**report, "clips": len(clips)}
 

@@ -17,8 +17,7 @@ from difftalk.models.conditioning import Conditioner
 from difftalk.models.denoiser import build_denoiser, noise_schedule, stack_inputs
 from difftalk.models.pipeline import DiffTalkPipeline
 from difftalk.progress import Progress
-from difftalk.settings import to_json
-from difftalk.training.checkpoints import load_newest, save_checkpoint
+from difftalk.training.checkpoints import load_newest, made_of, save_checkpoint
 from difftalk.training.data import Examples, LatentClips, training_batch
 
 Condition = Literal["audio", "landmarks", "masked", "reference"]
@@ -81,11 +80,11 @@ def run(*, shards: list[Path], autoencoder: Path, settings: Settings, state: Pat
         trained.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
     )
 
-    # Continue where a killed run stopped.
-    start = 0
+    # Continue where a killed run stopped, if it was of the same settings on the same data.
+    start, origin = 0, made_of(settings, clips.extract())
     state.mkdir(parents=True, exist_ok=True)
     log = state / "log.jsonl"
-    if (checkpoint := load_newest(state, to_json(settings))) is not None:
+    if (checkpoint := load_newest(state, origin)) is not None:
         start = checkpoint["step"]
         accelerator.unwrap_model(trained).load_state_dict(checkpoint["models"])
         optimiser.load_state_dict(checkpoint["optimiser"])
@@ -137,7 +136,7 @@ def run(*, shards: list[Path], autoencoder: Path, settings: Settings, state: Pat
             if done % settings.checkpoint_every == 0 or done == settings.steps:
                 tensors = {"models": accelerator.unwrap_model(trained).state_dict(), "ema": ema.state_dict()}
                 tensors |= {"optimiser": optimiser.state_dict(), "rate": rate.state_dict()}
-                save_checkpoint(state, done, to_json(settings), tensors)
+                save_checkpoint(state, done, origin, tensors)
             shown.advance(note=f"loss {losses[-1]:.4f}" if losses else "")
 
     # What is kept is the average, of every net that was trained.
