@@ -88,7 +88,10 @@ def clips_with_sources(plan: Path, shard: str, sources: Path) -> list[tuple[Clip
     """The clips of a shard that `fetch` has not rejected, each with its file.
 
     Raises:
-        UserError: if `plan` is no clip table.
+        UserError: if `plan` is no clip table, or a source is gone from the store.
     """
     pairs = [(c, source_file(sources, c.source_id)) for c in read_plan(plan, shard)]
+    for _, path in pairs:
+        if path is not None and not path.exists():
+            raise UserError(f"{path}: the file that it links to is gone; delete {sources} and run again")
     return [(c, path) for c, path in pairs if path is not None]

@@ -76,33 +76,6 @@ def check(config: Config, schema: Mapping[str, Any], sources: Sequence[tuple[str
         raise UserError(f"{_origin(key, sources)}: {_dotted(key)} {message}")
 
 
-def typed(config: Config, given: Mapping[str, Any], schema: Mapping[str, Any]) -> Config:
-    """`config` with what was `given` on the command line read as YAML where the schema asks for no text.
-
-    Snakemake leaves every value inside `--config 'training={steps: 300}'` a text.
-    """
-    read = dict(config)
-    for key, value in given.items():
-        rule = schema.get("properties", {}).get(key) or schema.get("additionalProperties") or {}
-        if isinstance(value, Mapping):
-            read[key] = typed(read[key], value, rule)
-        elif isinstance(value, list):
-            read[key] = [_read_text(v, rule.get("items", {})) for v in value]
-        else:
-            read[key] = _read_text(value, rule)
-    return read
-
-
-def _read_text(value: Any, rule: Mapping[str, Any]) -> Any:
-    kinds = rule.get("type", "string")
-    if not isinstance(value, str) or "string" in kinds or "enum" in rule:
-        return value
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
-
-
 def with_defaults(config: Config, schema: Mapping[str, Any]) -> Config:
     """`config` with the schema's default wherever a key of a section is absent."""
     filled = dict(config)
@@ -112,6 +85,31 @@ def with_defaults(config: Config, schema: Mapping[str, Any]) -> Config:
         if "properties" in inner:
             filled[key] = with_defaults(filled.get(key, {}), inner)
     return filled
+
+
+def typed(value: Any, schema: Mapping[str, Any], whole: Mapping[str, Any] | None = None) -> Any:
+    """`value` with texts read as the numbers, booleans or nulls that the schema asks for in their place.
+
+    Snakemake's `--config 'training={steps: 300}'` gives the text "300". What cannot be read stays as it is.
+    """
+    whole = whole or schema
+    if schema.get("$ref") == "#/properties/training":
+        schema = whole["properties"]["training"]
+    if isinstance(value, dict):
+        properties, named = schema.get("properties", {}), schema.get("additionalProperties") or {}
+        return {k: typed(v, properties.get(k, named), whole) for k, v in value.items()}
+    if isinstance(value, list):
+        return [typed(item, schema.get("items", {}), whole) for item in value]
+    wanted = schema.get("type", [])
+    if isinstance(value, str) and value not in schema.get("enum", ()) and wanted != "string":
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+        return read if read is None or "string" not in wanted else value
+    if isinstance(value, int | float) and not isinstance(value, bool) and "string" in wanted:
+        return str(value)
+    return value
 
 
 def dataset(config: Config) -> Config:

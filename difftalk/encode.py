@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from difftalk.errors import UserError
 from difftalk.face.masks import generated_region, mask_image
 from difftalk.models.autoencoder import downsampling, encode_frames, load_autoencoder
 from difftalk.progress import Progress
@@ -61,6 +62,10 @@ def run(
                     lost.append(Reject(crop.clip_id, STAGE, "cannot_decode", detail))
                     continue
                 size = frames.shape[1]
+                if size % downsampling(model):
+                    raise UserError(
+                        f"crops.size {size} is no multiple of {downsampling(model)}, the first stage's factor"
+                    )
                 masked = mask_image(frames, crop.landmarks)
                 generated = generated_region(crop.landmarks, size, size // downsampling(model)) == 0
                 yield (

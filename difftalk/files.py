@@ -23,7 +23,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_left_behind(path)
-    beside = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}.part{path.suffix}")
+    beside = _beside(path)
     try:
         yield beside
         os.replace(beside, path)
@@ -33,11 +33,21 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 def _clear_left_behind(path: Path) -> None:
     """Remove what writers of `path` on this machine that have been killed left beside it."""
-    left = f".{glob.escape(path.stem)}.{glob.escape(HOST)}-*.part{glob.escape(path.suffix)}"
-    for beside in path.parent.glob(left):
+    for beside in path.parent.glob(
+        f".{glob.escape(path.stem)}.{glob.escape(HOST)}-*.part{glob.escape(path.suffix)}"
+    ):
         process = re.search(r"-(\d+)\.part", beside.name)
-        if process and not _is_running(int(process[1])):
+        if not process or _is_running(int(process[1])):
+            continue
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
             beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name of this process's own, with the suffix kept."""
+    return path.with_name(f".{path.stem}.{HOST}-{os.getpid()}.part{path.suffix}")
 
 
 def _is_running(process: int) -> bool:
@@ -54,9 +64,11 @@ def _is_running(process: int) -> bool:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill; it takes the place of `path` when the block ends well."""
     path = Path(path)
-    beside = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_left_behind(path)
+    beside = _beside(path)
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    beside.mkdir()
     try:
         yield beside
         shutil.rmtree(path, ignore_errors=True)

@@ -20,6 +20,8 @@ def from_json(kind: type[T], text: str, where: str = "--settings") -> T:
         UserError: naming the key that is unknown, missing or of the wrong type, and the nearest known one.
     """
     if not text.lstrip().startswith("{"):
+        if not Path(text).is_file():
+            raise UserError(f"{where}: neither JSON that starts with {{ nor a file: {text}")
         where, text = text, Path(text).read_text(encoding="utf-8")
     try:
         values = json.loads(text)

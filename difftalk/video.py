@@ -261,10 +261,13 @@ def open_media(path: str | Path) -> Any:
     """An open PyAV container.
 
     Raises:
-        ClipError: `cannot_decode` if the file is of an unknown kind, damaged, or not there.
+        ClipError: `cannot_decode` if the file is of an unknown kind or damaged.
+        UserError: if it is not there or must not be read, which is not the clip's fault.
     """
     try:
         return av.open(str(path), metadata_errors="replace")
+    except (FileNotFoundError, PermissionError) as e:
+        raise UserError(f"{path}: {reason_of(e)}") from None
     except (av.FFmpegError, OSError) as e:
         raise ClipError("cannot_decode", f"{Path(path).name}: does not open ({reason_of(e)})") from e
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from difftalk import config as module
-from difftalk.config import SCHEMA, check, dataset, models, read_yaml, shards, typed, with_defaults
+from difftalk.config import SCHEMA, check, dataset, models, read_yaml, shards, with_defaults
 from difftalk.errors import UserError
 from difftalk.fingerprint import imported_modules
 
@@ -131,6 +131,33 @@ def test_broken_yaml_is_named(tmp_path: Path) -> None:
         read_yaml(tmp_path / "broken.yaml")
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (
+            {"training": {"steps": "300", "prediction": "epsilon"}},
+            {"training": {"steps": 300, "prediction": "epsilon"}},
+        ),
+        ({"training": {"precision": "no"}}, {"training": {"precision": "no"}}),
+        ({"training": {"channels": ["32", "64"]}}, {"training": {"channels": [32, 64]}}),
+        ({"experiments": {"a": {"smoothing": "false"}}}, {"experiments": {"a": {"smoothing": False}}}),
+        ({"experiments": {"a": "null"}}, {"experiments": {"a": None}}),
+        (
+            {"experiments": {"a": {"training": {"learning_rate": "1.0e-4"}}}},
+            {"experiments": {"a": {"training": {"learning_rate": 1e-4}}}},
+        ),
+        ({"videos": 2024, "run": 7}, {"videos": "2024", "run": "7"}),
+        ({"videos": "null"}, {"videos": None}),
+        ({"autoencoder": "train"}, {"autoencoder": "train"}),
+        ({"trainin": {"steps": "300"}}, {"trainin": {"steps": 300}}),
+    ],
+)
+def test_texts_of_the_command_line_become_what_the_schema_asks_for(
+    given: dict[str, Any], meant: dict[str, Any], schema: dict[str, Any]
+) -> None:
+    assert module.typed(given, schema) == meant
+
+
 def test_absent_keys_get_the_defaults_of_the_schema(schema: dict[str, Any]) -> None:
     filled = with_defaults({"run": "mine", "training": {"steps": 3}, "experiments": {}}, schema)
     assert filled["training"]["steps"] == 3
@@ -245,10 +272,3 @@ def test_every_section_is_strict_and_every_key_described(schema: dict[str, Any])
 def test_the_readme_has_the_table_of_keys(schema: dict[str, Any]) -> None:
     readme = (ROOT / "config/README.md").read_text(encoding="utf-8")
     assert module.write_key_table(readme, schema) == readme, "run `make config-table`"
-
-
-def test_values_inside_a_section_on_the_command_line_are_read_as_yaml():
-    schema = read_yaml(SCHEMA)
-    given = {"training": {"steps": "300", "precision": "no", "channels": ["16", "32"]}}
-    read = typed({"training": {**given["training"], "layers": 1}}, given, schema)
-    assert read == {"training": {"steps": 300, "precision": "no", "channels": [16, 32], "layers": 1}}

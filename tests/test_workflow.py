@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY, Finished, Workflow, snakemake
 
+from difftalk.config import read_yaml
+
 PER_SHARD = ("fetch", "landmarks", "crops", "speech", "encode")
 
 
@@ -24,9 +26,11 @@ def test_the_demo(workflow: Workflow) -> None:
 
 
 def test_every_experiment_and_seed_of_the_full_demo(workflow: Workflow) -> None:
-    assert workflow("-n", "--configfile", ROOT / "config/demo_full.yaml").jobs == expected(
-        shards=3, models=11
-    )
+    overlay = ROOT / "config" / "demo_full.yaml"
+    experiments = read_yaml(overlay)["experiments"]
+    assert {"difftalk", "no_smoothing", "no_audio", "a", "al", "alr", "am"} <= set(experiments)
+    count = sum(len(e.get("seeds", [1])) for e in experiments.values())
+    assert workflow("-n", "--configfile", overlay).jobs == expected(shards=3, models=count)
 
 
 def test_jobs_grow_with_shards_and_not_with_clips(workflow: Workflow) -> None:

@@ -4,6 +4,7 @@ As in LDM, `encode` gives the latents *before* quantisation and `decode` quantis
 "VQ-reg"). The encoder is deterministic, so latents may be computed once and kept.
 """
 
+from math import gcd
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def build_autoencoder(
         layers_per_block=layers,
         latent_channels=latent_channels,
         num_vq_embeddings=codes,
-        norm_num_groups=min(32, channels[0] // 4),
+        norm_num_groups=gcd(32, channels[0] // 4, *channels),
         scaling_factor=1.0,
     )
 

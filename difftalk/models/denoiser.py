@@ -1,8 +1,12 @@
 """The denoiser: diffusers' conditional UNet over latents, its inputs and its noise as DiffTalk has them."""
 
+from math import gcd
+
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
+
+from difftalk.errors import UserError
 
 LATENT_CHANNELS = 3
 
@@ -23,7 +27,14 @@ def build_denoiser(
         channels: per resolution, from the highest down.
         spatial_conditions: latents stacked below the noisy one, of masked frame and reference: 0, 1 or 2.
         latent_size: height and width of a latent.
+
+    Raises:
+        UserError: if the channels do not make whole attention heads.
     """
+    if len(channels) < 2 or any(c % head_channels for c in channels[1:]):
+        raise UserError(
+            f"training.channels {list(channels)}: two or more, all but the first a multiple of head_channels={head_channels}"
+        )
     below = len(channels) - 1
     model = UNet2DConditionModel(
         sample_size=latent_size,
@@ -36,7 +47,7 @@ def build_denoiser(
         cross_attention_dim=context_width,
         # diffusers calls the number of heads `attention_head_dim`.
         attention_head_dim=tuple(max(1, c // head_channels) for c in channels),
-        norm_num_groups=32 if channels[0] % 32 == 0 else 16,
+        norm_num_groups=gcd(32, *channels),
     )
     use_one_token_shortcut(model)
     return model

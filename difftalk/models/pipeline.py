@@ -54,7 +54,7 @@ class DiffTalkPipeline:
         conditions = tuple(json.loads(index.read_text())["conditions"])
         return cls(unet.requires_grad_(False), conditioner.requires_grad_(False), scheduler, conditions)
 
-    def save(self, out: Path, *, autoencoder: Path, facts: dict[str, Any], log: Path) -> None:
+    def save(self, out: Path, *, autoencoder: Path, facts: dict[str, Any], log: list[dict[str, Any]]) -> None:
         """Write the folder, with the first stage it was trained on, the facts of its training and its log."""
         index = {
             "_class_name": type(self).__name__,
@@ -68,7 +68,7 @@ class DiffTalkPipeline:
             for name in ("unet", "conditioner", "scheduler"):
                 getattr(self, name).save_pretrained(beside / name)
             shutil.copytree(autoencoder, beside / "vqvae")
-            shutil.copy(log, beside / "log.jsonl")
+            (beside / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
             (beside / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
             (beside / "training.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
 

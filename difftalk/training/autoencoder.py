@@ -102,34 +102,34 @@ def train_autoencoder(batches: Batches, settings: Settings, state: Path) -> tupl
     The loss is mean absolute plus mean squared error, plus the codebook and commitment terms of VQ-VAE.
     """
     torch.manual_seed(settings.seed)
-    model = build_autoencoder(settings.channels, settings.layers, settings.codes)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build_autoencoder(settings.channels, settings.layers, settings.codes).to(device)
     model.quantize.legacy = False
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: _rate(s, settings))
-    start, used = 0, torch.zeros(settings.codes)
-    origin = made_of(settings, [batches.frames])
+    start, used, loss_mean = 0, torch.zeros(settings.codes, device=device), math.nan
+    origin = made_of(settings, [batches.frames], __name__)
     if (checkpoint := load_newest(state, origin)) is not None:
-        start, used = checkpoint["step"], checkpoint["used"]
+        start, used, loss_mean = checkpoint["step"], checkpoint["used"].to(device), checkpoint["loss_mean"]
         model.load_state_dict(checkpoint["model"])
         optimiser.load_state_dict(checkpoint["optimiser"])
         schedule.load_state_dict(checkpoint["schedule"])
     quantise_from = int(settings.steps * settings.quantise_from)
 
-    loss_mean = math.nan
     with Progress(settings.steps - start, "autoencoder", "steps") as shown:
         for step in range(start, settings.steps):
-            x = batches.at(step)
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+            x = batches.at(step).to(device)
+            with torch.autocast(device, torch.bfloat16, enabled=settings.bf16):
                 latents = model.encode(x).latents.float()
             if step < quantise_from:
-                quantised, codebook_loss = latents, torch.zeros(())
+                quantised, codebook_loss = latents, torch.zeros((), device=device)
             else:
                 if step == quantise_from or (step % 200 == 0 and step < settings.steps * 0.8):
                     _redraw_unused(model, latents.detach(), used, settings.seed + step)
                     used.zero_()
                 quantised, codebook_loss, (_, _, indices) = model.quantize(latents)
                 used += torch.bincount(indices, minlength=settings.codes)
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+            with torch.autocast(device, torch.bfloat16, enabled=settings.bf16):
                 decoded = model.decoder(model.post_quant_conv(quantised))
             error = F.mse_loss(decoded.float(), x)
             loss = F.l1_loss(decoded.float(), x) + error + settings.codebook_weight * codebook_loss
@@ -142,18 +142,20 @@ def train_autoencoder(batches: Batches, settings: Settings, state: Path) -> tupl
             shown.advance(note=f"PSNR {_psnr(loss_mean):.2f} dB, {int((used > 0).sum())} codes in use")
             if (step + 1) % settings.checkpoint_every == 0:
                 tensors = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "used": used}
-                save_checkpoint(state, step + 1, origin, {**tensors, "schedule": schedule.state_dict()})
+                tensors |= {"schedule": schedule.state_dict(), "loss_mean": loss_mean}
+                save_checkpoint(state, step + 1, origin, tensors)
 
     model.eval().requires_grad_(False)
     with torch.no_grad():
-        spread = (
-            torch.cat([model.encode(batches.at(settings.steps + i)).latents for i in range(16)]).std().item()
-        )
+        seen = (batches.at(settings.steps + i).to(device) for i in range(16))
+        spread = torch.cat([model.encode(x).latents for x in seen]).std().item()
     model.register_to_config(scaling_factor=1.0 / spread)
-    report: dict[str, object] = {"steps": settings.steps, "latent_std": spread}
-    if start < settings.steps:
-        report["train_psnr_db"] = round(_psnr(loss_mean), 2)
-    return model, report
+    report: dict[str, object] = {
+        "steps": settings.steps,
+        "latent_std": spread,
+        "train_psnr_db": round(_psnr(loss_mean), 2),
+    }
+    return model.cpu(), report
 
 
 def _rate(step: int, settings: Settings) -> float:
@@ -167,7 +169,7 @@ def _redraw_unused(model: VQModel, latents: torch.Tensor, used: torch.Tensor, se
     cells = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
     unused = (used == 0).nonzero().squeeze(1)
     picks = torch.randint(len(cells), (len(unused),), generator=torch.Generator().manual_seed(seed))
-    model.quantize.embedding.weight[unused] = cells[picks]
+    model.quantize.embedding.weight[unused] = cells[picks.to(cells.device)]
 
 
 def _psnr(mean_squared_error: float) -> float:

@@ -15,17 +15,19 @@ import torch
 
 from difftalk.errors import UserError
 from difftalk.files import atomic_file
+from difftalk.fingerprint import fingerprint
 
 KEPT = 2
 
 
-def made_of(settings: Any, arrays: Iterable[np.ndarray]) -> str:
-    """What a training is made of: its settings, a dataclass, and a hash over data that tells data sets apart."""
+def made_of(settings: Any, arrays: Iterable[np.ndarray], module: str) -> str:
+    """What a training is made of: its settings (a dataclass), arrays that tell data sets apart, and its code."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return json.dumps({"settings": asdict(settings), "data": digest.hexdigest()}, sort_keys=True)
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    parts = {"settings": asdict(settings), "data": digest.hexdigest(), "code": fingerprint(module)}
+    return json.dumps(parts, sort_keys=True)
 
 
 def save_checkpoint(state: Path, step: int, made_of: str, tensors: dict[str, Any]) -> Path:
@@ -49,21 +51,22 @@ def save_checkpoint(state: Path, step: int, made_of: str, tensors: dict[str, Any
 
 
 def load_newest(state: Path, made_of: str) -> dict[str, Any] | None:
-    """The newest readable checkpoint of the same settings and data, or None.
+    """The newest readable checkpoint of the same settings, data and code, or None.
 
-    A damaged file is named and passed over for the one before it. Others are of another
-    model: they are named, and training starts afresh.
+    A damaged file is named and passed over for the one before it. Others are of another model: they are named and
+    removed, and training starts afresh.
     """
     for path in _checkpoints(state):
         try:
             checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as e:
+            same = checkpoint.get("made_of") == made_of
+        except (RuntimeError, OSError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as e:
             print(f"{path}: damaged ({type(e).__name__}), trying the one before", file=sys.stderr)
             continue
-        if checkpoint["made_of"] != made_of:
-            print(f"{path}: made with other settings or data, not continued", file=sys.stderr)
-            continue
-        return checkpoint
+        if same:
+            return checkpoint
+        print(f"{path}: made with other settings, data or code, not continued", file=sys.stderr)
+        path.unlink()
     return None
 
 

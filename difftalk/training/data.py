@@ -73,7 +73,8 @@ class LatentClips:
     def extract(self) -> Iterator[np.ndarray]:
         """A little of every clip, enough to tell data sets apart: its name, its first and its last frame."""
         for clip_id, arrays in zip(self.clip_ids, self.clips, strict=True):
-            yield np.array([clip_id, str(len(arrays["latents"]))])
+            yield np.frombuffer(clip_id.encode(), np.uint8)
+            yield np.array(arrays["latents"].shape)
             for name in ("latents", "masked", "speech", "landmarks", "generated"):
                 yield arrays[name][[0, -1]]
 

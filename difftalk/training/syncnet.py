@@ -136,7 +136,7 @@ def train_syncnet(
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.01)
 
     start, history = 0, {"loss": math.nan, "right": math.nan}
-    origin = made_of(settings, (part for clip in clips for part in (clip.lips, clip.sound)))
+    origin = made_of(settings, (part for clip in clips for part in (clip.lips, clip.sound)), __name__)
     if (checkpoint := load_newest(state, origin)) is not None:
         start, history = checkpoint["step"], checkpoint["history"]
         network.load_state_dict(checkpoint["network"])

@@ -1,6 +1,6 @@
 """Train the denoiser and its conditioning on the training shards: one experiment, resumed where it was killed."""
 
-import json
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ def run(*, shards: list[Path], autoencoder: Path, settings: Settings, state: Pat
     Args:
         shards: training shards (`shards/{shard}.tar`); the first stage is never run.
         autoencoder: folder of the first stage, which becomes part of the pipeline.
-        state: folder of checkpoints and of the log while the training is under way.
+        state: folder of checkpoints while the training is under way.
     """
     accelerator = Accelerator(mixed_precision=settings.precision)
     neighbours = settings.smoothing_frames if settings.smoothing else 1
@@ -81,9 +81,9 @@ def run(*, shards: list[Path], autoencoder: Path, settings: Settings, state: Pat
     )
 
     # Continue where a killed run stopped, if it was of the same settings on the same data.
-    start, origin = 0, made_of(settings, clips.extract())
-    state.mkdir(parents=True, exist_ok=True)
-    log = state / "log.jsonl"
+    start, origin = 0, made_of(settings, clips.extract(), __name__)
+    log: list[dict[str, Any]] = []
+    losses: list[float] = []
     if (checkpoint := load_newest(state, origin)) is not None:
         start = checkpoint["step"]
         accelerator.unwrap_model(trained).load_state_dict(checkpoint["models"])
@@ -91,12 +91,10 @@ def run(*, shards: list[Path], autoencoder: Path, settings: Settings, state: Pat
         rate.load_state_dict(checkpoint["rate"])
         ema.load_state_dict(checkpoint["ema"])
         ema.to(accelerator.device)
-    lines = [line for line in _log_lines(log) if line["step"] <= start]
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        log, losses = checkpoint["log"], checkpoint["losses"]
 
-    losses: list[float] = []
-    since, waited = time.monotonic(), 0.0
-    with Progress(settings.steps - start, f"train {out.name}", "steps") as shown, log.open("a") as log_file:
+    timed, since, waited = 0, time.monotonic(), 0.0
+    with Progress(settings.steps - start, f"train {out.name}", "steps") as shown:
         for step in range(start, settings.steps):
             before = time.monotonic()
             distance = settings.reference_distance
@@ -120,22 +118,23 @@ def run(*, shards: list[Path], autoencoder: Path, settings: Settings, state: Pat
             ema.step(trained.parameters())
 
             losses.append(loss.item())
-            done = step + 1
+            timed, done = timed + 1, step + 1
             if done % settings.log_every == 0 or done == settings.steps:
                 seconds = time.monotonic() - since
-                line = {
-                    "step": done,
-                    "loss": sum(losses) / len(losses),
-                    "learning_rate": rate.get_last_lr()[0],
-                    "images_per_s": len(losses) * settings.batch_size / seconds,
-                    "data_wait": waited / seconds,
-                }
-                log_file.write(json.dumps(line) + "\n")
-                log_file.flush()
-                losses, since, waited = [], time.monotonic(), 0.0
+                log.append(
+                    {
+                        "step": done,
+                        "loss": sum(losses) / len(losses),
+                        "learning_rate": rate.get_last_lr()[0],
+                        "images_per_s": timed * settings.batch_size / seconds,
+                        "data_wait": waited / seconds,
+                    }
+                )
+                losses, timed, since, waited = [], 0, time.monotonic(), 0.0
             if done % settings.checkpoint_every == 0 or done == settings.steps:
                 tensors = {"models": accelerator.unwrap_model(trained).state_dict(), "ema": ema.state_dict()}
                 tensors |= {"optimiser": optimiser.state_dict(), "rate": rate.state_dict()}
+                tensors |= {"log": log, "losses": losses}
                 save_checkpoint(state, done, origin, tensors)
             shown.advance(note=f"loss {losses[-1]:.4f}" if losses else "")
 
@@ -153,6 +152,7 @@ def run(*, shards: list[Path], autoencoder: Path, settings: Settings, state: Pat
     }
     pipeline = DiffTalkPipeline(unet, conditioner, scheduler, settings.conditions)
     pipeline.save(out, autoencoder=autoencoder, facts=facts, log=log)
+    shutil.rmtree(state, ignore_errors=True)
 
 
 def build_models(settings: Settings, clips: LatentClips) -> tuple[UNet2DConditionModel, Conditioner]:
@@ -203,14 +203,3 @@ def _rate(step: int, settings: Settings) -> float:
     """Learning rate as a fraction of its peak."""
     warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
     return warm * (1 + (settings.final_rate - 1) * min(1.0, step / settings.steps))
-
-
-def _log_lines(log: Path) -> list[dict[str, Any]]:
-    """The lines of an earlier run; the last may have been cut off by a kill."""
-    lines = []
-    for text in log.read_text().splitlines() if log.is_file() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines

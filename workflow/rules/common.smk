@@ -1,11 +1,12 @@
 # What the rules share: the checked configuration, the names of shards and methods, and how a command is run.
 
 import json
+import os
 import shlex
 import sys
-from pathlib import Path
 
-ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).resolve().parents[1]
+from snakemake.utils import update_config
+
 # The code that is fingerprinted here and the code that the jobs run are this checkout's, whatever is installed.
 sys.path.insert(0, str(ROOT))
 
@@ -14,17 +15,19 @@ from difftalk.errors import UserError
 from difftalk.fingerprint import fingerprint, fingerprint_files
 
 
-def config_sources():
-    """What the configuration was merged from, the strongest last: for the error that names the file."""
+def config_sources(schema):
+    """What the configuration is merged from, the strongest last: for the error that names the file."""
     files = list(dict.fromkeys(map(str, [*workflow.configfiles[-1:], *workflow.overwrite_configfiles])))
     sources = [(os.path.relpath(f), configuration.read_yaml(f)) for f in files]
-    return [*sources, ("--config", workflow.config_settings.config)]
+    # Snakemake hands on what is inside {} as text.
+    return [*sources, ("--config", configuration.typed(workflow.config_settings.config, schema))]
 
 
 try:
     schema = configuration.read_yaml(ROOT / "workflow/schemas/config.schema.yaml")
-    config.update(configuration.typed(config, workflow.config_settings.config, schema))
-    configuration.check(config, schema, config_sources())
+    sources = config_sources(schema)
+    update_config(config, sources[-1][1])
+    configuration.check(config, schema, sources)
     config.update(configuration.with_defaults(config, schema))
     DATASET = configuration.dataset(config)
 except UserError as error:

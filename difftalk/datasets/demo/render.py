@@ -1,7 +1,6 @@
 """Film drawn speakers: video files with sound, and the true landmarks of every frame beside them."""
 
 import io
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +12,7 @@ import numpy as np
 from difftalk.datasets.demo.faces import DEMO_SEEDS, Identity, Mouth, Pose, draw_face
 from difftalk.datasets.demo.mouth import mouth_track
 from difftalk.datasets.demo.voice import Phoneme, sentence, speak
+from difftalk.files import atomic_file
 
 _SAMPLE_RATE = 22_050  # what espeak-ng speaks at
 _SEEDS_PER_RUN = 10_000  # a config seed owns this many identities
@@ -225,10 +225,5 @@ def head_motion(source: DemoSource) -> list[Pose]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as beside:
+        beside.write_bytes(content)
