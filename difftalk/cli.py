@@ -78,7 +78,7 @@ STAGES = {
     "score": Stage(
         "difftalk.evaluation.score",
         "measure the videos of one method against the truth",
-        "method samples crops syncnet settings out",
+        "method samples crops shard-file? syncnet settings out",
     ),
     "tables": Stage(
         "difftalk.evaluation.tables", "add the measurements up to the paper's tables", "metrics... plan settings out"

@@ -34,6 +34,8 @@ TABLES = ("comparison", "audio_smoothing", "conditions", "seeds")
 
 # What the embedded demo must reach; shown beside what was found where the truth is known.
 MIN_DETECTION_RATE, MAX_NME = 0.99, 0.08
+# And what a model that was trained long enough does.
+MIN_GAIN_DB, MIN_CORRELATION = 1.0, 0.7
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,15 @@ def run(
         media = beside / "media"
         media.mkdir()
         found = by_method(samples)
-        gallery = [
-            show_clip(clip, found, settings, media) for clip in chosen_clips(crops, settings.gallery_clips)
-        ]
+        filmed = {
+            video.stem for folders in found.values() for folder in folders for video in folder.iterdir()
+        }
+        shown = chosen_clips(crops, settings.gallery_clips, filmed)
+        gallery = [show_clip(clip, found, settings, media) for clip in shown]
         protocol = json.loads((tables / "protocol.json").read_text(encoding="utf-8"))
         sections = [
             ("Tables", _tables_section(tables, protocol)),
+            ("Has it learnt?", _checks_section(tables / "comparison.csv")),
             ("Gallery", _gallery_section(gallery)),
             ("Funnel", _funnel_section(funnel, quality)),
             ("Training", _training_section(models)),
@@ -110,11 +115,11 @@ def by_method(folders: Sequence[Path]) -> dict[str, list[Path]]:
     return found
 
 
-def chosen_clips(crops: Sequence[Path], count: int) -> list[Crop]:
-    """The first clip of each identity in turn, then the second ones, until there are `count`."""
+def chosen_clips(crops: Sequence[Path], count: int, filmed: set[str] | None = None) -> list[Crop]:
+    """The first clip of each identity in turn, then the second ones, until there are `count`; only those `filmed`."""
     of_identity: dict[str, list[Crop]] = {}
     for path in crops:
-        for clip in read_crops(path):
+        for clip in (c for c in read_crops(path) if filmed is None or c.clip_id in filmed):
             of_identity.setdefault(str(clip.info["identity"]), []).append(clip)
     turns = range(max(map(len, of_identity.values()), default=0))
     ordered = [
@@ -220,6 +225,43 @@ def _tables_section(folder: Path, protocol: dict[str, str]) -> str:
     if missing.startswith("not computed"):
         parts.append(f"<p>LPIPS {html.escape(missing)}.</p>")
     return "\n".join(parts) or "<p>No method was scored.</p>"
+
+
+def checks(rows: dict[str, dict[str, Any]]) -> list[tuple[str, str, bool]]:
+    """What a model that listens shows, read off the comparison: (what is wanted, what was found, whether it holds).
+
+    Args:
+        rows: of the comparison table, by method. A check whose rows or figures are missing is left out.
+    """
+
+    def figure(method: str, metric: str) -> float | None:
+        return rows.get(method, {}).get(metric)
+
+    found: list[tuple[str, str, bool]] = []
+    for better, worse in (("ground_truth", "difftalk"), ("difftalk", "no_audio")):
+        a, b = figure(better, "sync_confidence"), figure(worse, "sync_confidence")
+        if a is not None and b is not None:
+            found.append((f"sync confidence: {better} above {worse}", f"{a:.2f} against {b:.2f}", a > b))
+    ours, copied = figure("difftalk", "psnr_mouth"), figure("reference_copy", "psnr_mouth")
+    if ours is not None and copied is not None:
+        gain = ours - copied
+        wanted = f"mouth PSNR: difftalk at least {MIN_GAIN_DB:g} dB above the copied reference"
+        found.append((wanted, f"{gain:+.2f} dB", gain >= MIN_GAIN_DB))
+    corr = figure("difftalk", "mouth_corr")
+    if corr is not None:
+        wanted = f"mouth opening of difftalk follows the truth's, correlation at least {MIN_CORRELATION:g}"
+        found.append((wanted, f"{corr:.2f}", corr >= MIN_CORRELATION))
+    return found
+
+
+def _checks_section(comparison: Path) -> str:
+    rows = {str(row["method"]): row for row in read_table(comparison, {}).rows}
+    lines = [
+        f'<li class="{"good" if holds else "bad"}">{html.escape(wanted)}: {html.escape(figures)}, '
+        f"{'reached' if holds else 'missed'}.</li>"
+        for wanted, figures, holds in checks(rows)
+    ]
+    return f"<ul>{''.join(lines)}</ul>" if lines else "<p>The run has no model to check.</p>"
 
 
 def read_table(path: Path, protocol: dict[str, str]) -> Table:

@@ -144,3 +144,14 @@ def test_gallery_takes_each_identity_before_a_second_clip_of_one(tmp_path):
 def test_smoothing_keeps_length_and_mean_of_a_constant():
     assert np.allclose(report.smoothed(np.ones(30)), 1)
     assert report.smoothed(np.arange(5.0)).shape == (5,)
+
+
+def test_checks_say_what_was_found_and_whether_it_holds():
+    rows = {
+        "ground_truth": {"sync_confidence": 9.0},
+        "difftalk": {"sync_confidence": 3.0, "psnr_mouth": 21.5, "mouth_corr": 0.65},
+        "no_audio": {"sync_confidence": 0.5},
+        "reference_copy": {"psnr_mouth": 20.0},
+    }
+    assert [holds for _, _, holds in report.checks(rows)] == [True, True, True, False]
+    assert report.checks({"difftalk": rows["difftalk"] | {"mouth_corr": None}}) == []

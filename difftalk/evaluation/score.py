@@ -22,7 +22,7 @@ from difftalk.evaluation.sync import measure_sync
 from difftalk.files import atomic_file
 from difftalk.models.syncnet import SyncExpert, load_syncnet
 from difftalk.progress import progress
-from difftalk.shards import Crop, read_crops
+from difftalk.shards import Crop, map_arrays, read_crops
 from difftalk.video import FPS, probe, read_frames, read_video
 
 GROUND_TRUTH = "ground_truth"
@@ -58,7 +58,16 @@ class Settings:
     device: str = "cpu"
 
 
-def run(*, method: str, samples: Path, crops: Path, syncnet: Path, settings: Settings, out: Path) -> None:
+def run(
+    *,
+    method: str,
+    samples: Path,
+    crops: Path,
+    syncnet: Path,
+    settings: Settings,
+    out: Path,
+    shard_file: Path | None = None,
+) -> None:
     """Write the metrics of one method on one shard to `out` (parquet), one row per frame and one per clip.
 
     Args:
@@ -66,12 +75,14 @@ def run(*, method: str, samples: Path, crops: Path, syncnet: Path, settings: Set
             with.
         samples: folder of `{clip_id}.mp4` (or .mov .avi .mkv .webm). A clip that is missing or damaged keeps
             its row, without figures and with a `problem`.
-        crops: the shard that says which clips are asked for, and what is true.
+        crops: the shard that says what is true, and which clips are asked for.
+        shard_file: the encoded shard, where only its clips are asked for: `speech` or `encode` may have rejected some.
 
     Raises:
         UserError: if `samples` is no folder, or holds videos but none under the name of a clip.
     """
-    clips = list(read_crops(crops))
+    kept = None if shard_file is None else set(map_arrays(shard_file))
+    clips = [clip for clip in read_crops(crops) if kept is None or clip.clip_id in kept]
     _check_folder(samples, [clip.clip_id for clip in clips])
     scorer = Scorer.of(syncnet, settings)
     rows: list[dict[str, Any]] = []

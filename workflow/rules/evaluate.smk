@@ -5,6 +5,7 @@ rule score:
     input:
         samples="<run>/samples/{method}/{shard}",
         crops="<run>/crops/{shard}.tar",
+        shard="<run>/shards/{shard}.tar",
         syncnet="<run>/models/syncnet",
     output:
         metrics="<run>/metrics/{method}/{shard}.parquet",
@@ -16,7 +17,7 @@ rule score:
     resources:
         mem_mb=4000,
         runtime=480,
-        gpu=config["gpu"],
+        gpu=config["gpu"] if config["evaluation"]["device"] == "cuda" else 0,
     params:
         settings=settings("evaluation"),
         code=fingerprint("difftalk.evaluation.score"),
@@ -25,7 +26,8 @@ rule score:
     shell:
         """
         difftalk score --method {wildcards.method} --samples {input.samples} --crops {input.crops} \
-            --syncnet {input.syncnet} --settings {params.settings:q} --out {output.metrics} --log {log}
+            --shard-file {input.shard} --syncnet {input.syncnet} --settings {params.settings:q} \
+            --out {output.metrics} --log {log}
         """
 
 
