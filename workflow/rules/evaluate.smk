@@ -13,7 +13,7 @@ rule score:
         "<run>/logs/score/{method}.{shard}.log",
     conda:
         "../../envs/difftalk.yaml"
-    threads: 2
+    threads: config["training_threads"]
     resources:
         mem_mb=4000,
         runtime=480,

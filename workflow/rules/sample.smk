@@ -13,7 +13,7 @@ rule sample:
         "<run>/logs/sample/{method}.{shard}.log",
     conda:
         "../../envs/difftalk.yaml"
-    threads: 2
+    threads: config["training_threads"]
     resources:
         mem_mb=8000 if config["gpu"] else 4000,
         runtime=720,
