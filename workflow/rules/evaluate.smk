@@ -54,6 +54,7 @@ rule tables:
     localrule: True
     conda:
         "../../envs/difftalk.yaml"
+    threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
@@ -92,6 +93,7 @@ rule report:
         "<run>/logs/report.log",
     conda:
         "../../envs/difftalk.yaml"
+    threads: 1
     resources:
         mem_mb=4000,
         runtime=120,

@@ -9,6 +9,7 @@ rule plan:
     localrule: True
     conda:
         "../../envs/difftalk.yaml"
+    threads: 1
     resources:
         mem_mb=1000,
         runtime=30,
@@ -189,6 +190,7 @@ rule funnel:
     localrule: True
     conda:
         "../../envs/difftalk.yaml"
+    threads: 1
     resources:
         mem_mb=1000,
         runtime=30,
