@@ -86,7 +86,7 @@ def run(
     _check_folder(samples, [clip.clip_id for clip in clips])
     scorer = Scorer.of(syncnet, settings)
     rows: list[dict[str, Any]] = []
-    for clip in progress(clips, len(clips), f"score {method}", "clips"):
+    for clip in progress(clips, len(clips), "score", "clips"):
         rows += scorer.rows(method, clip, find_video(samples, clip.clip_id))
     sizes = sorted({int(clip.info["size"]) for clip in clips})
     protocol = {**scorer.protocol(), "crop_pixels": ", ".join(map(str, sizes))}

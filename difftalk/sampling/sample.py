@@ -66,7 +66,7 @@ def run(
             return
         clips = LatentClips([shard_file], neighbours=1)
         make = _maker(method, first_stage, clips, settings, model, device)
-        with Progress(len(encoded), f"sample {method}", "clips") as shown:
+        with Progress(len(encoded), "sample", "clips") as shown:
             for crop in (c for c in read_crops(crops) if c.clip_id in encoded):
                 path = inside(beside, f"{crop.clip_id}.mp4")
                 tag = {} if method == "ground_truth" else SYNTHETIC
