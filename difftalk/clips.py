@@ -22,6 +22,9 @@ SCHEMA = pa.schema(
         ("shard", pa.string()),
         ("uri", pa.string()),
         ("box", pa.list_(pa.float32())),
+        ("box_height", pa.float32()),
+        ("subset", pa.string()),
+        ("sha256", pa.string()),
     ]
 )
 
@@ -38,7 +41,10 @@ class Clip:
         split: `train` or `test`.
         shard: such as `train-003`.
         uri: where the dataset finds the source.
-        box: face region (x0, y0, x1, y1) in source pixels where the dataset gives one.
+        box: face region (x0, y0, x1, y1) in pixels where the dataset gives one.
+        box_height: height in pixels of the frame that `box` refers to; None means that of the source.
+        subset: part of the dataset that the funnel counts apart, such as `RD`; empty where there are none.
+        sha256: of the source's file, where the plan is a frozen one; empty where any file will do.
     """
 
     clip_id: str
@@ -50,6 +56,9 @@ class Clip:
     shard: str = ""
     uri: str = ""
     box: tuple[float, ...] | None = None
+    box_height: float | None = None
+    subset: str = ""
+    sha256: str = ""
 
     @property
     def frames(self) -> int:

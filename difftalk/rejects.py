@@ -12,6 +12,11 @@ COLUMNS = ("clip_id", "stage", "reason", "detail")
 
 REASONS = {
     "cannot_fetch": "the source could not be had",
+    "removed": "the site says that the video is gone",
+    "private": "the site shows the video to some people only",
+    "geo_blocked": "the site does not show the video in this country",
+    "age_restricted": "the site wants to know the viewer's age",
+    "changed": "the source is not the file that the frozen plan was made with",
     "cannot_decode": "the file is damaged or of an unknown kind",
     "no_video": "the file has no video stream",
     "no_audio": "the file has no audio stream",
@@ -22,6 +27,10 @@ REASONS = {
     "unstable_face": "the face track jumps",
     "out_of_frame": "the face crop leaves the frame too far",
     "length_mismatch": "sound and picture differ in length",
+    "scene_cut": "the scene changes within the clip",
+    "several_faces": "other faces as large are in the picture",
+    "frozen": "the picture stands still",
+    "out_of_sync": "the mouth does not say what is heard",
 }
 
 

@@ -22,11 +22,13 @@ class Face:
 
     Args:
         box: `(4,)` x0, y0, x1, y1 in pixels. points: `(68, 2)` x, y in pixels. score: of the detector.
+        others: further faces that are at least half as wide; None where nobody looked for them.
     """
 
     box: np.ndarray
     points: np.ndarray
     score: float
+    others: int | None = None
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:

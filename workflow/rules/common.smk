@@ -57,7 +57,7 @@ wildcard_constraints:
 # How commands run, as opposed to what they make: a change here reruns nothing.
 with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.deployment_method}
 shell.prefix(
-    f"export PYTHONPATH={shlex.quote(str(ROOT))}; "
+    f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={shlex.quote(config['weights'])}; "
     f"max_reject_fraction={config['max_reject_fraction']}; "
     f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
 )
