@@ -29,11 +29,11 @@ class Stage:
 
 
 STAGES = {
-    "plan": Stage("difftalk.plan", "decide clips, splits and shards", "dataset shards=json out"),
+    "plan": Stage("difftalk.plan", "decide clips, splits and shards", "dataset shards=json frozen? out"),
     "fetch": Stage(
         "difftalk.fetch",
         "download, render or link the sources of a shard",
-        "plan shard dataset store out rejects max-reject-fraction workers",
+        "plan shard dataset download store out manifest rejects max-reject-fraction workers",
     ),
     "landmarks": Stage(
         "difftalk.face.landmarks",
@@ -84,7 +84,14 @@ STAGES = {
         "difftalk.evaluation.tables", "add the measurements up to the paper's tables", "metrics... plan settings out"
     ),
     "funnel": Stage(
-        "difftalk.funnel", "say which clips were lost where, and why", "plan rejects... quality... crops... out"
+        "difftalk.funnel",
+        "say which clips were lost where, and why",
+        "plan rejects... quality... crops... out by-subset page",
+    ),
+    "freeze": Stage(
+        "difftalk.frozen",
+        "write out the clips that were kept, with checksums, to be planned from another day",
+        "plan manifests... rejects... out",
     ),
     "report": Stage(
         "difftalk.report",
@@ -95,6 +102,7 @@ STAGES = {
 
 TYPES: dict[str, Any] = {
     "dataset": json.loads,
+    "download": json.loads,
     "json": json.loads,
     "method": str,
     "shard": str,
@@ -106,15 +114,21 @@ TYPES: dict[str, Any] = {
 
 HELP = {
     "autoencoder": "folder of the first stage",
+    "by-subset": "the same for each subset of the dataset",
     "crops": "crops/SHARD.tar",
     "dataset": "what the dataset is, as JSON",
+    "download": "how to go about downloads, as JSON",
+    "frozen": "a file of `difftalk freeze`: its clips are planned",
     "funnel": "funnel.csv",
     "landmarks": "landmarks/SHARD.parquet",
+    "manifest": "sources/SHARD.csv, with the checksums of the files",
+    "manifests": "sources/SHARD.csv",
     "max-reject-fraction": "fail where more than this part of the clips is rejected",
     "method": "ground_truth, reconstruction, reference_copy or the name of a model",
     "metrics": "metrics/METHOD/SHARD.parquet",
     "model": "folder of the model, for methods that have one",
     "models": "folders of the models",
+    "page": "the same as a page",
     "out": "the file or folder to write",
     "plan": "plan/clips.parquet",
     "quality": "landmarks/SHARD.quality.csv",

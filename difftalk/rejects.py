@@ -11,6 +11,7 @@ from difftalk.files import atomic_file
 COLUMNS = ("clip_id", "stage", "reason", "detail")
 
 REASONS = {
+    "duplicate": "the dataset has the same stretch in another clip",
     "cannot_fetch": "the source could not be had",
     "removed": "the site says that the video is gone",
     "private": "the site shows the video to some people only",

@@ -40,6 +40,12 @@ TEST_SHARDS = configuration.shards(config, "test")
 SHARDS = TRAIN_SHARDS + TEST_SHARDS
 MODELS = configuration.models(config)
 METHODS = [*configuration.BASELINES, *MODELS]
+IS_DOWNLOADED = DATASET["name"] == "hdtf"
+ALL_REJECTS = expand(
+    "<run>/rejects/{stage}/{shard}.csv",
+    stage=["fetch", "landmarks", "crops", "speech", "encode"],
+    shard=SHARDS,
+)
 OTHER_DATASETS = configuration.others(configuration.DATASET_MODULES, DATASET["name"])
 OTHER_BACKENDS = configuration.others(configuration.LANDMARK_MODULES, config["landmarks"]["backend"])
 
@@ -59,6 +65,7 @@ with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.de
 shell.prefix(
     f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={shlex.quote(config['weights'])}; "
     f"max_reject_fraction={config['max_reject_fraction']}; "
+    f"download={shlex.quote(json.dumps(config['download']).replace('{', '{{').replace('}', '}}'))}; "
     f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
 )
 
