@@ -102,6 +102,11 @@ def folder() -> Path:
     return Path(os.environ.get("DIFFTALK_WEIGHTS") or DEFAULT_FOLDER)
 
 
+def use_folder(path: str | Path) -> None:
+    """Let this process, and those that it starts, look for weights below `path`."""
+    os.environ["DIFFTALK_WEIGHTS"] = str(path)
+
+
 def locate(name: str, *, asked_by: str) -> Path:
     """The file or folder of a weight of the table.
 

@@ -35,8 +35,8 @@ except UserError as error:
     # A line for a person. Raised, it would come with the lines of this file.
     sys.exit(f"difftalk: {error}")
 
-# Here as in the jobs: `weights.recorded` says what lies there.
-os.environ["DIFFTALK_WEIGHTS"] = config["weights"]
+# As in the jobs: the rules ask `weights.recorded` what lies there.
+weights.use_folder(config["weights"])
 
 RUN = f"results/{config['run']}"
 TRAIN_SHARDS = configuration.shards(config, "train")
