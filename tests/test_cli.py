@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from difftalk.cli import STAGES
+from difftalk.cli import STAGES, WEIGHTS
 
 PYTHON = [sys.executable, "-m", "difftalk"]
 
@@ -39,6 +39,16 @@ def test_every_stage_has_a_help_that_explains_each_flag(stage: str) -> None:
     assert said.returncode == 0
     for flag in STAGES[stage].flags.split():
         assert f"--{flag.partition('=')[0].rstrip('.?')}" in said.stdout
+
+
+@pytest.mark.parametrize("action", WEIGHTS)
+def test_every_action_on_weights_has_a_help(action: str) -> None:
+    said = difftalk("weights", action, "--help")
+    assert said.returncode == 0
+    assert WEIGHTS[action].help in " ".join(said.stdout.split())
+    for flag in WEIGHTS[action].flags.split():
+        name = flag.rstrip(".?")
+        assert (name if name.isupper() else f"--{name}") in said.stdout
 
 
 def test_a_users_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from diffusers import VQModel
 from torch.nn import functional as F
 
+from difftalk import weights
 from difftalk.errors import UserError
 from difftalk.files import atomic_folder
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder, to_pixels
@@ -43,8 +44,12 @@ def run(*, crops: list[Path], settings: Settings, source: str, state: Path, out:
 
     Args:
         crops: crop shards to train on; read only where `source` is `train`.
-        source: `embedded` (the one in the package), `train`, or the path of a folder in diffusers' format.
+        source: `embedded` (the one in the package), `train`, a name of the table of weights (`vq-f4`), or the path
+            of a folder in diffusers' format.
         state: where checkpoints of an unfinished training are kept.
+
+    Raises:
+        UserError: if the weights that `source` names are not there.
     """
     if source == "train":
         frames = _frames_of(crops)
@@ -53,7 +58,11 @@ def run(*, crops: list[Path], settings: Settings, source: str, state: Path, out:
         )
     else:
         folder = EMBEDDED if source == "embedded" else Path(source)
-        model, report = load_autoencoder(folder), {"imported_from": source}
+        report = {"imported_from": source}
+        if weights.stands_for("autoencoder", source):
+            folder = weights.locate(source, asked_by=f"autoencoder: {source}")
+            report["sha256"] = weights.recorded(source)
+        model = load_autoencoder(folder)
         recorded = folder / "training.json"
         if recorded.is_file():
             report |= json.loads(recorded.read_text())

@@ -11,6 +11,7 @@ from snakemake.utils import update_config
 sys.path.insert(0, str(ROOT))
 
 from difftalk import config as configuration
+from difftalk import weights
 from difftalk.errors import UserError
 from difftalk.fingerprint import fingerprint, fingerprint_files
 
@@ -33,6 +34,9 @@ try:
 except UserError as error:
     # A line for a person. Raised, it would come with the lines of this file.
     sys.exit(f"difftalk: {error}")
+
+# As in the jobs: the rules ask `weights.recorded` what lies there.
+weights.use_folder(config["weights"])
 
 RUN = f"results/{config['run']}"
 TRAIN_SHARDS = configuration.shards(config, "train")
@@ -86,9 +90,14 @@ def part_crops(name):
 
 
 def part_weights(name):
-    """A hash over the weights that stand for the first stage or the sync expert, if it is not trained."""
+    """A hash over the weights that stand for the first stage or the sync expert, if it is not trained.
+
+    Weights of the table may still be missing when the graph is made: the job that needs them says so.
+    """
     if config[name] == "train":
         return None
+    if weights.stands_for(name, config[name]):
+        return weights.recorded(config[name])
     folder = ROOT / "difftalk/assets" / name if config[name] == "embedded" else Path(config[name])
     if not folder.exists():
         sys.exit(f"difftalk: config: {name}: {folder} does not exist")
