@@ -4,7 +4,6 @@ The network (`BiRNN` of mozilla/DeepSpeech v0.1.0) is three dense layers, a bidi
 19 rows of MFCC around each 20 ms step. Its weights are read from the constants of the released graph, without TensorFlow.
 """
 
-import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,8 +14,8 @@ from google.protobuf.message import DecodeError
 from python_speech_features import mfcc
 from safetensors.torch import load_file
 from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
-from tensorboard.util.tensor_util import make_ndarray
 from torch import nn
 
 from difftalk.errors import UserError
@@ -29,14 +28,14 @@ INPUTS = (2 * CONTEXT + 1) * CEPSTRA
 LOGITS = 29  # space, a to z, apostrophe, and CTC's blank
 RELU_CLIP = 20.0
 
-# Where each constant of the graph goes: its name there, whatever scope it is in.
+# What each constant is called in the graph, below whatever scope; of several names one (TensorFlow changed them).
 GRAPH_NAMES = {
-    "h1": "h1", "b1": "b1", "h2": "h2", "b2": "b2", "h3": "h3", "b3": "b3",
-    "forward kernel": "fw/basic_lstm_cell/(?:kernel|weights)",
-    "forward bias": "fw/basic_lstm_cell/bias(?:es)?",
-    "backward kernel": "bw/basic_lstm_cell/(?:kernel|weights)",
-    "backward bias": "bw/basic_lstm_cell/bias(?:es)?",
-    "h5": "h5", "b5": "b5", "h6": "h6", "b6": "b6",
+    "h1": ["h1"], "b1": ["b1"], "h2": ["h2"], "b2": ["b2"], "h3": ["h3"], "b3": ["b3"],
+    "forward kernel": ["fw/basic_lstm_cell/kernel", "fw/basic_lstm_cell/weights"],
+    "forward bias": ["fw/basic_lstm_cell/bias", "fw/basic_lstm_cell/biases"],
+    "backward kernel": ["bw/basic_lstm_cell/kernel", "bw/basic_lstm_cell/weights"],
+    "backward bias": ["bw/basic_lstm_cell/bias", "bw/basic_lstm_cell/biases"],
+    "h5": ["h5"], "b5": ["b5"], "h6": ["h6"], "b6": ["b6"],
 }  # fmt: skip
 
 
@@ -127,14 +126,18 @@ def import_graph(pb: Path) -> dict[str, torch.Tensor]:
         UserError: if it is no graph, or not this network: which constants are missing or of another shape.
     """
     constants = _constants(pb)
-    found = {part: _constant(pb, constants, name) for part, name in GRAPH_NAMES.items()}
-    missing = [GRAPH_NAMES[part] for part, value in found.items() if value is None]
-    if missing:
-        raise UserError(
-            f"{pb} is not DeepSpeech 0.1.0: no constant {', '.join(map(_plain, missing))} "
-            "(from 0.2 on its LSTM has one direction and other names)"
-        )
-    arrays = {part: value for part, value in found.items() if value is not None}
+    found = {part: _named(constants, names) for part, names in GRAPH_NAMES.items()}
+    for trouble, parts in (
+        ("no", [part for part, names in found.items() if not names]),
+        ("several", [part for part, names in found.items() if len(names) > 1]),
+    ):
+        if parts:
+            names = ", ".join(GRAPH_NAMES[part][0] for part in parts)
+            raise UserError(
+                f"{pb} is not DeepSpeech 0.1.0: {trouble} constants {names} "
+                "(from 0.2 on its LSTM has one direction and other names)"
+            )
+    arrays = {part: constants[name] for part, (name,) in found.items()}
     _check_shapes(pb, arrays)
     tensors = {}
     for layer in (1, 2, 3, 5, 6):
@@ -171,8 +174,22 @@ def _constants(pb: Path) -> dict[str, np.ndarray]:
     }
     kept = {name: value for name, value in values.items() if len(value.tensor_shape.dim) in (1, 2)}
     if not kept:
-        raise UserError(f"{pb} is no frozen TensorFlow graph: it has {len(graph.node)} nodes and no constants")
-    return {name: make_ndarray(value) for name, value in kept.items()}
+        raise UserError(
+            f"{pb} is no frozen TensorFlow graph: of its {len(graph.node)} nodes none is a weight"
+        )
+    try:
+        return {name: _array(value) for name, value in kept.items()}
+    except ValueError as e:
+        raise UserError(f"{pb}: a constant is shorter or longer than its shape ({e})") from None
+
+
+def _array(tensor: TensorProto) -> np.ndarray:
+    """Raw bytes, or values of which the last stands for all that follow."""
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if tensor.tensor_content:
+        return np.frombuffer(tensor.tensor_content, "<f4").reshape(shape)
+    values = np.array(tensor.float_val, np.float32)
+    return np.pad(values, (0, int(np.prod(shape)) - len(values)), mode="edge").reshape(shape)
 
 
 def _content(pb: Path) -> bytes:
@@ -187,16 +204,9 @@ def _content(pb: Path) -> bytes:
         return archive.read(graphs[0])
 
 
-def _constant(pb: Path, constants: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
-    """The constant whose name ends in `name`, a pattern; None where there is none."""
-    found = [full for full in constants if re.fullmatch(f"(?:.*/)?{name}", full)]
-    if len(found) > 1:
-        raise UserError(f"{pb} is not DeepSpeech 0.1.0: several constants {_plain(name)}: {', '.join(found)}")
-    return constants[found[0]] if found else None
-
-
-def _plain(pattern: str) -> str:
-    return re.sub(r"\(\?:(\w+).*\)", lambda m: "" if m[1] == "es" else m[1], pattern)
+def _named(constants: Mapping[str, np.ndarray], names: list[str]) -> list[str]:
+    """The constants that bear one of `names`, in whatever scope."""
+    return [full for full in constants if any(full == name or full.endswith(f"/{name}") for name in names)]
 
 
 def _check_shapes(pb: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -212,5 +222,5 @@ def _check_shapes(pb: Path, arrays: Mapping[str, np.ndarray]) -> None:
     for part, shape in expected.items():
         if arrays[part].shape != shape:
             raise UserError(
-                f"{pb} is not DeepSpeech 0.1.0: {_plain(GRAPH_NAMES[part])} is {arrays[part].shape}, not {shape}"
+                f"{pb} is not DeepSpeech 0.1.0: {GRAPH_NAMES[part][0]} is {arrays[part].shape}, not {shape}"
             )

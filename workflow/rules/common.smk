@@ -11,6 +11,7 @@ from snakemake.utils import update_config
 sys.path.insert(0, str(ROOT))
 
 from difftalk import config as configuration
+from difftalk import weights
 from difftalk.errors import UserError
 from difftalk.fingerprint import fingerprint, fingerprint_files
 
@@ -42,6 +43,10 @@ MODELS = configuration.models(config)
 METHODS = [*configuration.BASELINES, *MODELS]
 OTHER_DATASETS = configuration.others(configuration.DATASET_MODULES, DATASET["name"])
 OTHER_BACKENDS = configuration.others(configuration.LANDMARK_MODULES, config["landmarks"]["backend"])
+OTHER_SPEECH = configuration.others(configuration.SPEECH_MODULES, config["speech"]["backend"])
+DEEPSPEECH = config["speech"]["backend"] == "deepspeech"
+# Here too, where rules ask which weights there are.
+os.environ["DIFFTALK_WEIGHTS"] = config["weights"]
 
 
 pathvars:
