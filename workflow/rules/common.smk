@@ -45,8 +45,8 @@ OTHER_DATASETS = configuration.others(configuration.DATASET_MODULES, DATASET["na
 OTHER_BACKENDS = configuration.others(configuration.LANDMARK_MODULES, config["landmarks"]["backend"])
 OTHER_SPEECH = configuration.others(configuration.SPEECH_MODULES, config["speech"]["backend"])
 DEEPSPEECH = config["speech"]["backend"] == "deepspeech"
-# Here too, where rules ask which weights there are.
-os.environ["DIFFTALK_WEIGHTS"] = config["weights"]
+# As in the jobs: the rules ask `weights.recorded` what lies there.
+os.environ.update(DIFFTALK_WEIGHTS=config["weights"])
 
 
 pathvars:

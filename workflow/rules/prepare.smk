@@ -126,7 +126,7 @@ rule speech:
     threads: 4 if DEEPSPEECH else 1
     resources:
         mem_mb=8000 if DEEPSPEECH else 2000,
-        runtime=240,
+        runtime=120,
         gpu=config["gpu"] if DEEPSPEECH else 0,
     params:
         settings=settings("speech"),
@@ -160,7 +160,8 @@ rule encode:
         gpu=config["gpu"],
     params:
         settings=settings("encode"),
-        code=fingerprint("difftalk.encode"),
+        # It reads the features from their table, whichever backend wrote them.
+        code=fingerprint("difftalk.encode", without=configuration.SPEECH_MODULES.values()),
     message:
         "Encode {wildcards.shard} with the first stage"
     shell:
