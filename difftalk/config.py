@@ -42,6 +42,7 @@ DATASET_MODULES = {
     "hdtf": "difftalk.datasets.hdtf.dataset",
 }
 LANDMARK_MODULES = {"dlib": "difftalk.face.dlib_faces", "face_alignment": "difftalk.face.fan_faces"}
+SPEECH_MODULES = {"mfcc": "difftalk.speech.mfcc", "deepspeech": "difftalk.speech.deepspeech"}
 
 # Methods that have no model: the truth, the ceiling and the floor.
 BASELINES = ("ground_truth", "reconstruction", "reference_copy")
