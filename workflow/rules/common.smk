@@ -54,8 +54,6 @@ OTHER_DATASETS = configuration.others(configuration.DATASET_MODULES, DATASET["na
 OTHER_BACKENDS = configuration.others(configuration.LANDMARK_MODULES, config["landmarks"]["backend"])
 OTHER_SPEECH = configuration.others(configuration.SPEECH_MODULES, config["speech"]["backend"])
 DEEPSPEECH = config["speech"]["backend"] == "deepspeech"
-# As in the jobs: the rules ask `weights.recorded` what lies there.
-os.environ.update(DIFFTALK_WEIGHTS=config["weights"])
 
 
 pathvars:
