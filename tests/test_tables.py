@@ -208,9 +208,7 @@ def test_the_funnel_adds_up_in_each_subset_and_as_a_page(flow):
     ]
     assert [r["clips"] for r in lines if r["subset"] == "WDA"] == ["6", "1", "1", "4"]
     page = flow["page"].read_text()
-    assert all(
-        word in page for word in ("RD", "WDA", "after landmarks", "shorter than was asked for")
-    )
+    assert all(word in page for word in ("RD", "WDA", "after landmarks", "shorter than was asked for"))
 
 
 @pytest.mark.parametrize(
