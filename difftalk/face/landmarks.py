@@ -93,11 +93,15 @@ def run(
             without truth). Of a clip without a face, the frames up to where this was clear.
         rejects: `rejects/landmarks/{shard}.csv`.
         max_reject_fraction: fail where more than this part of the clips is lost.
-        workers: processes, each with one clip at a time.
+        workers: processes, each with one clip at a time; `face_alignment` uses no more than two on a GPU.
 
     Raises:
         UserError: as `check_fraction`, and where the backend's weights are missing.
     """
+    if settings.backend == "face_alignment":
+        from difftalk.face.fan_faces import processes
+
+        workers = processes(workers)
     pairs = clips_with_sources(plan, shard, sources)
     jobs = [(clip.clip_id, _Job(clip, source, settings)) for clip, source in pairs]
     lost: list[Reject] = []

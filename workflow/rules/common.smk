@@ -11,6 +11,7 @@ from snakemake.utils import update_config
 sys.path.insert(0, str(ROOT))
 
 from difftalk import config as configuration
+from difftalk import weights
 from difftalk.errors import UserError
 from difftalk.fingerprint import fingerprint, fingerprint_files
 
@@ -42,6 +43,9 @@ MODELS = configuration.models(config)
 METHODS = [*configuration.BASELINES, *MODELS]
 OTHER_DATASETS = configuration.others(configuration.DATASET_MODULES, DATASET["name"])
 OTHER_BACKENDS = configuration.others(configuration.LANDMARK_MODULES, config["landmarks"]["backend"])
+FACE_ALIGNMENT = config["landmarks"]["backend"] == "face_alignment"
+# As in the jobs: the rules ask `weights.recorded` what lies there.
+os.environ.update(DIFFTALK_WEIGHTS=config["weights"])
 
 
 pathvars:

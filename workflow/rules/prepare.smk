@@ -69,10 +69,12 @@ rule landmarks:
         "../../envs/difftalk.yaml"
     threads: 4
     resources:
-        mem_mb=4000,
+        mem_mb=8000 if FACE_ALIGNMENT else 4000,
         runtime=480,
+        gpu=config["gpu"] if FACE_ALIGNMENT else 0,
     params:
         settings=settings("landmarks"),
+        weights=[weights.recorded(name) for name in ("s3fd", "2dfan4")] if FACE_ALIGNMENT else None,
         code=fingerprint("difftalk.face.landmarks", without=OTHER_BACKENDS),
     message:
         "Find faces and landmarks in {wildcards.shard}"
