@@ -16,7 +16,7 @@ from difftalk.face.tracks import fill_gaps
 from difftalk.parallel import map_clips
 from difftalk.rejects import Reject, check_fraction, write_rejects
 from difftalk.shards import write_shard
-from difftalk.video import FPS, SOUND_RATE, encode_video, probe, read_frames
+from difftalk.video import FPS, SOUND_RATE, Picture, encode_video, probe, read_pictures
 
 # The forehead is half as high as the face from the brows to the chin: thirds of a face, as they are drawn.
 FOREHEAD = 0.5
@@ -107,7 +107,7 @@ def clip_crop(job: _Job) -> dict[str, Any]:
     outside = outside_fraction(box, (info.width, info.height))
     if outside > MAX_OUTSIDE:
         raise ClipError("out_of_frame", f"{outside:.0%} of the crop lies outside the picture")
-    frames = read_frames(job.source, clip.start_s, clip.end_s)
+    frames = read_pictures(job.source, clip.start_s, clip.end_s)
     cut = [cut_square(frame, box, settings.size) for frame in frames]
     count = len(cut)
     if count < settings.min_frames:
@@ -119,7 +119,8 @@ def clip_crop(job: _Job) -> dict[str, Any]:
     sound = read_audio(job.source, clip.start_s, clip.start_s + count / FPS)
     assert len(sound) == round(count / FPS * SOUND_RATE)
     return {
-        "mp4": encode_video(cut, crf=settings.crf, pix_fmt="yuv444p"),
+        # Three times as fast as x264's `medium` at 256 pixels, and no worse: it is the file that gets larger.
+        "mp4": encode_video(cut, crf=settings.crf, preset="superfast", pix_fmt="yuv444p"),
         "flac": encode_flac(sound),
         "landmarks.npy": to_crop(points[:count], box, settings.size),
         "json": {
@@ -166,7 +167,7 @@ def outside_fraction(box: tuple[int, int, int, int], picture: tuple[int, int]) -
     return 1 - inside / ((x1 - x0) * (y1 - y0))
 
 
-def cut_square(frame: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+def cut_square(frame: np.ndarray | Picture, box: tuple[int, int, int, int], size: int) -> np.ndarray:
     """The `(size, size, 3)` crop of a picture, the border repeated where the square leaves it.
 
     Scaled down by area averaging, up by bicubic interpolation.

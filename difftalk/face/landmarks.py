@@ -16,7 +16,7 @@ from difftalk.face.tracks import Face, fill_gaps, smooth, split_tracks
 from difftalk.files import atomic_file
 from difftalk.parallel import map_clips
 from difftalk.rejects import Reject, check_fraction, write_rejects
-from difftalk.video import FPS, read_frames
+from difftalk.video import FPS, Picture, read_pictures
 
 SCHEMA = pa.schema(
     [
@@ -143,7 +143,7 @@ def clip_landmarks(job: _Job) -> Track:
         ClipError: where the source cannot be decoded; other reasons are in the track.
     """
     clip, settings = job.clip, job.settings
-    frames = read_frames(job.source, clip.start_s, clip.end_s)
+    frames = read_pictures(job.source, clip.start_s, clip.end_s)
     asked = clip.frames
     may_lack = asked - settings.min_detection_rate * asked
     faces: list[Face | None] = []
@@ -168,12 +168,14 @@ def clip_landmarks(job: _Job) -> Track:
     )
 
 
-def _follow(frames: Iterable[np.ndarray], settings: Settings) -> Iterator[Face | None]:
+def _follow(frames: Iterable[Picture], settings: Settings) -> Iterator[Face | None]:
     if settings.backend == "dlib":
-        from difftalk.face.dlib_faces import follow
-    else:
-        from difftalk.face.fan_faces import follow
-    return follow(frames, settings.detect_every, settings.min_face_px)
+        from difftalk.face import dlib_faces
+
+        return dlib_faces.follow(frames, settings.detect_every, settings.min_face_px)
+    from difftalk.face import fan_faces
+
+    return fan_faces.follow((f[:, :] for f in frames), settings.detect_every, settings.min_face_px)
 
 
 def _track(faces: list[Face | None], frames: list[int]) -> Track:
