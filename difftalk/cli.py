@@ -48,7 +48,7 @@ STAGES = {
     "speech": Stage(
         "difftalk.speech.features",
         "compute the speech features of a shard, 50 steps a second",
-        "plan shard sources settings out rejects max-reject-fraction workers",
+        "crops settings out rejects max-reject-fraction",
     ),
     "autoencoder": Stage(
         "difftalk.training.autoencoder",

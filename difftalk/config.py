@@ -27,6 +27,7 @@ DATASET_KEYS = {
 # The modules of which a stage uses one, so that its fingerprint can leave out the others.
 DATASET_MODULES = {"demo": "difftalk.datasets.demo.dataset", "local": "difftalk.datasets.local"}
 LANDMARK_MODULES = {"dlib": "difftalk.face.dlib_faces", "face_alignment": "difftalk.face.fan_faces"}
+SPEECH_MODULES = {"mfcc": "difftalk.speech.mfcc", "deepspeech": "difftalk.speech.deepspeech"}
 
 # Methods that have no model: the truth, the ceiling and the floor.
 BASELINES = ("ground_truth", "reconstruction", "reference_copy")

@@ -44,6 +44,8 @@ METHODS = [*configuration.BASELINES, *MODELS]
 OTHER_DATASETS = configuration.others(configuration.DATASET_MODULES, DATASET["name"])
 OTHER_BACKENDS = configuration.others(configuration.LANDMARK_MODULES, config["landmarks"]["backend"])
 FACE_ALIGNMENT = config["landmarks"]["backend"] == "face_alignment"
+OTHER_SPEECH = configuration.others(configuration.SPEECH_MODULES, config["speech"]["backend"])
+DEEPSPEECH = config["speech"]["backend"] == "deepspeech"
 # As in the jobs: the rules ask `weights.recorded` what lies there.
 os.environ.update(DIFFTALK_WEIGHTS=config["weights"])
 

@@ -117,8 +117,7 @@ rule crops:
 
 rule speech:
     input:
-        plan="<run>/plan/clips.parquet",
-        sources="<run>/sources/{shard}",
+        crops="<run>/crops/{shard}.tar",
     output:
         speech="<run>/speech/{shard}.parquet",
         rejects="<run>/rejects/speech/{shard}.csv",
@@ -126,20 +125,21 @@ rule speech:
         "<run>/logs/speech/{shard}.log",
     conda:
         "../../envs/difftalk.yaml"
-    threads: 2
+    threads: 4 if DEEPSPEECH else 1
     resources:
-        mem_mb=2000,
+        mem_mb=8000 if DEEPSPEECH else 2000,
         runtime=120,
+        gpu=config["gpu"] if DEEPSPEECH else 0,
     params:
         settings=settings("speech"),
-        code=fingerprint("difftalk.speech.features"),
+        weights=weights.recorded("deepspeech-0.1.0") if DEEPSPEECH else None,
+        code=fingerprint("difftalk.speech.features", without=OTHER_SPEECH),
     message:
         "Compute the speech features of {wildcards.shard}"
     shell:
         """
-        difftalk speech --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
-            --settings {params.settings:q} --out {output.speech} --rejects {output.rejects} \
-            --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
+        difftalk speech --crops {input.crops} --settings {params.settings:q} --out {output.speech} \
+            --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --log {log}
         """
 
 
@@ -162,7 +162,8 @@ rule encode:
         gpu=config["gpu"],
     params:
         settings=settings("encode"),
-        code=fingerprint("difftalk.encode"),
+        # It reads the features from their table, whichever backend wrote them.
+        code=fingerprint("difftalk.encode", without=configuration.SPEECH_MODULES.values()),
     message:
         "Encode {wildcards.shard} with the first stage"
     shell:
