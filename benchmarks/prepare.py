@@ -95,12 +95,10 @@ def compare(name: str, videos: Path, work: Path, args: argparse.Namespace) -> st
     rows: Seconds = {}
     found = searched = 0
     for number in range(args.rounds):
-        of_round: Seconds = {}
-        jobs = [(c.clip_id, (files[c.clip_id], c.end_s)) for c in kept]
-        for label, decode in {"bare decode": decode_raw, "decode to RGB at 25/s": decode_rgb}.items():
-            of_round[label] = timed(
-                lambda d=decode: consume(map_clips(d, jobs, stage="decode", workers=args.workers))
-            )
+        of_round = {
+            "bare decode": timed(lambda: decode(decode_raw, files, kept, args.workers)),
+            "decode to RGB at 25/s": timed(lambda: decode(decode_rgb, files, kept, args.workers)),
+        }
         of_round |= Preparation(work / "kept", work / f"round-{number}", args).run()
         of_round["community"] = of_round["community, seeking"] = 0.0
         for clip in kept:
@@ -151,11 +149,20 @@ class Preparation:
         size = ["--settings", json.dumps({"size": self.args.size})]
         quality = ["--quality", str(self.folder / "quality.csv")]
         speech = str(self.folder / "speech.parquet")
+        workers = ["--workers", str(self.args.workers)]
         commands = {
-            "fetch": [*planned, *dataset, "--out", at["sources"]],
-            "landmarks": [*sources, "--settings", "{}", "--out", at["landmarks.parquet"], *quality],
-            "crops": [*sources, "--landmarks", at["landmarks.parquet"], *size, "--out", at["crops.tar"]],
-            "speech": [*sources, "--settings", "{}", "--out", speech],
+            "fetch": [*planned, *dataset, "--out", at["sources"], *workers],
+            "landmarks": [*sources, "--settings", "{}", "--out", at["landmarks.parquet"], *quality, *workers],
+            "crops": [
+                *sources,
+                "--landmarks",
+                at["landmarks.parquet"],
+                *size,
+                "--out",
+                at["crops.tar"],
+                *workers,
+            ],
+            "speech": ["--crops", at["crops.tar"], "--settings", "{}", "--out", speech],
         }
         return {stage: timed(lambda s=stage: self._command(s, commands[s])) for stage in STAGES}
 
@@ -164,9 +171,10 @@ class Preparation:
 
     def _command(self, stage: str, arguments: list[str]) -> None:
         common = ["--rejects", str(self.folder / f"{stage}.csv"), "--max-reject-fraction", "1"]
-        workers = ["--workers", str(self.args.workers), "--log", str(self.folder / f"{stage}.log")]
-        command = [sys.executable, "-m", "difftalk", stage, *arguments, *common, *workers]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "difftalk", stage, *arguments, *common]
+        subprocess.run(
+            [*command, "--log", str(self.folder / f"{stage}.log")], check=True, capture_output=True
+        )
 
 
 class Sample:
@@ -252,10 +260,16 @@ def decode_rgb(job: tuple[Path, float]) -> int:
     return sum(1 for _ in read_frames(job[0], 0.0, job[1]))
 
 
-def consume(results: "object") -> None:
-    for clip_id, result in results:  # type: ignore[attr-defined]
-        if isinstance(result, Reject):
-            raise RuntimeError(f"{clip_id}: {result.detail}")
+def decode(
+    work: Callable[[tuple[Path, float]], int], files: dict[str, Path], clips: list[Clip], workers: int
+) -> None:
+    """Decode files in as many processes as a stage has."""
+    jobs = [(c.clip_id, (files[c.clip_id], c.end_s)) for c in clips]
+    lengths = [c.frames for c in clips]
+    results = map_clips(work, jobs, stage="decode", workers=workers, lengths=lengths)
+    failed = [r.detail for _, r in results if isinstance(r, Reject)]
+    if failed:
+        raise RuntimeError(failed[0])
 
 
 def timed(work: Callable[[], object]) -> float:

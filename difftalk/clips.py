@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
         ("box_height", pa.float32()),
         ("subset", pa.string()),
         ("sha256", pa.string()),
+        ("crop_ratio", pa.float32()),
     ]
 )
 
@@ -45,6 +46,7 @@ class Clip:
         box_height: height in pixels of the frame that `box` refers to; None means that of the source.
         subset: part of the dataset that the funnel counts apart, such as `RD`; empty where there are none.
         sha256: of the source's file, where the plan is a frozen one; empty where any file will do.
+        crop_ratio: by how much the dataset enlarges the square around the face of a clip without box; None means 1.
     """
 
     clip_id: str
@@ -59,6 +61,7 @@ class Clip:
     box_height: float | None = None
     subset: str = ""
     sha256: str = ""
+    crop_ratio: float | None = None
 
     @property
     def frames(self) -> int:

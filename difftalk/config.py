@@ -29,6 +29,12 @@ DATASET_MODULES = {"demo": "difftalk.datasets.demo.dataset", "local": "difftalk.
 LANDMARK_MODULES = {"dlib": "difftalk.face.dlib_faces", "face_alignment": "difftalk.face.fan_faces"}
 SPEECH_MODULES = {"mfcc": "difftalk.speech.mfcc", "deepspeech": "difftalk.speech.deepspeech"}
 
+# The gates that each stage asks; a stage's settings hold them, so that a gate reruns its own stage alone.
+GATES = {
+    "landmarks": ("scene_cut_ratio", "several_faces_share", "frozen_seconds"),
+    "crops": ("length_mismatch_seconds", "sync"),
+}
+
 # Methods that have no model: the truth, the ceiling and the floor.
 BASELINES = ("ground_truth", "reconstruction", "reference_copy")
 
@@ -83,7 +89,7 @@ def with_defaults(config: Config, schema: Mapping[str, Any]) -> Config:
     for key, inner in schema.get("properties", {}).items():
         if "default" in inner:
             filled.setdefault(key, inner["default"])
-        if "properties" in inner:
+        if "properties" in inner and filled.get(key, {}) is not None:
             filled[key] = with_defaults(filled.get(key, {}), inner)
     return filled
 
@@ -131,6 +137,21 @@ def dataset(config: Config) -> Config:
             raise UserError(f"config: videos: no folder {videos} (seen from {Path.cwd()})")
         chosen["videos"] = str(videos)
     return chosen | {"name": name}
+
+
+def gated(config: Config, stage: str) -> Config:
+    """Settings of the stage `landmarks` or `crops`: its section with the gates that it asks.
+
+    Raises:
+        UserError: if crops are to be judged by a sync expert that is trained on those crops.
+    """
+    gates = config["gates"]
+    if gates["sync"] is not None and config["syncnet"] == "train":
+        raise UserError(
+            "config: gates.sync needs a sync expert before there are crops to train one on, but syncnet is `train`: "
+            "set syncnet to `embedded` or a path, or gates.sync to null"
+        )
+    return config[stage] | {"gates": {key: gates[key] for key in GATES[stage]}}
 
 
 def others(modules: Mapping[str, str], chosen: str) -> list[str]:

@@ -109,6 +109,10 @@ class Picture:
             return self._whole[y0:y1, x0:x1]
         return _rgb_part(self._frame, left, top, right, bottom)[y0 - top : y1 - top, x0 - left : x1 - left]
 
+    def scaled(self, width: int, height: int) -> np.ndarray:
+        """The whole picture at another size, `(height, width, 3)`: a small one costs less than the picture itself."""
+        return _rgb(self._frame, (width, height))
+
 
 def read_frames(
     path: str | Path,

@@ -26,8 +26,11 @@ PREDICTOR = "shape_predictor_68_face_landmarks.dat"
 DETECTOR_PX = 80  # width of the smallest face that the detector finds
 SEARCHED_PX = (640, 1280)  # longer side of the pictures searched before the full one
 CLOSE_UP_PX = 110  # width of a known face when the detector looks at its surroundings
+OTHERS_EVERY = 25  # pictures from one look for other faces to the next
+OTHERS_PX = 960  # longer side, at most, of the picture that is searched for them
 FACE_PX = 400  # width of the face when its landmarks are predicted
 MIN_SCORE, MIN_SCORE_KNOWN = 0.0, -0.3  # of a new face; of one that was there before
+MIN_SCORE_OTHER = 0.2  # of one that speaks against a clip
 # Shifts (parts of the side) and sizes of the boxes over which landmarks are averaged: on drawn speakers, whose truth
 # is known, one box jitters half as much again as these three, and five are hardly better.
 BOXES = ((0.0, -0.03, 1.0), (0.03, 0.02, 1.03), (-0.03, 0.02, 0.97))
@@ -68,7 +71,7 @@ def follow(
                 known.correct(box)
         points = _points(frame, known.box)
         last = known.box
-        yield Face(last, points, score)
+        yield Face(last, points, score, _others(frame, last) if k % OTHERS_EVERY == 0 else None)
         known.follow(points)
 
 
@@ -100,6 +103,20 @@ def _confirm(frame: np.ndarray | Picture, box: np.ndarray) -> tuple[np.ndarray, 
     found = _detect(grey, corner, CLOSE_UP_PX / (box[2] - box[0]), MIN_SCORE_KNOWN)
     found = [f for f in found if iou(f[0], box) >= SAME_FACE_IOU]
     return max(found, key=lambda f: iou(f[0], box)) if found else None
+
+
+def _others(frame: np.ndarray | Picture, box: np.ndarray) -> int:
+    """How many faces at least half as wide as that at `box` are elsewhere in the picture.
+
+    The picture is scaled so that the smallest of these is just large enough for the detector, but to OTHERS_PX at most.
+    """
+    grey = cv2.cvtColor(frame[:, :], cv2.COLOR_RGB2GRAY)
+    width = float(box[2] - box[0])
+    scale = min(2 * DETECTOR_PX / width, OTHERS_PX / max(grey.shape))
+    found = [f for f, _ in _detect(grey, (0, 0), scale, MIN_SCORE_OTHER)]
+    middles = [((f[0] + f[2]) / 2, (f[1] + f[3]) / 2) for f in found]
+    elsewhere = [not (box[0] <= x <= box[2] and box[1] <= y <= box[3]) for x, y in middles]
+    return sum(e and 2 * (f[2] - f[0]) >= width for f, e in zip(found, elsewhere, strict=True))
 
 
 def _detect(

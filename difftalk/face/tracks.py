@@ -119,17 +119,18 @@ def smooth(points: np.ndarray) -> np.ndarray:
     if len(points) < 3:
         return points.copy()
     x = points[..., 0] + 1j * points[..., 1]
-    centre, turn, rest = _pose_and_rest(x)
+    centre, turn = head_pose(x)
+    rest = (x - centre[:, None]) / turn[:, None]
     rest[:, STILL] = _savgol(rest[:, STILL], 7)
     rest[:, JAW_SIDES] = _savgol(rest[:, JAW_SIDES], 9)
     calm = _savgol(centre, 9)[:, None] + _savgol(turn, 9)[:, None] * rest
     return np.stack([calm.real, calm.imag], axis=-1).astype(points.dtype)
 
 
-def _pose_and_rest(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre `(T,)` and turn-and-scale `(T,)` of each frame against the clip's mean shape, and the points in it.
+def head_pose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre `(T,)` and turn-and-scale `(T,)` of the head in each frame, against the clip's mean shape.
 
-    Points are complex numbers, `x = centre + turn * rest`, least squares over the still points.
+    A similarity, least squares over the still points: `x = centre + turn * shape`, points `(T, 68)` as complex numbers.
     """
     still = x[:, STILL]
     model = still[len(x) // 2] - still[len(x) // 2].mean()
@@ -137,8 +138,7 @@ def _pose_and_rest(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         centred = still - still.mean(axis=1, keepdims=True)
         turn = (centred @ model.conj()) / np.vdot(model, model).real
         model = (centred / turn[:, None]).mean(axis=0)
-    centre = still.mean(axis=1)
-    return centre, turn, (x - centre[:, None]) / turn[:, None]
+    return still.mean(axis=1), turn
 
 
 def _savgol(values: np.ndarray, window: int) -> np.ndarray:
