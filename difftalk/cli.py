@@ -45,7 +45,7 @@ STAGES = {
     "crops": Stage(
         "difftalk.face.crops",
         "cut the square face crops of a shard, with their sound",
-        "plan shard sources landmarks settings out rejects max-reject-fraction workers",
+        "plan shard sources landmarks syncnet? settings out rejects max-reject-fraction workers",
     ),
     "speech": Stage(
         "difftalk.speech.features",

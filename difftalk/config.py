@@ -44,6 +44,12 @@ DATASET_MODULES = {
 LANDMARK_MODULES = {"dlib": "difftalk.face.dlib_faces", "face_alignment": "difftalk.face.fan_faces"}
 SPEECH_MODULES = {"mfcc": "difftalk.speech.mfcc", "deepspeech": "difftalk.speech.deepspeech"}
 
+# The gates that each stage asks; a stage's settings hold them, so that a gate reruns its own stage alone.
+GATES = {
+    "landmarks": ("scene_cut_ratio", "several_faces_share", "frozen_seconds"),
+    "crops": ("length_mismatch_seconds", "sync"),
+}
+
 # Methods that have no model: the truth, the ceiling and the floor.
 BASELINES = ("ground_truth", "reconstruction", "reference_copy")
 
@@ -98,7 +104,7 @@ def with_defaults(config: Config, schema: Mapping[str, Any]) -> Config:
     for key, inner in schema.get("properties", {}).items():
         if "default" in inner:
             filled.setdefault(key, inner["default"])
-        if "properties" in inner:
+        if "properties" in inner and filled.get(key, {}) is not None:
             filled[key] = with_defaults(filled.get(key, {}), inner)
     return filled
 
@@ -155,6 +161,21 @@ def dataset_files(dataset: Config) -> str | None:
     """A hash over the files of the user's own that a dataset (as `dataset` gives it) reads; None without any."""
     folders = [dataset[key] for key in ("videos", "files", "table") if dataset.get(key) is not None]
     return " ".join(listing(folder) for folder in folders) or None
+
+
+def gated(config: Config, stage: str) -> Config:
+    """Settings of the stage `landmarks` or `crops`: its section with the gates that it asks.
+
+    Raises:
+        UserError: if crops are to be judged by a sync expert that is trained on those crops.
+    """
+    gates = config["gates"]
+    if gates["sync"] is not None and config["syncnet"] == "train":
+        raise UserError(
+            "config: gates.sync needs a sync expert before there are crops to train one on, but syncnet is `train`: "
+            "set syncnet to `embedded` or a path, or gates.sync to null"
+        )
+    return config[stage] | {"gates": {key: gates[key] for key in GATES[stage]}}
 
 
 def others(modules: Mapping[str, str], chosen: str) -> list[str]:

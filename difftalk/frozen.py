@@ -49,7 +49,8 @@ def read_frozen(path: Path) -> list[Clip]:
             values: dict[str, Any] = dict(row)
             values["start_s"], values["end_s"] = float(row["start_s"]), float(row["end_s"])
             values["box"] = tuple(map(float, row["box"].split())) or None
-            values["box_height"] = float(row["box_height"]) if row["box_height"] else None
+            for column in ("box_height", "crop_ratio"):
+                values[column] = float(row[column]) if row[column] else None
             if row["split"] not in ("train", "test"):
                 raise ValueError(f"split {row['split']!r}")
             for name in (row["clip_id"], row["source_id"]):

@@ -31,6 +31,7 @@ try:
     configuration.check(config, schema, sources)
     config.update(configuration.with_defaults(config, schema))
     DATASET = configuration.dataset(config)
+    GATED = {stage: json.dumps(configuration.gated(config, stage)) for stage in configuration.GATES}
 except UserError as error:
     # A line for a person. Raised, it would come with the lines of this file.
     sys.exit(f"difftalk: {error}")
@@ -50,8 +51,10 @@ ALL_REJECTS = expand(
     stage=["fetch", "landmarks", "crops", "speech", "encode"],
     shard=SHARDS,
 )
+SYNC_GATE = config["gates"]["sync"] is not None
 OTHER_DATASETS = configuration.others(configuration.DATASET_MODULES, DATASET["name"])
 OTHER_BACKENDS = configuration.others(configuration.LANDMARK_MODULES, config["landmarks"]["backend"])
+FACE_ALIGNMENT = config["landmarks"]["backend"] == "face_alignment"
 OTHER_SPEECH = configuration.others(configuration.SPEECH_MODULES, config["speech"]["backend"])
 DEEPSPEECH = config["speech"]["backend"] == "deepspeech"
 

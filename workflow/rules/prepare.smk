@@ -76,10 +76,12 @@ rule landmarks:
         "../../envs/difftalk.yaml"
     threads: 4
     resources:
-        mem_mb=4000,
+        mem_mb=8000 if FACE_ALIGNMENT else 4000,
         runtime=480,
+        gpu=config["gpu"] if FACE_ALIGNMENT else 0,
     params:
-        settings=settings("landmarks"),
+        settings=GATED["landmarks"],
+        weights=[weights.recorded(name) for name in ("s3fd", "2dfan4")] if FACE_ALIGNMENT else None,
         code=fingerprint("difftalk.face.landmarks", without=OTHER_BACKENDS),
     message:
         "Find faces and landmarks in {wildcards.shard}"
@@ -96,6 +98,7 @@ rule crops:
         plan="<run>/plan/clips.parquet",
         sources="<run>/sources/{shard}",
         landmarks="<run>/landmarks/{shard}.parquet",
+        syncnet="<run>/models/syncnet" if SYNC_GATE else [],
     output:
         crops="<run>/crops/{shard}.tar",
         rejects="<run>/rejects/crops/{shard}.csv",
@@ -105,17 +108,18 @@ rule crops:
         "../../envs/difftalk.yaml"
     threads: 4
     resources:
-        mem_mb=4000,
+        mem_mb=8000 if SYNC_GATE else 4000,
         runtime=240,
+        gpu=config["gpu"] if SYNC_GATE else 0,
     params:
-        settings=settings("crops"),
-        code=fingerprint("difftalk.face.crops"),
+        settings=GATED["crops"],
+        code=fingerprint("difftalk.face.crops", without=[] if SYNC_GATE else ["difftalk.face.sync_gate"]),
     message:
         "Cut the face crops of {wildcards.shard}"
     shell:
         """
         difftalk crops --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
-            --landmarks {input.landmarks} --settings {params.settings:q} --out {output.crops} \
+            --landmarks {input.landmarks} --syncnet {input.syncnet} --settings {params.settings:q} --out {output.crops} \
             --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
         """
 

@@ -108,6 +108,7 @@ class Settings:
             uri=f"youtube:{row.youtube_id}",
             box=_box(row),
             box_height=row.height,
+            crop_ratio=row.crop_ratio,
             subset=row.subset,
             left_out=f"duplicate: shows a stretch that is in {other} too" if verdict in REPEATED else "",
         )
