@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from difftalk import __version__, progress, settings
+from difftalk import __version__, launch, progress, settings
 from difftalk.errors import UserError
 
 
@@ -63,7 +63,7 @@ STAGES = {
     "train": Stage(
         "difftalk.training.train",
         "train the model of one experiment",
-        "shards... autoencoder settings state out",
+        "shards... autoencoder settings state curves? data-workers processes out",
     ),
     "sample": Stage(
         "difftalk.sampling.sample",
@@ -93,10 +93,15 @@ STAGES = {
     ),
 }  # fmt: skip
 
+# Of flags that may be left out.
+DEFAULTS = {"workers": 1, "data-workers": 0, "processes": 1}
+
 TYPES: dict[str, Any] = {
+    "data-workers": int,
     "dataset": json.loads,
     "json": json.loads,
     "method": str,
+    "processes": int,
     "shard": str,
     "source": str,
     "settings": str,
@@ -107,6 +112,8 @@ TYPES: dict[str, Any] = {
 HELP = {
     "autoencoder": "folder of the first stage",
     "crops": "crops/SHARD.tar",
+    "curves": "folder for TensorBoard",
+    "data-workers": "processes that prepare batches ahead, for each that trains; 0: none",
     "dataset": "what the dataset is, as JSON",
     "funnel": "funnel.csv",
     "landmarks": "landmarks/SHARD.parquet",
@@ -117,6 +124,7 @@ HELP = {
     "models": "folders of the models",
     "out": "the file or folder to write",
     "plan": "plan/clips.parquet",
+    "processes": "processes that train together, one for each GPU",
     "quality": "landmarks/SHARD.quality.csv",
     "rejects": "rejects/STAGE/SHARD.csv",
     "samples": "samples/METHOD/SHARD",
@@ -127,7 +135,7 @@ HELP = {
     "source": "embedded, train, or the path of an existing one",
     "sources": "sources/SHARD",
     "speech": "speech/SHARD.parquet",
-    "state": "folder for checkpoints; the newest one that matches is resumed from",
+    "state": "folder for checkpoints; the newest is resumed from",
     "store": "folder that keeps every source once",
     "syncnet": "folder of the sync expert",
     "tables": "folder of the tables",
@@ -156,8 +164,8 @@ def _add_flag(verb: argparse.ArgumentParser, flag: str) -> None:
     flag, _, kind = flag.partition("=")
     name = flag.rstrip(".?")
     options: dict[str, Any] = {"type": TYPES.get(kind or name, Path), "help": HELP[name]}
-    if name == "workers":
-        options["default"] = 1
+    if name in DEFAULTS:
+        options["default"] = DEFAULTS[name]
     elif flag.endswith("..."):
         options.update(nargs="*", default=[])
     elif flag.endswith("?"):
@@ -168,13 +176,22 @@ def _add_flag(verb: argparse.ArgumentParser, flag: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one stage. Exit status 0: done, 1: a fault of ours or the machine's, 2: the user can put it right."""
+    """Run one stage. Exit status 0: done, 1: a fault of ours or the machine's, 2: the user can put it right.
+
+    128 + the number of a signal: it ended the stage. The same command takes the work up again.
+    """
+    argv = sys.argv[1:] if argv is None else argv
     values = vars(parser().parse_args(argv))
     name, log = values.pop("stage"), values.pop("log")
+    rank = launch.rank()
+    if (processes := values.pop("processes", 1)) > 1 and rank is None:
+        return launch.launch(processes, argv)
     # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGUSR1, _stop)
     if log is not None:
-        progress.log_to(log, "" if log.stem == name else log.stem.replace(".", " "))
+        label = "" if log.stem == name else log.stem.replace(".", " ")
+        progress.log_to(log, label, is_second=bool(rank))
     try:
         _run(STAGES[name], values)
     except UserError as e:

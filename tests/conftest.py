@@ -1,5 +1,6 @@
 """A snakemake to run in a folder of its own, and one small run of the whole workflow that the tests share."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported: threads that wait for one another take longer over small networks than one alone.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "config" / "tiny.yaml"

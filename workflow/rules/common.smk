@@ -59,6 +59,7 @@ with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.de
 shell.prefix(
     f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={shlex.quote(config['weights'])}; "
     f"max_reject_fraction={config['max_reject_fraction']}; "
+    f"training_processes={config['training_processes']} training_workers={config['training_workers']}; "
     f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
 )
 
