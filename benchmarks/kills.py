@@ -64,8 +64,8 @@ def main() -> None:
         whole_s = time.monotonic() - began
         print(f"undisturbed: {whole_s:.1f} s, {args.steps} steps", flush=True)
 
-        kills = finished = 0
-        while kills < args.kills or (folder / "state-killed").is_dir():
+        kills = finished = status = 0
+        while kills < args.kills or status != 0:
             number = rng.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1))
             wait_s = rng.uniform(0.2, 1.0) * whole_s if kills < args.kills else 3600
             with subprocess.Popen(command("killed"), stderr=subprocess.PIPE, text=True) as job:
@@ -74,19 +74,21 @@ def main() -> None:
                 except subprocess.TimeoutExpired:
                     job.send_signal(number)
                     said = job.communicate()[1]
-                    kills += job.returncode != 0
+                    kills += 1
+            status = job.returncode
             newest = max((p.stem for p in (folder / "state-killed").glob("step-*.pt")), default="nothing")
-            if job.returncode == 0:
+            if status == 0:
                 finished += 1
                 assert same(folder / "whole", folder / "killed"), "the weights differ"
                 print(f"finished: weights equal bit for bit ({finished})", flush=True)
                 shutil.rmtree(folder / "killed")
+                shutil.rmtree(folder / "state-killed")
             else:
                 expected = {128 + number, -number}
-                assert job.returncode in expected, f"status {job.returncode}, not {expected}: {said}"
+                assert status in expected, f"status {status}, not {expected}: {said}"
                 saved = re.search(r"saved step \d+", said)
                 print(
-                    f"{kills:3d} {number.name} after {wait_s:5.1f} s, status {job.returncode}, "
+                    f"{kills:3d} {number.name} after {wait_s:5.1f} s, status {status}, "
                     f"{saved[0] if saved else 'not asked to save'}, newest checkpoint {newest}",
                     flush=True,
                 )

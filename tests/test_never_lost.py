@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,18 @@ def test_edited_code_is_refused_unless_it_is_accepted(made: Path) -> None:
     with pytest.raises(UserError, match="code: the training's was edited"):
         train(made, "coded")
     assert same_weights(made / "whole", train(made, "coded", accept_changed_code=True))
+
+
+def test_a_finished_model_that_was_thrown_away_is_put_back(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = weights(train(made, "discarded", steps=2))
+    shutil.rmtree(made / "discarded")
+    after = weights(train(made, "discarded", steps=2, log_every=1))
+    assert "its model is put back" in capsys.readouterr().err
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    train(made, "discarded", steps=2, learning_rate=2e-3)
+    assert "put back" not in capsys.readouterr().err, "another one is trained, and not refused"
 
 
 def test_other_data_is_named() -> None:

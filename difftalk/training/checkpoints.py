@@ -3,11 +3,13 @@
 import errno
 import hashlib
 import json
+import os
 import pickle
 import re
+import shutil
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ import numpy as np
 import torch
 
 from difftalk.errors import UserError
-from difftalk.files import atomic_file
+from difftalk.files import atomic_file, atomic_folder
 from difftalk.fingerprint import fingerprint
 from difftalk.progress import say
 
 KEPT = 2
+FINISHED = "finished"
 NO_ROOM = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota is used up",
@@ -126,6 +129,33 @@ def differences(old: str, new: str) -> dict[str, str]:
         if before.get(part) != now.get(part):
             found[part] = words
     return found
+
+
+def keep_finished(state: Path, model: Path, made_of: str) -> None:
+    """Exchange the checkpoints for a record of the finished model, of links to its files that take no room.
+
+    Whoever ran the job may die before it takes note of the end, or signal it in its last moment, and then throws the
+    model away as unfinished.
+    """
+    with suppress(OSError), atomic_folder(state / FINISHED) as beside:  # no links: another file system
+        shutil.copytree(model, beside / "model", copy_function=os.link)
+        (beside / "made_of.json").write_text(made_of)
+    for path in (*_checkpoints(state), state / "log.jsonl"):
+        path.unlink(missing_ok=True)
+
+
+def restore_finished(state: Path, model: Path, made_of: str, may_change: Collection[str] = ()) -> bool:
+    """Put the model of the record in its place, if it is what is asked for; the record of another is removed."""
+    record = state / FINISHED
+    if not (record / "made_of.json").is_file():
+        return False
+    if set(differences((record / "made_of.json").read_text(), made_of)) - set(may_change):
+        shutil.rmtree(record)
+        return False
+    with atomic_folder(model) as beside:
+        shutil.copytree(record / "model", beside, copy_function=os.link, dirs_exist_ok=True)
+    say(f"{model}: this training had come to its end, its model is put back; to train anew delete {state}")
+    return True
 
 
 @contextmanager

@@ -29,7 +29,15 @@ from difftalk.models.conditioning import Conditioner
 from difftalk.models.denoiser import build_denoiser, noise_schedule, stack_inputs, use_one_token_shortcut
 from difftalk.models.pipeline import DiffTalkPipeline
 from difftalk.progress import Progress, say
-from difftalk.training.checkpoints import continued, made_of, newest_whole, room_for, save_checkpoint
+from difftalk.training.checkpoints import (
+    continued,
+    keep_finished,
+    made_of,
+    newest_whole,
+    restore_finished,
+    room_for,
+    save_checkpoint,
+)
 from difftalk.training.data import (
     LatentClips,
     Steps,
@@ -133,8 +141,14 @@ def run(
             f"has to be a multiple of {ranks} processes x training.accumulation {settings.accumulation}"
         )
 
-    # The same seed gives the same first weights and, below, the same batches, noise and timesteps.
+    # Nothing to do, if it was done and whoever asked for it did not notice.
     clips = LatentClips(shards, _neighbours(settings) if "audio" in settings.conditions else 1)
+    origin = made_of(settings, clips.extract(), __name__)
+    found = broadcast_object_list([is_main and restore_finished(state, out, origin, MAY_CHANGE)])
+    if found[0]:
+        return
+
+    # The same seed gives the same first weights and, below, the same batches, noise and timesteps.
     torch.manual_seed(settings.seed)
     unet, conditioner = build_models(settings, clips)
     channels_last = on_gpu if settings.channels_last == "auto" else settings.channels_last
@@ -152,7 +166,6 @@ def run(
 
     # Continue where a killed run stopped, if it was of the same settings, data and code.
     start, log, losses, norms = 0, [], [], []
-    origin = made_of(settings, clips.extract(), __name__)
     found = broadcast_object_list([newest_whole(state) if is_main else None])
     saved: Path | None = found[0]
     if saved is not None:
@@ -278,7 +291,7 @@ def run(
         pipeline = DiffTalkPipeline(unet, conditioner, scheduler, settings.conditions)
         with room_for(out, f"the checkpoints in {state} are intact"):
             pipeline.save(out, autoencoder=autoencoder, facts=facts, log=log)
-        shutil.rmtree(state, ignore_errors=True)
+        keep_finished(state, out, origin)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
