@@ -17,7 +17,7 @@ from difftalk.face.tracks import fill_gaps
 from difftalk.parallel import map_clips
 from difftalk.rejects import Reject, check_fraction, write_rejects
 from difftalk.shards import write_shard
-from difftalk.video import FPS, SOUND_RATE, VideoInfo, encode_video, probe, read_frames
+from difftalk.video import FPS, SOUND_RATE, Picture, VideoInfo, encode_video, probe, read_pictures
 
 # The forehead is half as high as the face from the brows to the chin: thirds of a face, as they are drawn.
 FOREHEAD = 0.5
@@ -138,7 +138,9 @@ def run(
     lost: list[Reject] = []
 
     def kept() -> Iterator[tuple[str, dict[str, Any]]]:
-        for clip_id, files in map_clips(clip_crop, jobs, stage="crops", workers=workers):
+        lengths = [clip.frames for clip, _ in pairs]
+        crops = map_clips(clip_crop, jobs, stage="crops", workers=workers, lengths=lengths)
+        for clip_id, files in crops:
             if isinstance(files, Reject):
                 lost.append(files)
             else:
@@ -159,7 +161,7 @@ def clip_crop(job: _Job) -> dict[str, Any]:
     info = probe(job.source)
     points = fill_gaps(job.frames, job.points, max(int(job.frames[-1]) + 1, clip.frames))
     placing = place(points, clip, info, settings)
-    cut = _cut(read_frames(job.source, clip.start_s, clip.end_s), placing, settings.size)
+    cut = _cut(read_pictures(job.source, clip.start_s, clip.end_s), placing, settings.size)
     count = len(cut)
     if settings.min_frames is not None and count < settings.min_frames:
         raise ClipError("too_short", f"{count} frames, min_frames={settings.min_frames}")
@@ -189,7 +191,8 @@ def clip_crop(job: _Job) -> dict[str, Any]:
             start_s = clip.start_s - verdict["offset"] / FPS
             sound = read_audio(job.source, start_s, start_s + count / FPS)
     return {
-        "mp4": encode_video(cut, crf=settings.crf, pix_fmt="yuv444p"),
+        # Three times as fast as x264's `medium` at 256 pixels, and no worse: it is the file that gets larger.
+        "mp4": encode_video(cut, crf=settings.crf, preset="superfast", pix_fmt="yuv444p"),
         "flac": encode_flac(sound),
         "landmarks.npy": landmarks,
         "json": about,
@@ -240,12 +243,14 @@ def scaled_box(box: tuple[float, ...], box_height: float | None, height: int) ->
     return left, top, left + side, top + side
 
 
-def _cut(frames: Iterable[np.ndarray], placing: Placing, size: int) -> list[np.ndarray]:
+def _cut(frames: Iterable[Picture], placing: Placing, size: int) -> list[np.ndarray]:
     if placing.maps is None:
         return [cut_square(frame, placing.box, size) for frame in frames]
     finer = max(int(np.ceil((placing.box[2] - placing.box[0]) / size)), 1)
     maps = list(placing.maps)
-    return [cut_aligned(frame, maps[min(k, len(maps) - 1)], size, finer) for k, frame in enumerate(frames)]
+    return [
+        cut_aligned(frame[:, :], maps[min(k, len(maps) - 1)], size, finer) for k, frame in enumerate(frames)
+    ]
 
 
 def _in_crop(points: np.ndarray, placing: Placing, size: int) -> np.ndarray:
@@ -297,7 +302,7 @@ def outside_fraction(box: Box, picture: tuple[int, int]) -> float:
     return 1 - inside / ((x1 - x0) * (y1 - y0))
 
 
-def cut_square(frame: np.ndarray, box: Box, size: int) -> np.ndarray:
+def cut_square(frame: np.ndarray | Picture, box: Box, size: int) -> np.ndarray:
     """The `(size, size, 3)` crop of a picture, the border repeated where the square leaves it.
 
     Scaled down by area averaging, up by bicubic interpolation.

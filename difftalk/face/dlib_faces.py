@@ -20,6 +20,7 @@ import numpy as np
 
 from difftalk.errors import UserError
 from difftalk.face.tracks import SAME_FACE_IOU, Face, FaceBox, iou
+from difftalk.video import Picture
 
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
 DETECTOR_PX = 80  # width of the smallest face that the detector finds
@@ -35,7 +36,9 @@ MIN_SCORE_OTHER = 0.2  # of one that speaks against a clip
 BOXES = ((0.0, -0.03, 1.0), (0.03, 0.02, 1.03), (-0.03, 0.02, 0.97))
 
 
-def follow(frames: Iterable[np.ndarray], detect_every: int, min_face_px: float) -> Iterator[Face | None]:
+def follow(
+    frames: Iterable[np.ndarray | Picture], detect_every: int, min_face_px: float
+) -> Iterator[Face | None]:
     """One face, or None, for each `(H, W, 3)` uint8 RGB picture: the largest, for as long as it is there.
 
     Args:
@@ -73,7 +76,7 @@ def follow(frames: Iterable[np.ndarray], detect_every: int, min_face_px: float) 
 
 
 def _search(
-    frame: np.ndarray, min_face_px: float | None, last: np.ndarray | None
+    frame: np.ndarray | Picture, min_face_px: float | None, last: np.ndarray | None
 ) -> tuple[np.ndarray, float] | None:
     """The face that was at `last`, else the largest of a whole picture, from the coarsest scale that shows one.
 
@@ -82,7 +85,7 @@ def _search(
     side = max(frame.shape[:2])
     scales = {min(px / side, 1.0) for px in SEARCHED_PX}
     scales = scales | {1.0, max(DETECTOR_PX / min_face_px, 1.0)} if min_face_px is not None else {min(scales)}
-    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(frame[:, :], cv2.COLOR_RGB2GRAY)
     for scale in sorted(scales):
         found = _detect(grey, (0, 0), scale, MIN_SCORE)
         if found:
@@ -94,7 +97,7 @@ def _search(
     return None
 
 
-def _confirm(frame: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float] | None:
+def _confirm(frame: np.ndarray | Picture, box: np.ndarray) -> tuple[np.ndarray, float] | None:
     """The face at `box`, looked for in its surroundings."""
     grey, corner = _surroundings(frame, box, 0.6)
     found = _detect(grey, corner, CLOSE_UP_PX / (box[2] - box[0]), MIN_SCORE_KNOWN)
@@ -102,12 +105,12 @@ def _confirm(frame: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float] | N
     return max(found, key=lambda f: iou(f[0], box)) if found else None
 
 
-def _others(frame: np.ndarray, box: np.ndarray) -> int:
+def _others(frame: np.ndarray | Picture, box: np.ndarray) -> int:
     """How many faces at least half as wide as that at `box` are elsewhere in the picture.
 
     The picture is scaled so that the smallest of these is just large enough for the detector, but to OTHERS_PX at most.
     """
-    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(frame[:, :], cv2.COLOR_RGB2GRAY)
     width = float(box[2] - box[0])
     scale = min(2 * DETECTOR_PX / width, OTHERS_PX / max(grey.shape))
     found = [f for f, _ in _detect(grey, (0, 0), scale, MIN_SCORE_OTHER)]
@@ -130,7 +133,7 @@ def _detect(
     return [(side / scale + offset, float(s)) for side, s in zip(sides, scores, strict=True)]
 
 
-def _points(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+def _points(frame: np.ndarray | Picture, box: np.ndarray) -> np.ndarray:
     """Landmarks of the face in `box`: `(68, 2)` float32 in picture coordinates, pixel centres at whole numbers."""
     grey, corner = _surroundings(frame, box, 0.5)
     scale = FACE_PX / (box[2] - box[0])
@@ -146,7 +149,9 @@ def _points(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     return ((total / len(BOXES) + 0.5) / scale - 0.5 + corner).astype(np.float32)
 
 
-def _surroundings(frame: np.ndarray, box: np.ndarray, around: float) -> tuple[np.ndarray, tuple[int, int]]:
+def _surroundings(
+    frame: np.ndarray | Picture, box: np.ndarray, around: float
+) -> tuple[np.ndarray, tuple[int, int]]:
     """The grey part of a picture that holds a box and `around` box sides on each side, and its corner (x, y)."""
     height, width = frame.shape[:2]
     more = around * (box[2] - box[0])

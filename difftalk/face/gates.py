@@ -5,6 +5,7 @@ Both work on small copies of the pictures. Figures behind the constants: docs/pr
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -13,7 +14,9 @@ from scenedetect.detectors import AdaptiveDetector
 
 from difftalk.errors import ClipError
 from difftalk.face.tracks import Face
-from difftalk.video import FPS
+from difftalk.video import FPS, Picture
+
+P = TypeVar("P", np.ndarray, Picture)
 
 SMALL_PX = 160  # longer side of the small pictures
 # A cut must also change the mean of hue, saturation and brightness by this much, of 255.
@@ -64,7 +67,7 @@ class Watch:
         self._still_from = 0
         self._stillest = (0, 0)
 
-    def through(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def through(self, frames: Iterable[P]) -> Iterator[P]:
         """The same `(H, W, 3)` uint8 RGB pictures, looked at."""
         if self._gates.scene_cut_ratio is None and self._gates.frozen_seconds is None:
             yield from frames
@@ -86,10 +89,14 @@ class Watch:
         """First frame and length, in frames, of the longest stretch in which the picture does not change."""
         return self._stillest
 
-    def _look(self, frame: np.ndarray) -> None:
+    def _look(self, frame: np.ndarray | Picture) -> None:
         scale = SMALL_PX / max(frame.shape[:2])
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=how)
+        height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
+        if isinstance(frame, Picture) and scale < 1:
+            small = frame.scaled(width, height)
+        else:
+            how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            small = cv2.resize(frame[:, :], (width, height), interpolation=how)
         if self._gates.scene_cut_ratio is not None:
             if self._last is None:
                 for _ in range(CUT_WINDOW + 1):

@@ -17,7 +17,7 @@ from difftalk.face.tracks import Face, fill_gaps, smooth, split_tracks
 from difftalk.files import atomic_file
 from difftalk.parallel import map_clips
 from difftalk.rejects import Reject, check_fraction, write_rejects
-from difftalk.video import FPS, read_frames
+from difftalk.video import FPS, Picture, read_pictures
 
 SCHEMA = pa.schema(
     [
@@ -100,17 +100,23 @@ def run(
             without truth). Of a clip without a face, the frames up to where this was clear.
         rejects: `rejects/landmarks/{shard}.csv`.
         max_reject_fraction: fail where more than this part of the clips is lost.
-        workers: processes, each with one clip at a time.
+        workers: processes, each with one clip at a time; `face_alignment` uses no more than two on a GPU.
 
     Raises:
         UserError: as `check_fraction`, and where the backend's weights are missing.
     """
+    if settings.backend == "face_alignment":
+        from difftalk.face.fan_faces import processes
+
+        workers = processes(workers)
     pairs = clips_with_sources(plan, shard, sources)
     jobs = [(clip.clip_id, _Job(clip, source, settings)) for clip, source in pairs]
     lost: list[Reject] = []
     rows: list[tuple[str, int, int, str]] = []
     with atomic_file(out) as beside, pq.ParquetWriter(beside, SCHEMA) as writer:
-        for clip_id, track in map_clips(clip_landmarks, jobs, stage="landmarks", workers=workers):
+        lengths = [clip.frames for clip, _ in pairs]
+        tracks = map_clips(clip_landmarks, jobs, stage="landmarks", workers=workers, lengths=lengths)
+        for clip_id, track in tracks:
             if isinstance(track, Reject):
                 lost.append(track)
                 continue
@@ -146,7 +152,7 @@ def clip_landmarks(job: _Job) -> Track:
         ClipError: where the source cannot be decoded; other reasons are in the track.
     """
     clip, settings = job.clip, job.settings
-    frames = read_frames(job.source, clip.start_s, clip.end_s)
+    frames = read_pictures(job.source, clip.start_s, clip.end_s)
     asked = clip.frames
     may_lack = asked - (settings.min_detection_rate or 0.0) * asked
     watch = Watch(settings.gates)
@@ -173,12 +179,15 @@ def clip_landmarks(job: _Job) -> Track:
     )
 
 
-def _follow(frames: Iterable[np.ndarray], settings: Settings) -> Iterator[Face | None]:
+def _follow(frames: Iterable[Picture], settings: Settings) -> Iterator[Face | None]:
+    smallest = settings.min_face_px or SMALLEST_FACE_PX
     if settings.backend == "dlib":
-        from difftalk.face.dlib_faces import follow
-    else:
-        from difftalk.face.fan_faces import follow
-    return follow(frames, settings.detect_every, settings.min_face_px or SMALLEST_FACE_PX)
+        from difftalk.face import dlib_faces
+
+        return dlib_faces.follow(frames, settings.detect_every, smallest)
+    from difftalk.face import fan_faces
+
+    return fan_faces.follow((f[:, :] for f in frames), settings.detect_every, smallest)
 
 
 def _track(faces: list[Face | None], frames: list[int]) -> Track:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import savgol_filter
 
 # A face that moves or grows so much from one sighting to the next that the boxes overlap less is another one.
 SAME_FACE_IOU = 0.3
@@ -143,10 +142,19 @@ def head_pose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def savgol(values: np.ndarray, window: int) -> np.ndarray:
-    """Complex values `(T, ...)` through a Savitzky-Golay filter of second order over `window` frames, an odd number."""
+    """Along axis 0: each value by the parabola through its window, at the ends by that of the first and the last one.
+
+    As `scipy.signal.savgol_filter`, whose import takes longer than a clip.
+    """
     window = min(window, len(values) - (len(values) + 1) % 2)
     if window < 3:
         return values
-    order = min(2, window - 1)
-    parts = [savgol_filter(part, window, order, axis=0) for part in (values.real, values.imag)]
-    return parts[0] + 1j * parts[1]
+    half = window // 2
+    powers = np.arange(-half, half + 1)[:, None] ** np.arange(3)
+    fit = np.linalg.pinv(powers)
+    inner = np.lib.stride_tricks.sliding_window_view(values, window, axis=0) @ fit[0]
+    ends = [
+        powers @ np.tensordot(fit, part, 1).reshape(3, -1) for part in (values[:window], values[-window:])
+    ]
+    first, last = (end.reshape(window, *values.shape[1:]) for end in ends)
+    return np.concatenate([first[:half], inner, last[-half:]])
