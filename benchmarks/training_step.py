@@ -23,15 +23,14 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from diffusers.models.attention_processor import Attention
 from diffusers.training_utils import EMAModel
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from difftalk.models.autoencoder import build_autoencoder, encode_frames, to_pixels
 from difftalk.models.conditioning import Conditioner
 from difftalk.models.denoiser import build_denoiser, noise_schedule, use_one_token_shortcut
 from difftalk.shards import write_shard
-from difftalk.training.data import Examples, LatentClips, training_batch
-from difftalk.training.train import Settings, denoising_loss
+from difftalk.training.data import Examples, LatentClips, Steps, TrainingBatch
+from difftalk.training.train import Denoiser, Settings, learning_rate, squared_error
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -115,8 +114,8 @@ class Data:
         write_shard(folder / "train-000.tar", [("clip", files)])
         self.clips = LatentClips([folder / "train-000.tar"], neighbours=8)
 
-    def batch(self, size: int, step: int) -> Examples:
-        return training_batch(self.clips, size, step, seed=1, reference_distance=1)
+    def batch(self, size: int, step: int) -> TrainingBatch:
+        return Steps(self.clips, size, seed=1, reference_distance=1, schedule_steps=1000)[step]
 
     def pictures(self, batch: Examples) -> list[torch.Tensor]:
         """Target, masked frame and reference of a batch in pixels, found by their latents."""
@@ -133,48 +132,49 @@ class Data:
         ]
 
 
-def build(
-    recipe: Recipe, nets: nn.ModuleDict, scheduler: DDIMScheduler, data: Data, batch_size: int
-) -> Runner:
+def build(recipe: Recipe, nets: Denoiser, scheduler: DDIMScheduler, data: Data, batch_size: int) -> Runner:
     """Copy the nets, take one step of warm-up, and note how much memory that took."""
     before = start_of_peak()
     nets = copy.deepcopy(nets).to(DEVICE)
     settings = Settings()
     if recipe.fused:
-        nets["unet"].to(memory_format=torch.channels_last)
-        optimiser = torch.optim.AdamW(nets.parameters(), lr=settings.learning_rate, fused=True)
+        nets.unet.to(memory_format=torch.channels_last)
+        optimiser = torch.optim.AdamW(nets.parameters(), lr=learning_rate(0, settings), fused=True)
         averaged = EMAModel(nets.parameters(), decay=settings.ema_decay, foreach=True)
     else:
-        unfuse(nets["unet"])
+        unfuse(nets.unet)
         optimiser = torch.optim.AdamW(
-            nets.parameters(), lr=settings.learning_rate, foreach=False, fused=False
+            nets.parameters(), lr=learning_rate(0, settings), foreach=False, fused=False
         )
-        averaged = EMAModel(nets["unet"].parameters(), decay=settings.ema_decay, foreach=False)
+        averaged = EMAModel(nets.unet.parameters(), decay=settings.ema_decay, foreach=False)
     if recipe.compiled:
-        nets["unet"].compile()
+        nets.unet.compile()
     runner: Runner
 
     def step(number: int) -> float:
         started = time.monotonic()
         batch = data.batch(batch_size, number)
-        pictures = None if recipe.cached else [x.to(DEVICE) for x in data.pictures(batch)]
+        pictures = None if recipe.cached else [x.to(DEVICE) for x in data.pictures(batch.examples)]
         batch = batch.to(DEVICE)
         synchronise()
         ready = time.monotonic()
         if pictures is not None:
             with torch.no_grad():
                 encoded = [data.first_stage.encode(x).latents for x in pictures]
-            batch.target, batch.masked, batch.reference = encoded
+            seen = batch.examples
+            seen.target, seen.masked, seen.reference = encoded
         elif recipe.fused:
             for name in ("target", "masked", "reference"):
-                setattr(batch, name, getattr(batch, name).to(memory_format=torch.channels_last))
+                setattr(
+                    batch.examples, name, getattr(batch.examples, name).to(memory_format=torch.channels_last)
+                )
         with torch.autocast(DEVICE, torch.bfloat16, enabled=recipe.bf16):
-            loss = denoising_loss(nets, scheduler, batch, settings, number)
+            loss = squared_error(nets, scheduler, batch, settings) / batch.noise.numel()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(nets.parameters(), settings.gradient_clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        averaged.step(nets.parameters() if recipe.fused else nets["unet"].parameters())
+        averaged.step(nets.parameters() if recipe.fused else nets.unet.parameters())
         value = loss.item()
         synchronise()
         # The official one has its pictures in memory: what it costs to find them is not its own.
@@ -192,14 +192,14 @@ def build(
     return runner
 
 
-def gigaflop_per_image(nets: nn.ModuleDict, scheduler: DDIMScheduler, data: Data) -> float:
+def gigaflop_per_image(nets: Denoiser, scheduler: DDIMScheduler, data: Data) -> float:
     """Forward and backward of one image through UNet and condition encoders, with the shortcut."""
     nets = copy.deepcopy(nets).to(DEVICE)
     # The counter knows products, but not every fused attention.
-    unfuse(nets["unet"])
-    use_one_token_shortcut(nets["unet"])
+    unfuse(nets.unet)
+    use_one_token_shortcut(nets.unet)
     with FlopCounterMode(display=False) as counter:
-        denoising_loss(nets, scheduler, data.batch(1, 0).to(DEVICE), Settings(), 0).backward()
+        squared_error(nets, scheduler, data.batch(1, 0).to(DEVICE), Settings()).backward()
     return counter.get_total_flops() / 1e9
 
 
@@ -256,7 +256,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     unet = build_denoiser(tuple(args.channels), args.layers, args.head_channels, 128, 2, LATENT)
-    nets = nn.ModuleDict({"unet": unet, "conditioner": Conditioner()})
+    nets = Denoiser(unet, Conditioner(), Settings().conditions)
     scheduler = noise_schedule("epsilon")
     first_stage = build_autoencoder(tuple(args.first_stage), args.layers, 8192).eval().requires_grad_(False)
     recipes = [

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from difftalk import __version__, progress, settings
+from difftalk import __version__, launch, progress, settings
 from difftalk.errors import UserError
 
 
@@ -65,7 +65,7 @@ STAGES = {
     "train": Stage(
         "difftalk.training.train",
         "train the model of one experiment",
-        "shards... autoencoder settings state out",
+        "shards... autoencoder settings state curves? data-workers processes out",
     ),
     "sample": Stage(
         "difftalk.sampling.sample",
@@ -116,13 +116,18 @@ WEIGHTS = {
     ),
 }  # fmt: skip
 
+# Of flags that may be left out.
+DEFAULTS = {"workers": 1, "data-workers": 0, "processes": 1}
+
 TYPES: dict[str, Any] = {
+    "data-workers": int,
     "dataset": json.loads,
     "download": json.loads,
     "json": json.loads,
     "method": str,
     "name": str,
     "names": str,
+    "processes": int,
     "shard": str,
     "source": str,
     "settings": str,
@@ -135,6 +140,8 @@ HELP = {
     "autoencoder": "folder of the first stage",
     "by-subset": "the same for each subset of the dataset",
     "crops": "crops/SHARD.tar",
+    "curves": "folder for TensorBoard",
+    "data-workers": "processes that prepare batches ahead, for each that trains; 0: none",
     "dataset": "what the dataset is, as JSON",
     "download": "how to go about downloads, as JSON",
     "frozen": "a file of `difftalk freeze`: its clips are planned",
@@ -154,6 +161,7 @@ HELP = {
     "names": "as `difftalk weights list` has them",
     "out": "the file or folder to write",
     "plan": "plan/clips.parquet",
+    "processes": "processes that train together, one for each GPU",
     "quality": "landmarks/SHARD.quality.csv",
     "rejects": "rejects/STAGE/SHARD.csv",
     "samples": "samples/METHOD/SHARD",
@@ -164,7 +172,7 @@ HELP = {
     "source": "embedded, train, or the path of an existing one",
     "sources": "sources/SHARD",
     "speech": "speech/SHARD.parquet",
-    "state": "folder for checkpoints; the newest one that matches is resumed from",
+    "state": "folder for checkpoints; the newest is resumed from",
     "store": "folder that keeps every source once",
     "syncnet": "folder of the sync expert",
     "tables": "folder of the tables",
@@ -208,8 +216,8 @@ def _add_flag(verb: argparse.ArgumentParser, flag: str) -> None:
         verb.add_argument(key, metavar=name, type=TYPES.get(key, Path), help=HELP[key], nargs=nargs)
         return
     options: dict[str, Any] = {"type": TYPES.get(kind or name, Path), "help": HELP[name]}
-    if name == "workers":
-        options["default"] = 1
+    if name in DEFAULTS:
+        options["default"] = DEFAULTS[name]
     elif flag.endswith("..."):
         options.update(nargs="*", default=[])
     elif flag.endswith("?"):
@@ -220,17 +228,26 @@ def _add_flag(verb: argparse.ArgumentParser, flag: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one stage. Exit status 0: done, 1: a fault of ours or the machine's, 2: the user can put it right."""
+    """Run one stage. Exit status 0: done, 1: a fault of ours or the machine's, 2: the user can put it right.
+
+    128 + the number of a signal: it ended the stage. The same command takes the work up again.
+    """
+    argv = sys.argv[1:] if argv is None else argv
     values = vars(parser().parse_args(argv))
     name, log = values.pop("stage"), values.pop("log")
     stage = STAGES.get(name)
     if stage is None:
         action = values.pop("action")
         name, stage = f"{name} {action}", WEIGHTS[action]
+    rank = launch.rank()
+    if (processes := values.pop("processes", 1)) > 1 and rank is None:
+        return launch.launch(processes, argv)
     # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGUSR1, _stop)
     if log is not None:
-        progress.log_to(log, "" if log.stem == name else log.stem.replace(".", " "))
+        label = "" if log.stem == name else log.stem.replace(".", " ")
+        progress.log_to(log, label, is_second=bool(rank))
     try:
         _run(stage, values)
     except UserError as e:

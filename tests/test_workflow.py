@@ -49,7 +49,7 @@ def test_a_folder_of_videos(workflow: Workflow, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "rules"),
     [
-        ("prepare_all", {"plan", *PER_SHARD, "autoencoder", "funnel", "prepare_all"}),
+        ("prepare_all", {"plan", *PER_SHARD, "autoencoder", "funnel", "freeze", "prepare_all"}),
         ("train_all", {"plan", *PER_SHARD, "autoencoder", "train", "train_all"}),
         ("sample_all", {"plan", *PER_SHARD, "autoencoder", "train", "sample", "sample_all"}),
     ],

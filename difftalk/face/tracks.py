@@ -142,9 +142,10 @@ def head_pose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def savgol(values: np.ndarray, window: int) -> np.ndarray:
-    """Along axis 0: each value by the parabola through its window, at the ends by that of the first and the last one.
+    """Complex values `(T, ...)` through a Savitzky-Golay filter of second order over `window` frames, an odd number.
 
-    As `scipy.signal.savgol_filter`, whose import takes longer than a clip.
+    Each value by the parabola through its window, at the ends by that of the first and the last one; as
+    `scipy.signal.savgol_filter`, whose import takes longer than a clip.
     """
     window = min(window, len(values) - (len(values) + 1) % 2)
     if window < 3:

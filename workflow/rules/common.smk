@@ -75,6 +75,7 @@ shell.prefix(
     f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={shlex.quote(config['weights'])}; "
     f"max_reject_fraction={config['max_reject_fraction']}; "
     f"download={shlex.quote(json.dumps(config['download']).replace('{', '{{').replace('}', '}}'))}; "
+    f"training_processes={config['training_processes']} training_workers={config['training_workers']}; "
     f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
 )
 
