@@ -22,10 +22,25 @@ SCHEMA = Path(__file__).resolve().parents[1] / "workflow" / "schemas" / "config.
 DATASET_KEYS = {
     "demo": ("name", "identities", "clips_per_identity", "clip_seconds", "size", "seed"),
     "local": ("name", "clip_seconds", "test_fraction", "seed"),
+    "hdtf": (
+        "name",
+        "split",
+        "train_videos",
+        "test_fraction",
+        "seed",
+        "max_frames",
+        "table",
+        "files",
+        "skip",
+    ),
 }
 
 # The modules of which a stage uses one, so that its fingerprint can leave out the others.
-DATASET_MODULES = {"demo": "difftalk.datasets.demo.dataset", "local": "difftalk.datasets.local"}
+DATASET_MODULES = {
+    "demo": "difftalk.datasets.demo.dataset",
+    "local": "difftalk.datasets.local",
+    "hdtf": "difftalk.datasets.hdtf.dataset",
+}
 LANDMARK_MODULES = {"dlib": "difftalk.face.dlib_faces", "face_alignment": "difftalk.face.fan_faces"}
 SPEECH_MODULES = {"mfcc": "difftalk.speech.mfcc", "deepspeech": "difftalk.speech.deepspeech"}
 
@@ -136,7 +151,16 @@ def dataset(config: Config) -> Config:
         if not Path(videos).is_dir():
             raise UserError(f"config: videos: no folder {videos} (seen from {Path.cwd()})")
         chosen["videos"] = str(videos)
+    for key in ("files", "table"):
+        if chosen.get(key) is not None and not Path(chosen[key]).exists():
+            raise UserError(f"config: dataset.{key}: {chosen[key]} does not exist (seen from {Path.cwd()})")
     return chosen | {"name": name}
+
+
+def dataset_files(dataset: Config) -> str | None:
+    """A hash over the files of the user's own that a dataset (as `dataset` gives it) reads; None without any."""
+    folders = [dataset[key] for key in ("videos", "files", "table") if dataset.get(key) is not None]
+    return " ".join(listing(folder) for folder in folders) or None
 
 
 def gated(config: Config, stage: str) -> Config:
@@ -160,8 +184,9 @@ def others(modules: Mapping[str, str], chosen: str) -> list[str]:
 
 
 def listing(folder: str | Path) -> str:
-    """A hash over names, sizes and times of the files below `folder`: changes when they do, reads none of them."""
-    files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
+    """A hash over names, sizes and times of the files below `folder`, which may be a file: changes when they do,
+    reads none of them."""
+    files = sorted(p for p in [Path(folder), *Path(folder).rglob("*")] if p.is_file())
     lines = [f"{p.relative_to(folder)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

@@ -20,7 +20,7 @@ _screen: TextIO | None = None
 _label = ""
 
 
-def log_to(path: Path, label: str = "") -> None:
+def log_to(path: Path, label: str = "", *, is_second: bool = False) -> None:
     """Let all that this process, its children and their libraries print go to the file `path`.
 
     What stood at stderr, a terminal as a rule, keeps the bar, the lines of `say` and nothing else.
@@ -28,11 +28,15 @@ def log_to(path: Path, label: str = "") -> None:
     Args:
         path: replaced where it exists.
         label: put beside the stage's name in each line, such as a shard: several jobs share a terminal.
+        is_second: another process of this job writes the log and speaks to people; what this one has to say goes to
+            the end of the log alone.
     """
     global _screen, _label
     path.parent.mkdir(parents=True, exist_ok=True)
     _screen, _label = os.fdopen(os.dup(2), "w", buffering=1), label
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    if is_second:
+        _screen = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if is_second else os.O_TRUNC), 0o644)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.dup2(log, 1)

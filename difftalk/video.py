@@ -10,6 +10,7 @@ crops and samples, which are whole, are read with decord, and with PyAV where de
 
 import io
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,6 +29,12 @@ SOUND_RATE = 16_000
 TIME_TOLERANCE_S = 0.6e-3
 # A stream may end this much before its container says, without being called truncated.
 SHORTFALL_S = 0.5
+
+# Files that are taken for videos.
+SUFFIXES = frozenset(
+    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4")
+    + (".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv")
+)
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +89,16 @@ def probe(path: str | Path) -> VideoInfo:
     return VideoInfo(
         width, height, duration_s=_scan_end_s(path, origin) if duration_s is None else duration_s, **info
     )
+
+
+def length_s(file: Path) -> float:
+    """Whole 25 fps pictures for which there is sound too, in seconds; 0 for a file that `fetch` will reject."""
+    try:
+        info = probe(file)
+    except ClipError:
+        return 0.0
+    length_s = min(info.duration_s, info.sound_s) if info.sound_s is not None else info.duration_s
+    return max(math.floor(length_s * FPS + 1e-6) / FPS, 0.0)
 
 
 class Picture:

@@ -1,6 +1,7 @@
 """What the tests share: a snakemake to run in a folder of its own, one small run of the whole workflow, a drawn speaker
 and the stages that work on faces."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,9 @@ from difftalk.datasets.demo.render import DemoSource, render_source
 from difftalk.face import crops, landmarks
 from difftalk.rejects import Reject, read_rejects
 from difftalk.video import read_frames
+
+# Before torch is imported: threads that wait for one another take longer over small networks than one alone.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "config" / "tiny.yaml"

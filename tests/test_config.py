@@ -93,7 +93,7 @@ def test_the_files_of_the_repository_are_valid(file: str | Path, schema: dict[st
         ({"training": {"learning_rate": 0}}, "training.learning_rate is 0, but has to be above 0"),
         (
             {"training": {"learning_rate": "1e-4"}},
-            'training.learning_rate is "1e-4", not a number (in YAML write 1.0e-04, without quotes)',
+            'training.learning_rate is "1e-4", not a number or null (in YAML write 1.0e-04, without quotes)',
         ),
         (
             {"training": {"precision": False}},

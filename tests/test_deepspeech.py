@@ -293,5 +293,5 @@ def test_the_stage_writes_the_logits_of_whole_clips(weights, constants, tmp_path
 
 def test_without_weights_the_error_says_which_key_asked_and_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFTALK_WEIGHTS", str(tmp_path))
-    with pytest.raises(UserError, match=r"speech\.backend: deepspeech needs .*`difftalk weights import"):
+    with pytest.raises(UserError, match=r"speech\.backend: deepspeech needs .*difftalk weights import"):
         load_deepspeech()

@@ -6,6 +6,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from conftest import Stage
 
 from difftalk.audio import read_audio
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
@@ -138,9 +139,10 @@ def test_short_clips_are_borne_where_nothing_is_asked(stage, pictures):
     assert stage.crops(min_frames=None) == {}
 
 
-@pytest.fixture
-def sync_stage(stage, film, pictures):
+@pytest.fixture(scope="module")
+def sync_stage(tmp_path_factory, film, pictures):
     """Clips of 2 s: as filmed, with the sound 4 frames early, 4 late, 12 early, and the sound of nobody."""
+    stage = Stage(tmp_path_factory.mktemp("sync"))
     sound = read_audio(film, 0.0, 2.0)
     early = np.concatenate([sound[4 * 640 :], np.zeros(4 * 640, np.int16)])
     late = np.concatenate([np.zeros(4 * 640, np.int16), sound[: -4 * 640]])

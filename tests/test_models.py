@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from diffusers.models.attention_processor import AttnProcessor2_0
 
 from difftalk.models.autoencoder import build_autoencoder, to_frames, to_pixels
 from difftalk.models.conditioning import AudioEncoder, Conditioner, LandmarkEncoder, TemporalFilter
@@ -44,19 +43,38 @@ def test_temporal_filter_is_a_weighted_mean() -> None:
     assert torch.allclose(TemporalFilter(8)(same), same[:, 0], atol=1e-6)
 
 
-def test_one_token_shortcut_equals_attention() -> None:
+def test_one_token_shortcut_equals_attention_and_so_do_its_gradients() -> None:
     torch.manual_seed(0)
-    model = build_denoiser((32, 64), 1, 16, 128, 2, 8).eval()
-    x, context, t = torch.randn(2, 9, 8, 8), torch.randn(2, 1, 128), torch.tensor([10, 900])
-    with torch.no_grad():
-        short = model(x, t, context).sample
-        for name, module in model.named_modules():
-            if name.endswith("attn2"):
-                module.set_processor(AttnProcessor2_0())
-        full = model(x, t, context).sample
-        use_one_token_shortcut(model)
+    model = build_denoiser((32, 64), 1, 16, 128, 2, 8)
+    x, context, t = (
+        torch.randn(2, 9, 8, 8),
+        torch.randn(2, 1, 128, requires_grad=True),
+        torch.tensor([10, 900]),
+    )
+
+    def run() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model.zero_grad()
+        context.grad = None
+        out = model(x, t, context).sample
+        out.square().sum().backward()
+        assert context.grad is not None
+        return out.detach(), {"context": context.grad} | {
+            name: p.grad for name, p in model.named_parameters() if p.grad is not None
+        }
+
+    short, short_gradients = run()
+    names = list(model.state_dict())
+    use_one_token_shortcut(model, False)
+    full, full_gradients = run()
+    use_one_token_shortcut(model)
     # The same sums in another order: float32 rounding only.
     assert torch.allclose(short, full, atol=1e-5)
+    assert list(model.state_dict()) == names
+    for name, gradient in full_gradients.items():
+        expected = short_gradients.get(name, torch.zeros(()))
+        assert torch.allclose(gradient, expected, atol=1e-4 * max(1.0, float(gradient.abs().max()))), name
+    unused = {name for name in full_gradients if name not in short_gradients}
+    assert all(".norm2." in name or ".attn2.to_q." in name or ".attn2.to_k." in name for name in unused)
 
 
 def test_pixels_and_frames_are_inverse() -> None:

@@ -56,6 +56,7 @@ def test_a_killed_job_is_made_up_for(case: Case, tiny_run: Path, tmp_path: Path)
     shutil.copytree(tiny_run, here, symlinks=True)
     for name in case.outputs:
         remove(here / RUN / name)
+    shutil.rmtree(here / RUN / "state")  # or else a finished model would be put back
     asked = [*(str(RUN / name) for name in case.outputs), "--configfile", TINY]
 
     with subprocess.Popen(

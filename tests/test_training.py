@@ -8,71 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from small_training import TINY, train, weights, write_made
 
 from difftalk.errors import UserError
-from difftalk.models.autoencoder import build_autoencoder
 from difftalk.models.pipeline import DiffTalkPipeline
 from difftalk.sampling.sample import Settings as SampleSettings
 from difftalk.sampling.sample import sample_clip
-from difftalk.settings import from_dict
-from difftalk.shards import write_shard
-from difftalk.training.autoencoder import Batches, train_autoencoder
-from difftalk.training.autoencoder import Settings as AutoencoderSettings
 from difftalk.training.data import LatentClips
-from difftalk.training.train import Settings, run
-
-TINY = {
-    "channels": [16, 32],
-    "layers": 1,
-    "head_channels": 16,
-    "steps": 8,
-    "batch_size": 4,
-    "learning_rate": 1.0e-3,
-    "ema_decay": 0.5,
-    "checkpoint_every": 2,
-    "log_every": 2,
-}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shard of two clips of 70 noisy pictures of one scene, and an untrained first stage."""
-    folder = tmp_path_factory.mktemp("made")
-    rng = np.random.default_rng(0)
-    scene = rng.normal(size=(3, 8, 8))
-
-    def clip() -> dict[str, object]:
-        latents = (scene + 0.1 * rng.normal(size=(70, 3, 8, 8))).astype(np.float16)
-        generated = np.zeros((70, 8, 8), np.uint8)
-        generated[:, 4:, 2:6] = 1
-        return {
-            "latents.npy": latents,
-            "masked.npy": latents * (1 - generated[:, None]),
-            "generated.npy": generated,
-            "speech.npy": rng.normal(size=(140, 26)).astype(np.float32),
-            "landmarks.npy": rng.random((70, 68, 2)).astype(np.float32),
-            "json": {},
-        }
-
-    write_shard(folder / "train-000.tar", [("a", clip()), ("b", clip())])
-    build_autoencoder((16, 32), 1, 16).save_pretrained(folder / "autoencoder")
-    return folder
-
-
-def train(made: Path, name: str, **changes: object) -> Path:
-    out = made / name
-    settings = from_dict(Settings, TINY | changes, "test")
-    shards, first_stage = [made / "train-000.tar"], made / "autoencoder"
-    run(shards=shards, autoencoder=first_stage, settings=settings, state=made / f"state-{name}", out=out)
-    return out
-
-
-def weights(model: Path) -> dict[str, torch.Tensor]:
-    found = {}
-    for file in sorted(model.glob("*/*.safetensors")):
-        found |= {f"{file.parent.name}.{k}": v for k, v in load_file(file).items()}
-    return found
+    return write_made(tmp_path_factory.mktemp("made"))
 
 
 def test_killed_training_resumes_to_the_same_weights(made: Path) -> None:
@@ -141,16 +88,3 @@ def test_conditions_decide_what_the_denoiser_sees(
 def test_a_loss_that_is_not_a_number_stops_the_training(made: Path) -> None:
     with pytest.raises(UserError, match=r"loss became nan at step \d+.*learning_rate"):
         train(made, "diverged", learning_rate=1.0e30, gradient_clip=1.0e30)
-
-
-def test_first_stage_learns_to_reconstruct_and_uses_its_codes(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    colours = rng.integers(0, 255, (64, 1, 1, 3), dtype=np.uint8)
-    frames = np.broadcast_to(colours, (64, 16, 16, 3)).copy()
-    settings = AutoencoderSettings(channels=(16, 16, 16), codes=64, steps=120, batch_size=8)
-    model, report = train_autoencoder(Batches(frames, 8, seed=1), settings, tmp_path)
-    assert float(report["train_psnr_db"]) > 12  # grey alone gives about 9
-    x = Batches(frames, 8, seed=1).at(0)
-    latents = model.encode(x).latents * model.config.scaling_factor
-    assert 0.5 < latents.std() < 2.0
-    assert len(model.quantize(latents / model.config.scaling_factor)[2][2].unique()) >= 4

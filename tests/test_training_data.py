@@ -1,11 +1,15 @@
 """Which frames are trained on: every one, once an epoch, with references far enough away, resumable at any step."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
+from small_training import write_made
 
+from difftalk.errors import UserError
 from difftalk.training.checkpoints import load_newest, save_checkpoint
-from difftalk.training.data import batch_indices, draw_reference
+from difftalk.training.data import LatentClips, Steps, batch_indices, draw_reference, load_steps
 
 
 def test_every_epoch_shows_every_frame_once_in_a_new_order() -> None:
@@ -34,6 +38,38 @@ def test_in_a_short_clip_the_reference_is_the_farthest_frame() -> None:
     assert draw_reference(rng, 40, 50, 60) == 0
 
 
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> LatentClips:
+    return LatentClips([write_made(tmp_path_factory.mktemp("clips")) / "train-000.tar"], neighbours=8)
+
+
+def tensors(steps: list) -> list[torch.Tensor]:
+    return [x for s in steps for x in (*vars(s.examples).values(), s.noise, s.timesteps)]
+
+
+def test_ranks_share_out_the_batch_of_one(clips: LatentClips) -> None:
+    whole = Steps(clips, 6, 1, 60, 1000)[3]
+    parts = [Steps(clips, 6, 1, 60, 1000, rank=rank, ranks=3)[3] for rank in range(3)]
+    shared = zip(*(tensors([part]) for part in parts), strict=True)
+    for expected, found in zip(tensors([whole]), shared, strict=True):
+        assert torch.equal(expected, torch.cat(found))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_neither_order_nor_content(clips: LatentClips, workers: int) -> None:
+    steps = Steps(clips, 6, 1, 60, 1000)
+    here = list(load_steps(steps, 2, 9, 0, pin=False))
+    there = list(load_steps(steps, 2, 9, workers, pin=False))
+    assert len(here) == len(there) == 7
+    assert all(torch.equal(a, b) for a, b in zip(tensors(here), tensors(there), strict=True))
+
+
+def test_a_worker_process_is_sent_paths_and_no_data(clips: LatentClips) -> None:
+    sent = pickle.dumps(clips)
+    assert len(sent) < 1000
+    assert pickle.loads(sent).clip_ids == clips.clip_ids
+
+
 def test_newest_whole_checkpoint_of_the_same_settings_is_found(tmp_path, capsys) -> None:
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, step, "{}", {"x": torch.full((1000,), float(step))})
@@ -44,12 +80,11 @@ def test_newest_whole_checkpoint_of_the_same_settings_is_found(tmp_path, capsys)
     found = load_newest(tmp_path, "{}")
     assert found is not None and found["step"] == 2
     assert "step-00000003.pt: damaged" in capsys.readouterr().err
-    assert load_newest(tmp_path, '{"steps": 5}') is None
+    with pytest.raises(UserError, match="steps absent -> 5"):
+        load_newest(tmp_path, '{"settings": {"steps": 5}}')
 
 
 def test_a_checkpoint_that_would_run_code_is_not_unpickled(tmp_path) -> None:
-    import pickle
-
     class Trap:
         def __reduce__(self):
             return (tmp_path.joinpath("sprung").touch, ())

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from difftalk.face.tracks import head_pose
+from difftalk.face.tracks import head_pose, savgol
 
 # Eyes as the middle of their corners, which a blink does not move, and the lower edge of the nose.
 ANCHORS = (np.array([36, 39]), np.array([42, 45]), np.arange(31, 36))
@@ -12,6 +12,9 @@ TEMPLATE = np.array([-0.5 + 0j, 0.5 + 0j, 0.77j])
 # Height of a face from the forehead (half as high as brows to chin) to the chin of an open mouth, and how far its
 # middle lies below the eyes, in the same unit.
 FACE_HEIGHT, FACE_MIDDLE = 3.9, 0.25
+# Frames over which the pose is calmed once more, since here all of the picture moves with it: on drawn speakers, whose
+# truth is known, this halves what is left of the predictor's jitter, and a longer filter is hardly better.
+CALM_FRAMES = 15
 
 
 def similarities(points: np.ndarray, size: int, margin: float) -> np.ndarray:
@@ -25,13 +28,15 @@ def similarities(points: np.ndarray, size: int, margin: float) -> np.ndarray:
         size: of the crop in pixels. margin: space on each side of the face in parts of its height.
     """
     x = points[..., 0].astype(float) + 1j * points[..., 1]
-    centre, turn = head_pose(x)
+    centre, turn = (savgol(values, CALM_FRAMES) for values in head_pose(x))
     face = ((x - centre[:, None]) / turn[:, None]).mean(axis=0)
     anchors = np.array([face[group].mean() for group in ANCHORS])
     unit = size / (FACE_HEIGHT * (1 + 2 * margin))
     wanted = (TEMPLATE - 1j * FACE_MIDDLE) * unit + (1 + 1j) * (size - 1) / 2
-    found, goal = anchors - anchors.mean(), wanted - wanted.mean()
-    scale = np.vdot(found, goal) / np.vdot(found, found).real
+    # The eyes say what is upright: the nose of a head that is turned aside lies aside.
+    upright = abs(anchors[1] - anchors[0]) / (anchors[1] - anchors[0])
+    found, goal = (anchors - anchors.mean()) * upright, wanted - wanted.mean()
+    scale = upright * np.vdot(found, goal).real / np.vdot(found, found).real
     a = scale / turn
     b = wanted.mean() - scale * anchors.mean() - a * centre
     rows = [np.stack([a.real, -a.imag, b.real], axis=1), np.stack([a.imag, a.real, b.imag], axis=1)]

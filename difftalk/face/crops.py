@@ -277,13 +277,14 @@ def square(points: np.ndarray, picture: tuple[int, int], margin: float, ratio: f
 
     Args:
         points: `(T, 68, 2)` in pixels of the picture. picture: (width, height).
-        ratio: by how much the square is enlarged once more.
+        ratio: by how much the square is enlarged once more, as far as the picture's shorter side holds it.
     """
     top = points[..., 1].min(axis=1)
     chin = points[..., 1].max(axis=1)
     low = np.array([points[..., 0].min(), (top - FOREHEAD * (chin - top)).min()])
     high = np.array([points[..., 0].max(), chin.max()])
-    side = int(np.ceil((high - low).max() * (1 + 2 * margin) * ratio))
+    side = int(np.ceil((high - low).max() * (1 + 2 * margin)))
+    side = max(side, min(round(side * ratio), *picture))
     corner = np.round((low + high - side) / 2).astype(int)
     for axis, length in enumerate(picture):
         if side <= length:

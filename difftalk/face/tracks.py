@@ -121,9 +121,9 @@ def smooth(points: np.ndarray) -> np.ndarray:
     x = points[..., 0] + 1j * points[..., 1]
     centre, turn = head_pose(x)
     rest = (x - centre[:, None]) / turn[:, None]
-    rest[:, STILL] = _savgol(rest[:, STILL], 7)
-    rest[:, JAW_SIDES] = _savgol(rest[:, JAW_SIDES], 9)
-    calm = _savgol(centre, 9)[:, None] + _savgol(turn, 9)[:, None] * rest
+    rest[:, STILL] = savgol(rest[:, STILL], 7)
+    rest[:, JAW_SIDES] = savgol(rest[:, JAW_SIDES], 9)
+    calm = savgol(centre, 9)[:, None] + savgol(turn, 9)[:, None] * rest
     return np.stack([calm.real, calm.imag], axis=-1).astype(points.dtype)
 
 
@@ -141,10 +141,11 @@ def head_pose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return still.mean(axis=1), turn
 
 
-def _savgol(values: np.ndarray, window: int) -> np.ndarray:
-    """Along axis 0: each value by the parabola through its window, at the ends by that of the first and the last one.
+def savgol(values: np.ndarray, window: int) -> np.ndarray:
+    """Complex values `(T, ...)` through a Savitzky-Golay filter of second order over `window` frames, an odd number.
 
-    As `scipy.signal.savgol_filter`, whose import takes longer than a clip.
+    Each value by the parabola through its window, at the ends by that of the first and the last one; as
+    `scipy.signal.savgol_filter`, whose import takes longer than a clip.
     """
     window = min(window, len(values) - (len(values) + 1) % 2)
     if window < 3:

@@ -4,7 +4,8 @@ from math import gcd
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from difftalk.errors import UserError
 
@@ -87,11 +88,17 @@ class OneTokenAttention:
         return out.expand(-1, hidden_states.shape[1], -1)
 
 
-def use_one_token_shortcut(model: UNet2DConditionModel) -> None:
-    """Put `OneTokenAttention` in place of every cross-attention; weights and results stay the same."""
-    for name, module in model.named_modules():
-        if name.endswith("attn2"):
-            module.set_processor(OneTokenAttention())
+def use_one_token_shortcut(model: UNet2DConditionModel, use: bool = True) -> None:
+    """Put `OneTokenAttention` in place of every cross-attention, or real attention back; results stay the same.
+
+    So do weights and their names. The queries, the keys and the norm before them change nothing, so they are not
+    trained in the shortcut: processes that train together would wait for their gradients.
+    """
+    for block in model.modules():
+        if isinstance(block, BasicTransformerBlock):
+            block.attn2.set_processor(OneTokenAttention() if use else AttnProcessor2_0())
+            for unused in (block.norm2, block.attn2.to_q, block.attn2.to_k):
+                unused.requires_grad_(not use)
 
 
 def stack_inputs(

@@ -1,5 +1,10 @@
-"""Training examples straight from the shards: which frames make batch k is a function of the seed and k alone."""
+"""Training examples straight from the shards: batch k, noise included, is a function of the seed and k alone.
 
+So the position to resume from is the number of the step, and it takes no state to show every frame once an epoch: each
+process of a training takes its slice of the same batch, whichever worker of it prepares which step.
+"""
+
+import signal
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from difftalk.errors import UserError
 from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW
@@ -18,7 +24,9 @@ from difftalk.speech.windows import neighbour_windows
 
 @dataclass
 class Examples:
-    """What the denoiser sees of B frames; float32, latents of about unit variance.
+    """What the denoiser sees of B frames; latents of about unit variance.
+
+    Numbers are as they are stored (float16 or float32) until `to`, on whose device they become float32.
 
     Attributes:
         target: (B, C, h, w) latents of the frames.
@@ -37,7 +45,12 @@ class Examples:
     generated: torch.Tensor
 
     def to(self, device: torch.device | str) -> "Examples":
-        return Examples(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
+        there = {k: v.to(device, non_blocking=True) for k, v in vars(self).items()}
+        return Examples(**{k: v.float() if v.is_floating_point() else v for k, v in there.items()})
+
+    def pin_memory(self) -> "Examples":
+        """For the loader, whose batches travel to a GPU while it computes."""
+        return Examples(**{k: v.pin_memory() for k, v in vars(self).items()})
 
 
 class LatentClips:
@@ -49,13 +62,18 @@ class LatentClips:
     """
 
     def __init__(self, shards: Iterable[Path], neighbours: int) -> None:
-        clips = {clip_id: arrays for path in shards for clip_id, arrays in map_arrays(path).items()}
+        self.shards = list(shards)
+        clips = {clip_id: arrays for path in self.shards for clip_id, arrays in map_arrays(path).items()}
         if not clips:
             raise UserError("train: the shards hold no clip; the funnel says why they were rejected")
         self.clip_ids = sorted(clips)
         self.clips = [clips[c] for c in self.clip_ids]
         self.neighbours = neighbours
         self._ends = list(accumulate(len(c["latents"]) for c in self.clips))
+
+    def __reduce__(self) -> tuple[type, tuple[list[Path], int]]:
+        """A worker process gets the paths and maps the shards itself."""
+        return type(self), (self.shards, self.neighbours)
 
     def __len__(self) -> int:
         """Frames in all clips."""
@@ -87,7 +105,7 @@ class LatentClips:
         """Gather `(clip, frame)` pairs, each with the frame of the same clip that serves as its reference."""
 
         def gather(name: str, of: Iterable[tuple[int, int]]) -> torch.Tensor:
-            return torch.from_numpy(np.stack([self.clips[c][name][f] for c, f in of]).astype(np.float32))
+            return torch.from_numpy(np.stack([self.clips[c][name][f] for c, f in of]))
 
         def speech_around(clip: int, frame: int) -> np.ndarray:
             return neighbour_windows(
@@ -98,7 +116,7 @@ class LatentClips:
             target=gather("latents", frames),
             masked=gather("masked", frames),
             reference=gather("latents", [(c, r) for (c, _), r in zip(frames, references, strict=True)]),
-            speech=torch.from_numpy(np.stack([speech_around(c, f) for c, f in frames]).astype(np.float32)),
+            speech=torch.from_numpy(np.stack([speech_around(c, f) for c, f in frames])),
             landmarks=gather("landmarks", frames)[:, LANDMARKS_SEEN, :],
             generated=gather("generated", frames).bool().unsqueeze(1),
         )
@@ -133,13 +151,109 @@ def draw_reference(rng: np.random.Generator, frame: int, frames: int, distance: 
     return pick if pick < before else frame + distance + pick - before
 
 
+def frames_of_batch(clips: LatentClips, batch_size: int, step: int, seed: int) -> list[tuple[int, int]]:
+    """Clip number and frame of each example of batch `step`."""
+    return [clips.locate(int(i)) for i in batch_indices(len(clips), batch_size, step, seed)]
+
+
 def training_batch(
-    clips: LatentClips, batch_size: int, step: int, seed: int, reference_distance: int
+    clips: LatentClips,
+    batch_size: int,
+    step: int,
+    seed: int,
+    reference_distance: int,
+    part: slice = slice(None),
 ) -> Examples:
-    """Batch `step`, its references drawn anew every time."""
-    frames = [clips.locate(int(i)) for i in batch_indices(len(clips), batch_size, step, seed)]
+    """Batch `step`, or a part of it, its references drawn anew every time."""
+    frames = frames_of_batch(clips, batch_size, step, seed)
     rng = np.random.default_rng((seed, step, 1))
     references = [
         draw_reference(rng, f, len(clips.clips[c]["latents"]), reference_distance) for c, f in frames
     ]
-    return clips.examples(frames, references)
+    return clips.examples(frames[part], references[part])
+
+
+@dataclass
+class TrainingBatch:
+    """One process's part of a step.
+
+    Attributes:
+        examples: B examples.
+        noise: (B, C, h, w) of unit variance.
+        timesteps: (B,) int64 in 0..schedule_steps - 1.
+    """
+
+    examples: Examples
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "TrainingBatch":
+        noise, timesteps = (x.to(device, non_blocking=True) for x in (self.noise, self.timesteps))
+        return TrainingBatch(self.examples.to(device), noise, timesteps)
+
+    def pin_memory(self) -> "TrainingBatch":
+        return TrainingBatch(self.examples.pin_memory(), self.noise.pin_memory(), self.timesteps.pin_memory())
+
+    def split(self, parts: int) -> Iterator["TrainingBatch"]:
+        """Equal parts, in order."""
+        size = len(self.noise) // parts
+        for first in range(0, len(self.noise), size):
+            part = slice(first, first + size)
+            examples = Examples(**{k: v[part] for k, v in vars(self.examples).items()})
+            yield TrainingBatch(examples, self.noise[part], self.timesteps[part])
+
+
+@dataclass(frozen=True)
+class Steps(Dataset[TrainingBatch]):
+    """`steps[k]` is what process `rank` of `ranks` is to do in step k.
+
+    Attributes:
+        batch_size: frames in a step, of all ranks together; a multiple of `ranks`.
+        schedule_steps: noise levels.
+        noise_power: > 1 draws more of the high noise levels.
+    """
+
+    clips: LatentClips
+    batch_size: int
+    seed: int
+    reference_distance: int
+    schedule_steps: int
+    noise_power: float = 1.0
+    rank: int = 0
+    ranks: int = 1
+
+    def __getitem__(self, step: int) -> TrainingBatch:
+        size = self.batch_size // self.ranks
+        part = slice(self.rank * size, (self.rank + 1) * size)
+        examples = training_batch(self.clips, self.batch_size, step, self.seed, self.reference_distance, part)
+        # For the whole batch, then cut: the same noise meets the same frame however many processes there are.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        noise = torch.randn((self.batch_size, *self.clips.latent_shape), generator=generator)
+        drawn = torch.rand(self.batch_size, generator=generator) ** (1 / self.noise_power)
+        timesteps = (drawn * self.schedule_steps).long().clamp(max=self.schedule_steps - 1)
+        return TrainingBatch(examples, noise[part], timesteps[part])
+
+
+def load_steps(steps: Steps, first: int, end: int, workers: int, *, pin: bool) -> Iterator[TrainingBatch]:
+    """`steps[first]` to `steps[end - 1]` in order, prepared ahead by `workers` processes; 0: here, when asked for.
+
+    Args:
+        pin: into page-locked memory, from which a GPU copies while it computes.
+    """
+    if workers == 0:
+        return (steps[step] for step in range(first, end))
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(first, end),
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_leave_signals_to_the_parent,
+    )
+    return iter(loader)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """SLURM and terminals signal every process; the parent decides when its workers may end."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

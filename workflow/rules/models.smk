@@ -73,17 +73,21 @@ rule train:
         "../../envs/difftalk.yaml"
     threads: config["training_threads"]
     resources:
-        mem_mb=16000 if config["gpu"] else 4000,
+        mem_mb=(16000 if config["gpu"] else 4000) * config["training_processes"],
         runtime=2880,
-        gpu=config["gpu"],
+        gpu=config["gpu"] * config["training_processes"],
     params:
         settings=train_settings,
         state=f"{RUN}/state/{{model}}",
+        curves=f"{RUN}/logs/train/{{model}}",
         code=fingerprint("difftalk.training.train"),
     message:
         "Train {wildcards.model}"
     shell:
+        # Signals that SLURM sends to every process end the training when it has saved, and this shell after it.
         """
+        trap : TERM USR1
         difftalk train --shards {input.shards} --autoencoder {input.autoencoder} \
-            --settings {params.settings:q} --state {params.state} --out {output.model} --log {log}
+            --settings {params.settings:q} --state {params.state} --curves {params.curves} \
+            --processes $training_processes --data-workers $training_workers --out {output.model} --log {log}
         """

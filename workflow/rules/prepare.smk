@@ -2,6 +2,8 @@
 
 
 rule plan:
+    input:
+        frozen=config["frozen_plan"] or [],
     output:
         plan="<run>/plan/clips.parquet",
     log:
@@ -16,13 +18,14 @@ rule plan:
     params:
         dataset=json.dumps(DATASET),
         shards=json.dumps(config["shards"]),
-        videos=configuration.listing(DATASET["videos"]) if "videos" in DATASET else None,
+        files=configuration.dataset_files(DATASET),
         code=fingerprint("difftalk.plan", without=OTHER_DATASETS),
     message:
         "Plan the clips of the dataset {config[dataset][name]}"
     shell:
         """
-        difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --out {output.plan} --log {log}
+        difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --frozen {input.frozen:q} \
+            --out {output.plan} --log {log}
         """
 
 
@@ -31,27 +34,31 @@ rule fetch:
         plan="<run>/plan/clips.parquet",
     output:
         sources=directory("<run>/sources/{shard}"),
+        manifest="<run>/sources/{shard}.csv",
         rejects="<run>/rejects/fetch/{shard}.csv",
     log:
         "<run>/logs/fetch/{shard}.log",
     conda:
         "../../envs/difftalk.yaml"
-    threads: 4
+    # From a site a job takes one video after the other; how many jobs do so at once is for `downloads` to bound.
+    threads: 1 if IS_DOWNLOADED else 4
     resources:
         mem_mb=2000,
-        runtime=240,
+        runtime=1440 if IS_DOWNLOADED else 240,
+        downloads=1 if IS_DOWNLOADED else 0,
     params:
         dataset=json.dumps(DATASET),
         store=config["store"],
-        videos=configuration.listing(DATASET["videos"]) if "videos" in DATASET else None,
+        files=configuration.dataset_files(DATASET),
         code=fingerprint("difftalk.fetch", without=OTHER_DATASETS),
     message:
         "Fetch the sources of {wildcards.shard}"
     shell:
         """
         difftalk fetch --plan {input.plan} --shard {wildcards.shard} --dataset {params.dataset:q} \
-            --store {params.store:q} --out {output.sources} --rejects {output.rejects} \
-            --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
+            --download "$download" --store {params.store:q} --out {output.sources} \
+            --manifest {output.manifest} --rejects {output.rejects} --max-reject-fraction $max_reject_fraction \
+            --workers {threads} --log {log}
         """
 
 
@@ -179,16 +186,19 @@ rule encode:
 rule funnel:
     input:
         plan="<run>/plan/clips.parquet",
-        rejects=expand(
-            "<run>/rejects/{stage}/{shard}.csv",
-            stage=["fetch", "landmarks", "crops", "speech", "encode"],
-            shard=SHARDS,
-        ),
+        rejects=ALL_REJECTS,
         quality=expand("<run>/landmarks/{shard}.quality.csv", shard=SHARDS),
         crops=expand("<run>/crops/{shard}.tar", shard=SHARDS),
     output:
         funnel=report(
             "<run>/funnel.csv", caption="../report/funnel.rst", category="Data", labels={"table": "funnel"}
+        ),
+        by_subset="<run>/funnel_by_subset.csv",
+        page=report(
+            "<run>/funnel.html",
+            caption="../report/funnel.rst",
+            category="Data",
+            labels={"table": "funnel, by part of the dataset"},
         ),
     log:
         "<run>/logs/funnel.log",
@@ -206,5 +216,33 @@ rule funnel:
     shell:
         """
         difftalk funnel --plan {input.plan} --rejects {input.rejects} --quality {input.quality} \
-            --crops {input.crops} --out {output.funnel} --log {log}
+            --crops {input.crops} --out {output.funnel} --by-subset {output.by_subset} --page {output.page} \
+            --log {log}
+        """
+
+
+rule freeze:
+    input:
+        plan="<run>/plan/clips.parquet",
+        manifests=expand("<run>/sources/{shard}.csv", shard=SHARDS),
+        rejects=ALL_REJECTS,
+    output:
+        plan="<run>/frozen_plan.csv",
+    log:
+        "<run>/logs/freeze.log",
+    localrule: True
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        code=fingerprint("difftalk.frozen"),
+    message:
+        "Write out the clips that were kept, with checksums"
+    shell:
+        """
+        difftalk freeze --plan {input.plan} --manifests {input.manifests} --rejects {input.rejects} \
+            --out {output.plan} --log {log}
         """

@@ -1,0 +1,70 @@
+"""A training of seconds, on a shard that is made up for it."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from difftalk.models.autoencoder import build_autoencoder
+from difftalk.settings import from_dict
+from difftalk.shards import write_shard
+from difftalk.training.train import Settings, run
+
+TINY = {
+    "channels": [16, 32],
+    "layers": 1,
+    "head_channels": 16,
+    "steps": 8,
+    "batch_size": 4,
+    "learning_rate": 1.0e-3,
+    "ema_decay": 0.5,
+    "checkpoint_every": 2,
+    "log_every": 2,
+}
+
+
+def write_made(folder: Path) -> Path:
+    """A shard of two clips of 70 noisy pictures of one scene, and an untrained first stage."""
+    rng = np.random.default_rng(0)
+    scene = rng.normal(size=(3, 8, 8))
+
+    def clip() -> dict[str, object]:
+        latents = (scene + 0.1 * rng.normal(size=(70, 3, 8, 8))).astype(np.float16)
+        generated = np.zeros((70, 8, 8), np.uint8)
+        generated[:, 4:, 2:6] = 1
+        return {
+            "latents.npy": latents,
+            "masked.npy": latents * (1 - generated[:, None]),
+            "generated.npy": generated,
+            "speech.npy": rng.normal(size=(140, 26)).astype(np.float32),
+            "landmarks.npy": rng.random((70, 68, 2)).astype(np.float32),
+            "json": {},
+        }
+
+    write_shard(folder / "train-000.tar", [("a", clip()), ("b", clip())])
+    build_autoencoder((16, 32), 1, 16).save_pretrained(folder / "autoencoder")
+    return folder
+
+
+def train(
+    made: Path, name: str, curves: Path | None = None, data_workers: int = 0, **changes: object
+) -> Path:
+    """Train in this process; `changes` are settings other than `TINY`. Returns the folder of the model."""
+    run(
+        shards=[made / "train-000.tar"],
+        autoencoder=made / "autoencoder",
+        settings=from_dict(Settings, TINY | changes, "test"),
+        state=made / f"state-{name}",
+        out=made / name,
+        curves=curves,
+        data_workers=data_workers,
+    )
+    return made / name
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for file in sorted(model.glob("*/*.safetensors")):
+        found |= {f"{file.parent.name}.{k}": v for k, v in load_file(file).items()}
+    return found
