@@ -279,9 +279,13 @@ def run(
         ema.copy_to(model.parameters())
         unet.to(memory_format=torch.contiguous_format)
         facts: dict[str, Any] = {
+            # results/{run}/models/{experiment}
+            "run": out.absolute().parts[-3],
             "settings": asdict(settings),
             "clips": len(clips.clip_ids),
             "frames": len(clips),
+            "shards": sorted(path.stem for path in shards),
+            "shards_sha256": json.loads(origin)["data"],
             "parameters": {
                 n: sum(p.numel() for p in m.parameters())
                 for n, m in (("unet", unet), ("conditioner", conditioner))
