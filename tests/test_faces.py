@@ -128,7 +128,7 @@ def test_each_value_is_smoothed_by_the_parabola_through_its_window(count, window
     values = rng.normal(0, 100, (count, 5)) + 1j * rng.normal(0, 100, (count, 5))
     longest = min(window, count - (count + 1) % 2)
     expected = [savgol_filter(part, longest, 2, axis=0) for part in (values.real, values.imag)]
-    np.testing.assert_allclose(tracks._savgol(values, window), expected[0] + 1j * expected[1], atol=1e-9)
+    np.testing.assert_allclose(tracks.savgol(values, window), expected[0] + 1j * expected[1], atol=1e-9)
 
 
 def test_smoothing_leaves_a_moving_head_where_it_is(truth):
