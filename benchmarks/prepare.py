@@ -111,7 +111,9 @@ def compare(name: str, videos: Path, work: Path, args: argparse.Namespace) -> st
             decoded, seeking = timed(sample.decode) / sample.count, sample.seek()
             analysed = sample.analyse(sample.count, scales[clip.clip_id], args.size)
             found, searched = found + sample.found, searched + sample.count
-            upsampled = sample.analyse(UPSAMPLED_FRAMES, scales[clip.clip_id] + 1, args.size)
+            upsampled = sample.analyse(
+                min(UPSAMPLED_FRAMES, sample.count), scales[clip.clip_id] + 1, args.size
+            )
             per_frame = (decoded + analysed, decoded + upsampled, seeking + analysed)
             for way, seconds in zip(COMMUNITY, per_frame, strict=True):
                 of_round[way] += seconds * clip.frames
@@ -148,13 +150,21 @@ class Preparation:
         at = {name: str(self.folder / name) for name in ("sources", "landmarks.parquet", "crops.tar")}
         planned = ["--plan", str(self.folder / "clips.parquet"), "--shard", SHARD]
         sources = [*planned, "--sources", at["sources"]]
-        dataset = ["--dataset", json.dumps(self.dataset), "--store", str(self.folder / "store")]
+        dataset = [
+            "--dataset",
+            json.dumps(self.dataset),
+            "--download",
+            "{}",
+            "--store",
+            str(self.folder / "store"),
+        ]
+        manifest = ["--manifest", str(self.folder / "sources.csv")]
         size = ["--settings", json.dumps({"size": self.args.size})]
         quality = ["--quality", str(self.folder / "quality.csv")]
         speech = str(self.folder / "speech.parquet")
         workers = ["--workers", str(self.args.workers)]
         commands = {
-            "fetch": [*planned, *dataset, "--out", at["sources"], *workers],
+            "fetch": [*planned, *dataset, "--out", at["sources"], *manifest, *workers],
             "landmarks": [*sources, "--settings", "{}", "--out", at["landmarks.parquet"], *quality, *workers],
             "crops": [
                 *sources,
