@@ -4,11 +4,12 @@ python benchmarks/prepare.py FOLDER [FOLDER ...] [--demo 6]
 
 Each folder of videos is a set; `--demo N` is one more, of N speakers rendered as the demo does. The stages run as the
 workflow runs them, one command each. The community's way, on the same files with the same detector and predictor:
-every frame to a JPEG on disk; each read back, searched for faces whole, at the full resolution, enlarged only where the
-detector needs that to find the face (`upsampled`); landmarks to a text file and a crop to a JPEG; each frame's 40 ms of
+every frame to a JPEG on disk; each read back, searched for faces whole, at the full resolution, upsampled only where the
+detector needs that to find the face; landmarks to a text file and a crop to a JPEG; each frame's 40 ms of
 sound to a WAV file, features computed from that; one process. It runs on a sample of each clip's frames, and its time
-per frame counts for all of the clip's frames. DiffTalk's community scripts (yxdydgithub/difftalk_preprocess) also seek
-anew for each frame and each sound, here without the two processes that they start for that.
+per frame counts for all of the clip's frames. Two variants: pictures upsampled once more, as in dlib's own example; and
+picture and sound of each frame sought anew in the file, as DiffTalk's community scripts
+(yxdydgithub/difftalk_preprocess) do, here without the two processes that they start for that.
 
 Rounds alternate between the ways, so that a machine which is busy for a while is so for all.
 """
@@ -17,6 +18,7 @@ import argparse
 import dataclasses
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -41,8 +43,11 @@ from difftalk.video import FPS, SOUND_RATE, open_media, read_frames, video_strea
 
 SHARD = "train-000"
 STAGES = ("fetch", "landmarks", "crops", "speech")
-SEEKS = 4  # per clip and round
-Seconds = dict[str, float]
+COMMUNITY = ("community's way", "the same, upsampled once more", "the same, seeking each frame")
+SEEKS = 4  # frames per clip and round
+UPSAMPLED_FRAMES = 3
+# Wall and processor seconds `(2,)` of each way.
+Seconds = dict[str, np.ndarray]
 
 
 def main() -> None:
@@ -60,8 +65,8 @@ def main() -> None:
         "--sample", type=int, default=15, help="frames per clip and round for the community's way"
     )
     args = parser.parse_args()
-    print("| set | | s | frames/s | clips/h | the whole line is so many times as fast |")
-    print("|---|---|---:|---:|---:|---:|", flush=True)
+    print("| set | | s | CPU s | frames/s | clips/h | whole line is x times as fast |")
+    print("|---|---|---:|---:|---:|---:|---:|", flush=True)
     notes = []
     with tempfile.TemporaryDirectory() as folder:
         sets = {videos.name: videos for videos in args.videos}
@@ -100,33 +105,33 @@ def compare(name: str, videos: Path, work: Path, args: argparse.Namespace) -> st
             "decode to RGB at 25/s": timed(lambda: decode(decode_rgb, files, kept, args.workers)),
         }
         of_round |= Preparation(work / "kept", work / f"round-{number}", args).run()
-        of_round["community"] = of_round["community, seeking"] = 0.0
+        of_round |= {way: np.zeros(2) for way in COMMUNITY}
         for clip in kept:
             sample = Sample(files[clip.clip_id], clip, number, args.sample, work / f"{clip.clip_id}-{number}")
-            decoded, seeking = timed(sample.decode), sample.seek()
-            rest = timed(lambda s=sample: s.analyse(scales[s.clip.clip_id], args.size))
-            of_round["community"] += (decoded + rest) / sample.count * clip.frames
-            of_round["community, seeking"] += (seeking + rest / sample.count) * clip.frames
+            decoded, seeking = timed(sample.decode) / sample.count, sample.seek()
+            analysed = sample.analyse(sample.count, scales[clip.clip_id], args.size)
             found, searched = found + sample.found, searched + sample.count
+            upsampled = sample.analyse(
+                min(UPSAMPLED_FRAMES, sample.count), scales[clip.clip_id] + 1, args.size
+            )
+            per_frame = (decoded + analysed, decoded + upsampled, seeking + analysed)
+            for way, seconds in zip(COMMUNITY, per_frame, strict=True):
+                of_round[way] += seconds * clip.frames
         for label, seconds in of_round.items():
-            rows[label] = rows.get(label, 0.0) + seconds / args.rounds
+            rows[label] = rows.get(label, 0) + seconds / args.rounds
     report(name, rows, kept)
-    upsampled = [c for c, times in scales.items() if times]
     return (
         f"{name}: {len(kept)} of {len(prepare.clips)} clips kept, {sum(c.frames for c in kept)} frames; the "
-        f"community's way found a face in {found} of {searched}, {len(upsampled)} clips upsampled "
-        f"{max(scales.values())} time(s)."
+        f"community's way found a face in {found} of {searched} at {max(scales.values())} upsamplings."
     )
 
 
 def report(name: str, rows: Seconds, clips: list[Clip]) -> None:
     frames, whole = sum(c.frames for c in clips), sum(rows[stage] for stage in STAGES)
-    lines = {stage: (rows[stage], "") for stage in STAGES} | {"**whole line**": (whole, "")}
-    for label, seconds in rows.items():
-        if label not in STAGES:
-            lines[label] = (seconds, f"{seconds / whole:.2g}")
-    for label, (seconds, ratio) in lines.items():
-        speeds = f"{seconds:.1f} | {frames / seconds:.0f} | {len(clips) / seconds * 3600:.0f}"
+    ours = {stage: rows[stage] for stage in STAGES} | {"**whole line**": whole}
+    for label, (seconds, cpu_s) in (ours | rows).items():
+        speeds = f"{seconds:.1f} | {cpu_s:.1f} | {frames / seconds:.0f} | {len(clips) / seconds * 3600:.0f}"
+        ratio = "" if label in ours else f"{seconds / whole[0]:.2g}"
         print(f"| {name} | {label} | {speeds} | {ratio} |", flush=True)
 
 
@@ -145,13 +150,21 @@ class Preparation:
         at = {name: str(self.folder / name) for name in ("sources", "landmarks.parquet", "crops.tar")}
         planned = ["--plan", str(self.folder / "clips.parquet"), "--shard", SHARD]
         sources = [*planned, "--sources", at["sources"]]
-        dataset = ["--dataset", json.dumps(self.dataset), "--store", str(self.folder / "store")]
+        dataset = [
+            "--dataset",
+            json.dumps(self.dataset),
+            "--download",
+            "{}",
+            "--store",
+            str(self.folder / "store"),
+        ]
+        manifest = ["--manifest", str(self.folder / "sources.csv")]
         size = ["--settings", json.dumps({"size": self.args.size})]
         quality = ["--quality", str(self.folder / "quality.csv")]
         speech = str(self.folder / "speech.parquet")
         workers = ["--workers", str(self.args.workers)]
         commands = {
-            "fetch": [*planned, *dataset, "--out", at["sources"], *workers],
+            "fetch": [*planned, *dataset, "--out", at["sources"], *manifest, *workers],
             "landmarks": [*sources, "--settings", "{}", "--out", at["landmarks.parquet"], *quality, *workers],
             "crops": [
                 *sources,
@@ -197,8 +210,8 @@ class Sample:
         for k, snippet in enumerate(sound.reshape(self.count, -1)):
             soundfile.write(self.folder / f"{k}.wav", snippet, SOUND_RATE)
 
-    def seek(self) -> float:
-        """Seconds per frame where picture and sound of each are sought for in the file."""
+    def seek(self) -> np.ndarray:
+        """Seconds `(2,)` per frame where picture and sound of each are sought for in the file."""
         numbers = np.linspace(0, self.clip.frames - 1, SEEKS).astype(int)
 
         def all_of_them() -> None:
@@ -210,9 +223,13 @@ class Sample:
 
         return timed(all_of_them) / len(numbers)
 
-    def analyse(self, upsampled: int, size: int) -> None:
-        """Each JPEG to landmarks and a crop, each WAV to features."""
-        for k in range(self.count):
+    def analyse(self, count: int, upsampled: int, size: int) -> np.ndarray:
+        """Seconds `(2,)` per frame for each JPEG to landmarks and a crop, each WAV to features."""
+        self.found = 0
+        return timed(lambda: self._analyse(count, upsampled, size)) / count
+
+    def _analyse(self, count: int, upsampled: int, size: int) -> None:
+        for k in range(count):
             picture = cv2.imread(str(self.folder / f"{k}.jpg"))
             grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
             faces = dlib_faces._detector()(grey, upsampled)
@@ -272,10 +289,16 @@ def decode(
         raise RuntimeError(failed[0])
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.monotonic()
+def timed(work: Callable[[], object]) -> np.ndarray:
+    """Wall and processor seconds, `(2,)`, of this process and those that it started and that have ended."""
+    wall, cpu = time.monotonic(), cpu_s()
     work()
-    return time.monotonic() - started
+    return np.array([time.monotonic() - wall, cpu_s() - cpu])
+
+
+def cpu_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from difftalk.frozen import write_manifest
 from difftalk.parallel import map_clips
 from difftalk.rejects import Reject, check_fraction, write_rejects
 from difftalk.settings import from_dict
-from difftalk.video import probe, read_frames
+from difftalk.video import probe, read_pictures
 
 STAGE = "fetch"
 # A source may be this much shorter than its clips say: durations are those of pictures.
@@ -115,7 +115,7 @@ def fetch_source(job: _Job) -> Fetched:
     if not info.has_audio:
         # It is lost either way; but a file that is damaged too should say so, for that is what its owner must know.
         for clip in job.clips:
-            for _ in read_frames(video, clip.start_s, min(clip.end_s, info.duration_s)):
+            for _ in read_pictures(video, clip.start_s, min(clip.end_s, info.duration_s)):
                 pass
         raise ClipError("no_audio", f"{video.name}: no audio stream")
     if all(c.frames < 1 for c in job.clips):

@@ -42,3 +42,20 @@ def test_both_formulations_of_the_training_step_have_the_same_loss() -> None:
     assert "NARROWER than the paper's" in done.stdout
     rows = [line for line in done.stdout.splitlines() if line.startswith("| o")]
     assert len(rows) == 4 and all(float(row.split("|")[4]) > 0 for row in rows)
+
+
+def test_the_preparation_is_timed_stage_by_stage_and_against_other_ways() -> None:
+    small = ["--demo", "2", "--rounds", "1", "--sample", "2", "--size", "64", "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "prepare.py", *small],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| demo")]
+    assert [row[1] for row in rows[:5]] == ["fetch", "landmarks", "crops", "speech", "**whole line**"]
+    # The line is the sum of its stages, each rounded to a tenth of a second.
+    assert abs(sum(float(row[2]) for row in rows[:4]) - float(rows[4][2])) < 0.25
+    assert len(rows) == 10 and all(float(row[4]) > 0 for row in rows)
+    assert "2 of 2 clips kept, 300 frames; the community's way found a face in 4 of 4" in done.stdout
