@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from itertools import groupby
@@ -200,7 +200,7 @@ def run(
     shown = Progress(settings.steps - start, f"train {out.name}", "steps") if is_main else None
     timed, since, waited = 0, time.monotonic(), 0.0
 
-    with signals_noted() as asked:
+    with closing(batches), signals_noted() as asked:
         for step in range(start, settings.steps):
             before = time.monotonic()
             batch = next(batches).to(device)
