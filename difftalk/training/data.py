@@ -6,7 +6,7 @@ process of a training takes its slice of the same batch, whichever worker of it 
 
 import signal
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -234,23 +234,27 @@ class Steps(Dataset[TrainingBatch]):
         return TrainingBatch(examples, noise[part], timesteps[part])
 
 
-def load_steps(steps: Steps, first: int, end: int, workers: int, *, pin: bool) -> Iterator[TrainingBatch]:
+def load_steps(
+    steps: Steps, first: int, end: int, workers: int, *, pin: bool
+) -> Generator[TrainingBatch, None, None]:
     """`steps[first]` to `steps[end - 1]` in order, prepared ahead by `workers` processes; 0: here, when asked for.
+
+    Close it (`contextlib.closing`) where it is not read to its end: that ends the workers, who heed no other signal.
 
     Args:
         pin: into page-locked memory, from which a GPU copies while it computes.
     """
     if workers == 0:
-        return (steps[step] for step in range(first, end))
-    loader = DataLoader(
-        steps,
-        batch_size=None,
-        sampler=range(first, end),
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=_leave_signals_to_the_parent,
-    )
-    return iter(loader)
+        yield from (steps[step] for step in range(first, end))
+    else:
+        yield from DataLoader(
+            steps,
+            batch_size=None,
+            sampler=range(first, end),
+            num_workers=workers,
+            pin_memory=pin,
+            worker_init_fn=_leave_signals_to_the_parent,
+        )
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

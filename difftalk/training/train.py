@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from itertools import groupby
@@ -195,12 +195,12 @@ def run(
         clips, settings.batch_size, settings.seed, settings.reference_distance, schedule_steps,
         settings.noise_power, accelerator.process_index, ranks,
     )  # fmt: skip
-    batches = load_steps(steps, start, settings.steps, data_workers, pin=on_gpu)
+    loading = load_steps(steps, start, settings.steps, data_workers, pin=on_gpu)
     journal = Journal(state / "log.jsonl", curves, log) if is_main else None
     shown = Progress(settings.steps - start, f"train {out.name}", "steps") if is_main else None
     timed, since, waited = 0, time.monotonic(), 0.0
 
-    with signals_noted() as asked:
+    with signals_noted() as asked, closing(loading) as batches:
         for step in range(start, settings.steps):
             before = time.monotonic()
             batch = next(batches).to(device)
