@@ -1,4 +1,4 @@
-"""The command line: one verb per stage, each a thin door to its module's `run`."""
+"""The command line: one verb per stage, each a thin door to its module's `run`; and `weights`, with verbs of its own."""
 
 import argparse
 import importlib
@@ -18,22 +18,24 @@ from difftalk.errors import UserError
 
 @dataclass(frozen=True)
 class Stage:
-    """A verb: the module whose `run` it calls, and the flags that become the arguments of `run`.
+    """A verb: the module whose `function` it calls, and the flags that become the function's arguments.
 
     In `flags`, a name stands for itself; `name...` takes several values; `name?` may be left out, or left empty.
+    `NAME` in capitals stands without a flag.
     """
 
     module: str
     help: str
     flags: str
+    function: str = "run"
 
 
 STAGES = {
-    "plan": Stage("difftalk.plan", "decide clips, splits and shards", "dataset shards=json out"),
+    "plan": Stage("difftalk.plan", "decide clips, splits and shards", "dataset shards=json frozen? out"),
     "fetch": Stage(
         "difftalk.fetch",
         "download, render or link the sources of a shard",
-        "plan shard dataset store out rejects max-reject-fraction workers",
+        "plan shard dataset download store out manifest rejects max-reject-fraction workers",
     ),
     "landmarks": Stage(
         "difftalk.face.landmarks",
@@ -43,12 +45,12 @@ STAGES = {
     "crops": Stage(
         "difftalk.face.crops",
         "cut the square face crops of a shard, with their sound",
-        "plan shard sources landmarks settings out rejects max-reject-fraction workers",
+        "plan shard sources landmarks syncnet? settings out rejects max-reject-fraction workers",
     ),
     "speech": Stage(
         "difftalk.speech.features",
         "compute the speech features of a shard, 50 steps a second",
-        "plan shard sources settings out rejects max-reject-fraction workers",
+        "crops settings out rejects max-reject-fraction",
     ),
     "autoencoder": Stage(
         "difftalk.training.autoencoder",
@@ -84,12 +86,33 @@ STAGES = {
         "difftalk.evaluation.tables", "add the measurements up to the paper's tables", "metrics... plan settings out"
     ),
     "funnel": Stage(
-        "difftalk.funnel", "say which clips were lost where, and why", "plan rejects... quality... crops... out"
+        "difftalk.funnel",
+        "say which clips were lost where, and why",
+        "plan rejects... quality... crops... out by-subset page",
+    ),
+    "freeze": Stage(
+        "difftalk.frozen",
+        "write out the clips that were kept, with checksums, to be planned from another day",
+        "plan manifests... rejects... out",
     ),
     "report": Stage(
         "difftalk.report",
         "write the page with tables, curves and videos",
         "tables funnel quality... models... samples... crops... settings out zip",
+    ),
+}  # fmt: skip
+
+WEIGHTS = {
+    "list": Stage("difftalk.obtain", "say which weights there are, and which are here", "", "show"),
+    "fetch": Stage("difftalk.obtain", "download weights and convert them", "NAMES... url?", "fetch"),
+    "import": Stage(
+        "difftalk.obtain", "convert weights from a file that was got elsewhere", "NAME FILE", "import_file"
+    ),
+    "import-model": Stage(
+        "difftalk.models.official", "turn an official DiffTalk checkpoint into a model folder", "FILE out", "import_model"
+    ),
+    "export-model": Stage(
+        "difftalk.models.official", "turn a model folder into an official checkpoint", "FOLDER out", "export_model"
     ),
 }  # fmt: skip
 
@@ -99,29 +122,43 @@ DEFAULTS = {"workers": 1, "data-workers": 0, "processes": 1}
 TYPES: dict[str, Any] = {
     "data-workers": int,
     "dataset": json.loads,
+    "download": json.loads,
     "json": json.loads,
     "method": str,
+    "name": str,
+    "names": str,
     "processes": int,
     "shard": str,
     "source": str,
     "settings": str,
+    "url": str,
     "max-reject-fraction": float,
     "workers": int,
 }
 
 HELP = {
     "autoencoder": "folder of the first stage",
+    "by-subset": "the same for each subset of the dataset",
     "crops": "crops/SHARD.tar",
     "curves": "folder for TensorBoard",
     "data-workers": "processes that prepare batches ahead, for each that trains; 0: none",
     "dataset": "what the dataset is, as JSON",
+    "download": "how to go about downloads, as JSON",
+    "frozen": "a file of `difftalk freeze`: its clips are planned",
+    "file": "the file to read",
+    "folder": "the folder to read",
     "funnel": "funnel.csv",
     "landmarks": "landmarks/SHARD.parquet",
+    "manifest": "sources/SHARD.csv, with the checksums of the files",
+    "manifests": "sources/SHARD.csv",
     "max-reject-fraction": "fail where more than this part of the clips is rejected",
     "method": "ground_truth, reconstruction, reference_copy or the name of a model",
     "metrics": "metrics/METHOD/SHARD.parquet",
     "model": "folder of the model, for methods that have one",
     "models": "folders of the models",
+    "page": "the same as a page",
+    "name": "as `difftalk weights list` has it",
+    "names": "as `difftalk weights list` has them",
     "out": "the file or folder to write",
     "plan": "plan/clips.parquet",
     "processes": "processes that train together, one for each GPU",
@@ -139,6 +176,7 @@ HELP = {
     "store": "folder that keeps every source once",
     "syncnet": "folder of the sync expert",
     "tables": "folder of the tables",
+    "url": "another place to download the file from",
     "workers": "processes to share the clips among",
     "zip": "the same page as one file",
 }
@@ -153,16 +191,30 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"difftalk {__version__}")
     verbs = top.add_subparsers(dest="stage", metavar="STAGE", required=True)
     for name, stage in STAGES.items():
-        verb = verbs.add_parser(name, help=stage.help, description=f"difftalk {name}: {stage.help}.")
-        for flag in stage.flags.split():
-            _add_flag(verb, flag)
-        verb.add_argument("--log", type=Path, help="send all output there; the terminal keeps bar and errors")
+        _add_verb(verbs, name, stage, f"difftalk {name}")
+    whole = "the weights that others trained, and checkpoints in the official format"
+    group = verbs.add_parser("weights", help=whole, description=f"difftalk weights: {whole}.")
+    actions = group.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, stage in WEIGHTS.items():
+        _add_verb(actions, name, stage, f"difftalk weights {name}")
     return top
+
+
+def _add_verb(verbs: Any, name: str, stage: Stage, called: str) -> None:
+    verb = verbs.add_parser(name, help=stage.help, description=f"{called}: {stage.help}.")
+    for flag in stage.flags.split():
+        _add_flag(verb, flag)
+    verb.add_argument("--log", type=Path, help="send all output there; the terminal keeps bar and errors")
 
 
 def _add_flag(verb: argparse.ArgumentParser, flag: str) -> None:
     flag, _, kind = flag.partition("=")
     name = flag.rstrip(".?")
+    if name.isupper():
+        key = name.lower()
+        nargs = "+" if flag.endswith("...") else None
+        verb.add_argument(key, metavar=name, type=TYPES.get(key, Path), help=HELP[key], nargs=nargs)
+        return
     options: dict[str, Any] = {"type": TYPES.get(kind or name, Path), "help": HELP[name]}
     if name in DEFAULTS:
         options["default"] = DEFAULTS[name]
@@ -183,6 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     values = vars(parser().parse_args(argv))
     name, log = values.pop("stage"), values.pop("log")
+    stage = STAGES.get(name)
+    if stage is None:
+        action = values.pop("action")
+        name, stage = f"{name} {action}", WEIGHTS[action]
     rank = launch.rank()
     if (processes := values.pop("processes", 1)) > 1 and rank is None:
         return launch.launch(processes, argv)
@@ -193,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         label = "" if log.stem == name else log.stem.replace(".", " ")
         progress.log_to(log, label, is_second=bool(rank))
     try:
-        _run(STAGES[name], values)
+        _run(stage, values)
     except UserError as e:
         progress.say(f"difftalk {name}: {e}")
         return 2
@@ -213,7 +269,7 @@ def _run(stage: Stage, values: dict[str, Any]) -> None:
     module = importlib.import_module(stage.module)
     if "settings" in values:
         values["settings"] = settings.from_json(module.Settings, values["settings"])
-    module.run(**values)
+    getattr(module, stage.function)(**values)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -25,8 +25,14 @@ SCHEMA = pa.schema(
         ("box_height", pa.float32()),
         ("subset", pa.string()),
         ("sha256", pa.string()),
+        ("left_out", pa.string()),
+        ("crop_ratio", pa.float32()),
     ]
 )
+
+
+# No source's id holds a dot.
+USABLE = ".clips"
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Clip:
         box_height: height in pixels of the frame that `box` refers to; None means that of the source.
         subset: part of the dataset that the funnel counts apart, such as `RD`; empty where there are none.
         sha256: of the source's file, where the plan is a frozen one; empty where any file will do.
+        left_out: `reason: detail` where the dataset itself knows that the clip is not to be used.
+        crop_ratio: by how much the dataset enlarges the square around the face of a clip without box; None means 1.
     """
 
     clip_id: str
@@ -59,6 +67,8 @@ class Clip:
     box_height: float | None = None
     subset: str = ""
     sha256: str = ""
+    left_out: str = ""
+    crop_ratio: float | None = None
 
     @property
     def frames(self) -> int:
@@ -93,13 +103,22 @@ def source_file(sources: Path, source_id: str) -> Path | None:
     return found[0] if found else None
 
 
+def write_usable(sources: Path, clip_ids: list[str]) -> None:
+    """Note in a `sources/{shard}` folder which clips of the sources in it are to be used."""
+    (sources / USABLE).write_text("".join(f"{clip_id}\n" for clip_id in sorted(clip_ids)), encoding="utf-8")
+
+
 def clips_with_sources(plan: Path, shard: str, sources: Path) -> list[tuple[Clip, Path]]:
     """The clips of a shard that `fetch` has not rejected, each with its file.
 
     Raises:
         UserError: if `plan` is no clip table, or a source is gone from the store.
     """
-    pairs = [(c, source_file(sources, c.source_id)) for c in read_plan(plan, shard)]
+    planned = read_plan(plan, shard)
+    if (sources / USABLE).is_file():  # a folder put together by hand has none: all clips of what is in it
+        usable = set((sources / USABLE).read_text(encoding="utf-8").split())
+        planned = [c for c in planned if c.clip_id in usable]
+    pairs = [(c, source_file(sources, c.source_id)) for c in planned]
     for _, path in pairs:
         if path is not None and not path.exists():
             raise UserError(f"{path}: the file that it links to is gone; delete {sources} and run again")

@@ -22,11 +22,33 @@ SCHEMA = Path(__file__).resolve().parents[1] / "workflow" / "schemas" / "config.
 DATASET_KEYS = {
     "demo": ("name", "identities", "clips_per_identity", "clip_seconds", "size", "seed"),
     "local": ("name", "clip_seconds", "test_fraction", "seed"),
+    "hdtf": (
+        "name",
+        "split",
+        "train_videos",
+        "test_fraction",
+        "seed",
+        "max_frames",
+        "table",
+        "files",
+        "skip",
+    ),
 }
 
 # The modules of which a stage uses one, so that its fingerprint can leave out the others.
-DATASET_MODULES = {"demo": "difftalk.datasets.demo.dataset", "local": "difftalk.datasets.local"}
+DATASET_MODULES = {
+    "demo": "difftalk.datasets.demo.dataset",
+    "local": "difftalk.datasets.local",
+    "hdtf": "difftalk.datasets.hdtf.dataset",
+}
 LANDMARK_MODULES = {"dlib": "difftalk.face.dlib_faces", "face_alignment": "difftalk.face.fan_faces"}
+SPEECH_MODULES = {"mfcc": "difftalk.speech.mfcc", "deepspeech": "difftalk.speech.deepspeech"}
+
+# The gates that each stage asks; a stage's settings hold them, so that a gate reruns its own stage alone.
+GATES = {
+    "landmarks": ("scene_cut_ratio", "several_faces_share", "frozen_seconds"),
+    "crops": ("length_mismatch_seconds", "sync"),
+}
 
 # Methods that have no model: the truth, the ceiling and the floor.
 BASELINES = ("ground_truth", "reconstruction", "reference_copy")
@@ -82,7 +104,7 @@ def with_defaults(config: Config, schema: Mapping[str, Any]) -> Config:
     for key, inner in schema.get("properties", {}).items():
         if "default" in inner:
             filled.setdefault(key, inner["default"])
-        if "properties" in inner:
+        if "properties" in inner and filled.get(key, {}) is not None:
             filled[key] = with_defaults(filled.get(key, {}), inner)
     return filled
 
@@ -129,7 +151,31 @@ def dataset(config: Config) -> Config:
         if not Path(videos).is_dir():
             raise UserError(f"config: videos: no folder {videos} (seen from {Path.cwd()})")
         chosen["videos"] = str(videos)
+    for key in ("files", "table"):
+        if chosen.get(key) is not None and not Path(chosen[key]).exists():
+            raise UserError(f"config: dataset.{key}: {chosen[key]} does not exist (seen from {Path.cwd()})")
     return chosen | {"name": name}
+
+
+def dataset_files(dataset: Config) -> str | None:
+    """A hash over the files of the user's own that a dataset (as `dataset` gives it) reads; None without any."""
+    folders = [dataset[key] for key in ("videos", "files", "table") if dataset.get(key) is not None]
+    return " ".join(listing(folder) for folder in folders) or None
+
+
+def gated(config: Config, stage: str) -> Config:
+    """Settings of the stage `landmarks` or `crops`: its section with the gates that it asks.
+
+    Raises:
+        UserError: if crops are to be judged by a sync expert that is trained on those crops.
+    """
+    gates = config["gates"]
+    if gates["sync"] is not None and config["syncnet"] == "train":
+        raise UserError(
+            "config: gates.sync needs a sync expert before there are crops to train one on, but syncnet is `train`: "
+            "set syncnet to `embedded` or a path, or gates.sync to null"
+        )
+    return config[stage] | {"gates": {key: gates[key] for key in GATES[stage]}}
 
 
 def others(modules: Mapping[str, str], chosen: str) -> list[str]:
@@ -138,8 +184,9 @@ def others(modules: Mapping[str, str], chosen: str) -> list[str]:
 
 
 def listing(folder: str | Path) -> str:
-    """A hash over names, sizes and times of the files below `folder`: changes when they do, reads none of them."""
-    files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
+    """A hash over names, sizes and times of the files below `folder`, which may be a file: changes when they do,
+    reads none of them."""
+    files = sorted(p for p in [Path(folder), *Path(folder).rglob("*")] if p.is_file())
     lines = [f"{p.relative_to(folder)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

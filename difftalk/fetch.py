@@ -5,20 +5,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from difftalk.clips import Clip, read_plan
+from difftalk.clips import Clip, read_plan, write_usable
 from difftalk.datasets import open_dataset
+from difftalk.datasets.download import Download
 from difftalk.errors import ClipError
-from difftalk.files import atomic_folder, inside
+from difftalk.files import atomic_folder, inside, sha256
+from difftalk.frozen import write_manifest
 from difftalk.parallel import map_clips
 from difftalk.rejects import Reject, check_fraction, write_rejects
-from difftalk.video import probe, read_frames
+from difftalk.settings import from_dict
+from difftalk.video import probe, read_pictures
+
+STAGE = "fetch"
+# A source may be this much shorter than its clips say: durations are those of pictures.
+SHORTFALL_S = 0.1
 
 
 @dataclass(frozen=True)
 class _Job:
     dataset: dict[str, Any]
+    download: Download
     store: Path
     clips: tuple[Clip, ...]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A source that is there: its files by their names in the sources folder, the video first, and the clips of it
+    that are not."""
+
+    files: dict[str, Path]
+    sha256: str
+    lost: tuple[Reject, ...]
 
 
 def run(
@@ -26,64 +44,86 @@ def run(
     plan: Path,
     shard: str,
     dataset: dict[str, Any],
+    download: dict[str, Any],
     store: Path,
     out: Path,
+    manifest: Path,
     rejects: Path,
     max_reject_fraction: float,
     workers: int,
 ) -> None:
     """Fill `out` with links to the files of the shard's sources.
 
-    What had to be made lies in `store` under a name that tells its content, so that a stage which was killed, or runs
-    for another shard layout, makes nothing twice. All clips of a source that cannot be had, does not open, or
-    has no picture or sound, are rejected.
+    What had to be downloaded or made lies in `store`, so that a stage which was killed, or runs for another shard
+    layout, gets nothing twice. All clips of a source that cannot be had, does not open, or has no picture or sound, are
+    rejected; so are clips that go on where their source has ended.
 
     Args:
         plan: the clip table. shard: such as `train-003`. dataset: the config's `dataset` section.
-        store: folder that keeps sources across runs. out: `sources/{shard}`. rejects: `rejects/fetch/{shard}.csv`.
+        download: the config's `download` section.
+        store: folder that keeps sources across runs. out: `sources/{shard}`.
+        manifest: `sources/{shard}.csv`: source_id, file, bytes, sha256.
+        rejects: `rejects/fetch/{shard}.csv`.
         max_reject_fraction: fail where more than this part of the clips is lost.
         workers: processes, each with one source at a time.
 
     Raises:
-        UserError: as `check_fraction`, and for settings that are not those of the plan.
+        UserError: as `check_fraction`, for settings that are not those of the plan, and where a site was busy.
     """
     clips = read_plan(plan, shard)
+    lost = [Reject(c.clip_id, STAGE, *c.left_out.split(": ", 1)) for c in clips if c.left_out]
     of_source: dict[str, list[Clip]] = {}
     for clip in clips:
-        of_source.setdefault(clip.source_id, []).append(clip)
-    jobs = [(s, _Job(dataset, store, tuple(of))) for s, of in of_source.items()]
-    lost: list[Reject] = []
+        if not clip.left_out:
+            of_source.setdefault(clip.source_id, []).append(clip)
+    how = from_dict(Download, download, "config: download")
+    jobs = [(s, _Job(dataset, how, store, tuple(of))) for s, of in of_source.items()]
+    there: dict[str, tuple[str, int, str]] = {}
     with atomic_folder(out) as beside:
-        for source_id, files in map_clips(fetch_source, jobs, stage="fetch", workers=workers, unit="sources"):
-            if isinstance(files, Reject):
+        for source_id, found in map_clips(fetch_source, jobs, stage=STAGE, workers=workers, unit="sources"):
+            if isinstance(found, Reject):
                 of = of_source[source_id]
-                lost += [Reject(c.clip_id, "fetch", files.reason, files.detail) for c in of]
+                lost += [Reject(c.clip_id, STAGE, found.reason, found.detail) for c in of]
                 continue
-            for name, file in files.items():
+            lost += found.lost
+            for name, file in found.files.items():
                 _link(inside(beside, name), file, store)
-        check_fraction("fetch", len(clips), lost, max_reject_fraction)
+            video = next(iter(found.files.values()))
+            there[source_id] = video.name, video.stat().st_size, found.sha256
+        check_fraction(STAGE, len(clips), lost, max_reject_fraction)
+        write_usable(beside, list({clip.clip_id for clip in clips} - {reject.clip_id for reject in lost}))
+    write_manifest(manifest, there)
     write_rejects(rejects, lost)
 
 
-def fetch_source(job: _Job) -> dict[str, Path]:
-    """Have one source and check it: `{name in the sources folder: file}`, the video first.
+def fetch_source(job: _Job) -> Fetched:
+    """Have one source and check it, and each of its clips against it.
 
     Raises:
-        ClipError: `cannot_fetch`, `cannot_decode`, `no_video` or `no_audio`.
+        ClipError: where no clip of it can be used: `cannot_fetch` and its kin, `changed`, `cannot_decode`, `no_video`,
+            `no_audio`.
     """
     source_id, uri = job.clips[0].source_id, job.clips[0].uri
-    files = open_dataset(job.dataset).fetch(source_id, uri, job.store)
+    files = open_dataset(job.dataset).fetch(source_id, uri, job.store, job.download)
     video = next(iter(files.values()))
+    found = sha256(video)
+    wanted = {c.sha256 for c in job.clips} - {"", found}
+    if wanted:
+        detail = f"{video.name} has sha256 {found[:12]}..., the frozen plan asks for {min(wanted)[:12]}..."
+        raise ClipError("changed", detail)
     info = probe(video)
     if not info.has_audio:
         # It is lost either way; but a file that is damaged too should say so, for that is what its owner must know.
         for clip in job.clips:
-            for _ in read_frames(video, clip.start_s, clip.end_s):
+            for _ in read_pictures(video, clip.start_s, min(clip.end_s, info.duration_s)):
                 pass
         raise ClipError("no_audio", f"{video.name}: no audio stream")
     if all(c.frames < 1 for c in job.clips):
         raise ClipError("cannot_decode", f"{video.name}: neither pictures nor sound of any length")
-    return files
+    short = [c for c in job.clips if c.end_s > info.duration_s + SHORTFALL_S]
+    detail = f"{video.name} ends at {info.duration_s:.2f} s, the clip at {{:.2f}} s"
+    lost = (Reject(c.clip_id, STAGE, "too_short", detail.format(c.end_s)) for c in short)
+    return Fetched(files, found, tuple(lost))
 
 
 def _link(at: Path, file: Path, store: Path) -> None:

@@ -1,6 +1,7 @@
 """Outputs that are either whole or absent: written beside their place, then renamed."""
 
 import glob
+import hashlib
 import os
 import platform
 import re
@@ -86,3 +87,9 @@ def inside(folder: Path, name: str) -> Path:
     if not name or name in {".", ".."} or "/" in name or "\\" in name or "\0" in name:
         raise UserError(f"{name!r} is no file name: it would leave the folder {folder}")
     return folder / name
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal digits."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()

@@ -12,8 +12,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 
-# They speak to people and shape no output, so an edit in them reruns nothing.
-UNSEEN = frozenset({"difftalk.progress", "difftalk.errors"})
+# They speak to people, or say where a file lies, and shape no output, so an edit in them reruns nothing. What lies in
+# the file, a rule has in `params` (`weights.recorded`).
+UNSEEN = frozenset({"difftalk.progress", "difftalk.errors", "difftalk.weights"})
 
 
 def fingerprint(module: str, *, without: Collection[str] = ()) -> str:

@@ -8,23 +8,29 @@ from typing import Any
 from difftalk.clips import Clip, write_plan
 from difftalk.datasets import open_dataset, stable_rank
 from difftalk.errors import UserError
+from difftalk.frozen import read_frozen
 
 SPLITS = ("train", "test")
 
 
-def run(*, dataset: dict[str, Any], shards: dict[str, int], out: Path) -> None:
+def run(*, dataset: dict[str, Any], shards: dict[str, int], out: Path, frozen: Path | None = None) -> None:
     """Write the clip table.
 
     Args:
         dataset: the config's `dataset` section.
         shards: number of shards per split, such as `{"train": 56, "test": 8}`.
         out: `plan/clips.parquet`.
+        frozen: the clips that an earlier run kept, as `difftalk freeze` wrote them: these and no others, from files
+            with the same checksums.
 
     Raises:
         UserError: for settings that give no plan.
     """
-    clips = assign_shards(open_dataset(dataset).clips(), shards)
-    write_plan(out, clips)
+    described = open_dataset(dataset)
+    clips = described.clips() if frozen is None else read_frozen(frozen)
+    if described.shares_no_identity:
+        refuse_shared_identities(clips)
+    write_plan(out, assign_shards(clips, shards))
 
 
 def assign_shards(clips: list[Clip], shards: dict[str, int]) -> list[Clip]:
@@ -32,21 +38,16 @@ def assign_shards(clips: list[Clip], shards: dict[str, int]) -> list[Clip]:
 
     Within a split, sources are ranked by the sha256 of their id and dealt round like cards, so that shards differ
     by one source at most, and none is empty where there are as many sources as shards. The clips of a source
-    share a shard: it is opened by one job.
+    share a shard: it is opened by one job. Where a split cuts through a source, each side has it.
 
     Raises:
-        UserError: for a split without clips or shards; ValueError for an identity on both sides.
+        UserError: for a split without clips or shards.
     """
     if set(shards) != set(SPLITS) or any(
         isinstance(n, bool) or not isinstance(n, int) for n in shards.values()
     ):
         raise UserError(f"shards: give a whole number for each of {', '.join(SPLITS)}, not {shards}")
-    sides: dict[str, set[str]] = defaultdict(set)
-    for clip in clips:
-        sides[clip.identity].add(clip.split)
-    if torn := sorted(i for i, splits in sides.items() if len(splits) > 1):
-        raise ValueError(f"identities in both splits: {torn[:5]}")
-    of_source: dict[str, str] = {}
+    shard_of: dict[tuple[str, str], str] = {}
     for split in SPLITS:
         sources = sorted({c.source_id for c in clips if c.split == split}, key=stable_rank)
         if not sources:
@@ -54,6 +55,20 @@ def assign_shards(clips: list[Clip], shards: dict[str, int]) -> list[Clip]:
         if shards[split] < 1:
             raise UserError(f"shards: {split} must be at least 1, it is {shards[split]}")
         for k, source_id in enumerate(sources):
-            of_source[source_id] = f"{split}-{k % shards[split]:03d}"
-    placed = [dataclasses.replace(c, shard=of_source[c.source_id]) for c in clips]
+            shard_of[split, source_id] = f"{split}-{k % shards[split]:03d}"
+    placed = [dataclasses.replace(c, shard=shard_of[c.split, c.source_id]) for c in clips]
     return sorted(placed, key=lambda c: (c.shard, c.clip_id))
+
+
+def refuse_shared_identities(clips: list[Clip]) -> None:
+    """See that nobody, and no source, is on both sides of the split.
+
+    Raises:
+        UserError: naming some who are.
+    """
+    sides: dict[str, set[str]] = defaultdict(set)
+    for clip in clips:
+        sides[f"identity {clip.identity}"].add(clip.split)
+        sides[f"source {clip.source_id}"].add(clip.split)
+    if torn := sorted(name for name, splits in sides.items() if len(splits) > 1):
+        raise UserError(f"dataset: on both sides of the split: {', '.join(torn[:5])}")

@@ -11,6 +11,7 @@ from difftalk.files import atomic_file
 COLUMNS = ("clip_id", "stage", "reason", "detail")
 
 REASONS = {
+    "duplicate": "the dataset has the same stretch in another clip",
     "cannot_fetch": "the source could not be had",
     "removed": "the site says that the video is gone",
     "private": "the site shows the video to some people only",
@@ -21,7 +22,7 @@ REASONS = {
     "no_video": "the file has no video stream",
     "no_audio": "the file has no audio stream",
     "silent": "the sound is silence",
-    "too_short": "fewer frames than the run asks for",
+    "too_short": "the clip or its source is shorter than was asked for",
     "no_face": "a face was found in too few frames",
     "small_face": "the face is smaller than the run asks for",
     "unstable_face": "the face track jumps",

@@ -10,6 +10,7 @@ crops and samples, which are whole, are read with decord, and with PyAV where de
 
 import io
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,6 +29,12 @@ SOUND_RATE = 16_000
 TIME_TOLERANCE_S = 0.6e-3
 # A stream may end this much before its container says, without being called truncated.
 SHORTFALL_S = 0.5
+
+# Files that are taken for videos.
+SUFFIXES = frozenset(
+    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4")
+    + (".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv")
+)
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +91,46 @@ def probe(path: str | Path) -> VideoInfo:
     )
 
 
+def length_s(file: Path) -> float:
+    """Whole 25 fps pictures for which there is sound too, in seconds; 0 for a file that `fetch` will reject."""
+    try:
+        info = probe(file)
+    except ClipError:
+        return 0.0
+    length_s = min(info.duration_s, info.sound_s) if info.sound_s is not None else info.duration_s
+    return max(math.floor(length_s * FPS + 1e-6) / FPS, 0.0)
+
+
+class Picture:
+    """A decoded picture whose pixels become RGB where they are asked for: `picture[y0:y1, x0:x1]`, `picture[:, :]`.
+
+    The same bytes as that part of the whole, which costs as much as decoding at 1080p. `shape` is `(H, W, 3)`.
+    """
+
+    def __init__(self, frame: Any, size: tuple[int, int]) -> None:
+        self.shape = (size[1], size[0], 3)
+        self._frame = frame
+        self._whole: np.ndarray | None = None
+        plain = frame.format.name in ("yuv420p", "yuvj420p") and not _quarter_turns(frame)
+        self._in_parts = plain and size == (frame.width, frame.height)
+
+    def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
+        (y0, y1, _), (x0, x1, _) = (s.indices(n) for s, n in zip(part, self.shape, strict=False))
+        # Colour has half the resolution: parts begin and end between its pixels.
+        left, top, right, bottom = x0 - x0 % 2, y0 - y0 % 2, x1 + x1 % 2, y1 + y1 % 2
+        beyond = right > self.shape[1] or bottom > self.shape[0] or right <= left or bottom <= top
+        most = 2 * (right - left) * (bottom - top) > self.shape[0] * self.shape[1]
+        if self._whole is not None or not self._in_parts or beyond or most:
+            if self._whole is None:
+                self._whole = _rgb(self._frame, (self.shape[1], self.shape[0]))
+            return self._whole[y0:y1, x0:x1]
+        return _rgb_part(self._frame, left, top, right, bottom)[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    def scaled(self, width: int, height: int) -> np.ndarray:
+        """The whole picture at another size, `(height, width, 3)`: a small one costs less than the picture itself."""
+        return _rgb(self._frame, (width, height))
+
+
 def read_frames(
     path: str | Path,
     start_s: float = 0.0,
@@ -91,7 +138,19 @@ def read_frames(
     fps: float = FPS,
     size: tuple[int, int] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield `(H, W, 3)` uint8 RGB pictures: number k is what the file shows at `start_s + k / fps`.
+    """As `read_pictures`, as `(H, W, 3)` uint8 RGB arrays."""
+    for picture in read_pictures(path, start_s, end_s, fps, size):
+        yield picture[:, :]
+
+
+def read_pictures(
+    path: str | Path,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    fps: float = FPS,
+    size: tuple[int, int] | None = None,
+) -> Iterator[Picture]:
+    """Yield pictures: number k is what the file shows at `start_s + k / fps`.
 
     There are `round((end_s - start_s) * fps)` of them, or fewer where the file ends earlier by less than
     half a second. Memory holds two pictures at a time.
@@ -114,7 +173,7 @@ def read_frames(
     reached = 0.0
     for time_s, frame in _decode_from(path, start_s):
         while k < count and shown is not None and start_s + k / fps < time_s - TIME_TOLERANCE_S:
-            yield _rgb(shown[1], shape)
+            yield Picture(shown[1], shape)
             k += 1
         if k >= count:
             return
@@ -123,7 +182,7 @@ def read_frames(
     expected_end = min(wanted_end, info.duration_s)
     if shown is None or reached < expected_end - SHORTFALL_S or reached < start_s:
         raise ClipError("cannot_decode", f"{name}: the pictures end at {reached:.2f} s of {wanted_end:.2f} s")
-    last = _rgb(shown[1], shape)
+    last = Picture(shown[1], shape)
     while k < count and start_s + k / fps < reached + 0.5 / fps:
         yield last
         k += 1
@@ -175,7 +234,8 @@ def write_video(
         UserError: if there are no pictures, or a side is odd with `yuv420p`.
     """
     with atomic_file(path) as beside:
-        _encode(str(beside), frames, fps, sound, crf, pix_fmt, metadata, {"movflags": "+faststart"})
+        x264 = {"crf": str(crf), "preset": "medium"}
+        _encode(str(beside), frames, fps, sound, x264, pix_fmt, metadata, {"movflags": "+faststart"})
 
 
 def encode_video(
@@ -184,12 +244,13 @@ def encode_video(
     fps: float = FPS,
     sound: np.ndarray | None = None,
     crf: int = 10,
+    preset: str = "medium",
     pix_fmt: str = "yuv420p",
     metadata: dict[str, str] | None = None,
 ) -> bytes:
     """As `write_video`, to bytes."""
     out = io.BytesIO()
-    _encode(out, frames, fps, sound, crf, pix_fmt, metadata, {})
+    _encode(out, frames, fps, sound, {"crf": str(crf), "preset": preset}, pix_fmt, metadata, {})
     return out.getvalue()
 
 
@@ -198,7 +259,7 @@ def _encode(
     frames: Iterable[np.ndarray] | np.ndarray,
     fps: float,
     sound: np.ndarray | None,
-    crf: int,
+    x264: dict[str, str],
     pix_fmt: str,
     metadata: dict[str, str] | None,
     container_options: dict[str, str],
@@ -213,7 +274,7 @@ def _encode(
     rate = Fraction(fps).limit_denominator(1001)
     with av.open(target, "w", format="mp4", options=container_options) as container:
         container.metadata.update(metadata or {})
-        video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "medium"})
+        video = container.add_stream("libx264", rate=rate, options=x264)
         video.width, video.height, video.pix_fmt = width, height, pix_fmt
         # One thread: x264's output depends on their number. BT.601, limited range, is said in the stream.
         video.codec_context.thread_count = 1
@@ -231,6 +292,7 @@ def _encode(
                 format=pix_fmt,
                 dst_colorspace=av.video.reformatter.Colorspace.ITU601,
                 dst_color_range=av.video.reformatter.ColorRange.MPEG,
+                threads=1,
             )
             frame.pts, frame.time_base = k, 1 / rate
             container.mux(video.encode(frame))
@@ -366,8 +428,23 @@ def _rgb(frame: Any, size: tuple[int, int]) -> np.ndarray:
     if turns % 2:
         width, height = height, width
     interpolation = "AREA" if width < frame.width else "BICUBIC"
-    picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=interpolation)
+    picture = frame.to_ndarray(
+        format="rgb24", width=width, height=height, interpolation=interpolation, threads=1
+    )
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+
+
+def _rgb_part(frame: Any, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    """A part of a 4:2:0 picture, between even rows and columns: `(y1 - y0, x1 - x0, 3)` uint8 RGB."""
+    height, width = y1 - y0, x1 - x0
+    cut = np.empty((height * 3 // 2, width), np.uint8)
+    light, *colours = (np.frombuffer(p, np.uint8).reshape(-1, p.line_size) for p in frame.planes)
+    cut[:height] = light[y0:y1, x0:x1]
+    for into, plane in zip(cut[height:].reshape(2, height // 2, width // 2), colours, strict=True):
+        into[:] = plane[y0 // 2 : y1 // 2, x0 // 2 : x1 // 2]
+    part = av.VideoFrame.from_ndarray(cut, format=frame.format.name)
+    part.colorspace, part.color_range = frame.colorspace, frame.color_range
+    return part.to_ndarray(format="rgb24", interpolation="BICUBIC", threads=1)
 
 
 def _end_s(container: Any, stream: Any, origin: float) -> float | None:

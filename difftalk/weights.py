@@ -2,12 +2,15 @@
 
 They are kept below one folder, `DIFFTALK_WEIGHTS` or `results/weights`, each under its name: a file or a folder in a
 format of ours, never one that needs unpickling, with `NAME.json` beside it that says what it was made from.
+`difftalk.obtain` puts them there.
 """
 
 import json
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from difftalk.errors import UserError
 
@@ -22,6 +25,8 @@ class Weight:
         licence: of the weights.
         needed_by: the configuration that asks for them.
         kept_as: name below the weights folder.
+        member: pattern for the one file wanted of a release that is a zip archive; empty where it is none.
+        sha1: of that file, where its release gives one.
     """
 
     url: str
@@ -29,6 +34,8 @@ class Weight:
     licence: str
     needed_by: str
     kept_as: str
+    member: str = ""
+    sha1: str = ""
 
 
 WEIGHTS = {
@@ -38,6 +45,7 @@ WEIGHTS = {
         "MIT (CompVis/latent-diffusion)",
         "autoencoder: vq-f4",
         "vq-f4",
+        member="model.ckpt",
     ),
     "deepspeech-0.1.0": Weight(
         "https://github.com/osmr/deepspeech_features/releases/download/v0.0.1/deepspeech-0_1_0-b90017e8.pb.zip",
@@ -45,6 +53,8 @@ WEIGHTS = {
         "MPL-2.0 (mozilla/DeepSpeech)",
         "speech.backend: deepspeech",
         "deepspeech-0.1.0.safetensors",
+        member="*.pb",
+        sha1="b90017e816572ddce84f5843f1fa21e6a377975e",
     ),
     "syncnet-v2": Weight(
         "http://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",
@@ -84,9 +94,17 @@ WEIGHTS = {
 }
 
 
+DEFAULT_FOLDER = "results/weights"
+
+
 def folder() -> Path:
     """Where weights lie: the environment variable DIFFTALK_WEIGHTS, else `results/weights`."""
-    return Path(os.environ.get("DIFFTALK_WEIGHTS") or "results/weights")
+    return Path(os.environ.get("DIFFTALK_WEIGHTS") or DEFAULT_FOLDER)
+
+
+def use_folder(path: str | Path) -> None:
+    """Let this process, and those that it starts, look for weights below `path`."""
+    os.environ["DIFFTALK_WEIGHTS"] = str(path)
 
 
 def locate(name: str, *, asked_by: str) -> Path:
@@ -98,20 +116,43 @@ def locate(name: str, *, asked_by: str) -> Path:
     Raises:
         UserError: if it is not there, with both ways to get it.
     """
-    weight = WEIGHTS[name]
-    path = folder() / weight.kept_as
-    if recorded(name) is None or not path.exists():
+    if (path := present(name)) is None:
+        # The workflow's folder need not be that of the shell the command is typed into.
+        here = "" if str(folder()) == DEFAULT_FOLDER else f"DIFFTALK_WEIGHTS={shlex.quote(str(folder()))} "
         raise UserError(
-            f"{asked_by} needs the weights {name}, which are not in {folder()}: `difftalk weights fetch {name}` "
-            f"downloads them from {weight.url}; without a network, get that file elsewhere and "
-            f"`difftalk weights import {name} FILE`"
+            f"{asked_by} needs the weights {name}, which are not in {folder()}: `{here}difftalk weights fetch {name}` "
+            f"downloads them from {WEIGHTS[name].url}; without a network, get that file elsewhere and "
+            f"`{here}difftalk weights import {name} FILE`"
         )
     return path
 
 
+def present(name: str) -> Path | None:
+    """The file or folder of a weight of the table; None where it is not there, or not with its `NAME.json`."""
+    path = folder() / WEIGHTS[name].kept_as
+    return path if note(name) is not None and path.exists() else None
+
+
 def recorded(name: str) -> str | None:
     """The sha256 of the file that a weight was imported from; None where it was not. Reads a few bytes only."""
-    note = folder() / f"{name}.json"
-    if not note.is_file():
+    found = note(name)
+    return None if found is None else str(found["sha256"])
+
+
+def note_path(name: str) -> Path:
+    """Where it is written what a weight was made from."""
+    return folder() / f"{name}.json"
+
+
+def note(name: str) -> dict[str, Any] | None:
+    """What a weight was made from; None where nothing readable says so."""
+    try:
+        found = json.loads(note_path(name).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
-    return str(json.loads(note.read_text(encoding="utf-8"))["sha256"])
+    return found if isinstance(found, dict) and "sha256" in found else None
+
+
+def stands_for(key: str, value: str) -> bool:
+    """Whether `key: value` of the configuration names a weight of the table, such as `autoencoder: vq-f4`."""
+    return value in WEIGHTS and WEIGHTS[value].needed_by == f"{key}: {value}"

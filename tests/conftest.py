@@ -1,4 +1,5 @@
-"""A snakemake to run in a folder of its own, and one small run of the whole workflow that the tests share."""
+"""What the tests share: a snakemake to run in a folder of its own, one small run of the whole workflow, a drawn speaker
+and the stages that work on faces."""
 
 import os
 import re
@@ -9,7 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from difftalk.clips import Clip, write_plan
+from difftalk.datasets.demo.render import DemoSource, render_source
+from difftalk.face import crops, landmarks
+from difftalk.rejects import Reject, read_rejects
+from difftalk.video import read_frames
 
 # Before torch is imported: threads that wait for one another take longer over small networks than one alone.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -84,3 +92,89 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = snakemake("--configfile", TINY, directory=folder)
     assert done.status == 0, done.said
     return folder
+
+
+SECONDS = 2.0
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory) -> Path:
+    """A speaker of two seconds, `a.mp4`, with `a.landmarks.npy`."""
+    path = tmp_path_factory.mktemp("film") / "a.mp4"
+    render_source(DemoSource("a", 7, 7, 1, SECONDS, 256), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictures(film) -> np.ndarray:
+    return np.stack(list(read_frames(film)))
+
+
+@pytest.fixture(scope="session")
+def truth(film) -> np.ndarray:
+    return np.load(film.with_suffix(".landmarks.npy"))
+
+
+class Stage:
+    """Run `landmarks` and `crops` on video files laid out as a shard.
+
+    Each gives the reasons of the rejects by source; the rejects themselves are in `lost`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clips: list[Clip] = []
+        self.lost: dict[str, Reject] = {}
+        (folder / "sources").mkdir()
+
+    def add(
+        self, name: str, video: bytes | Path, start_s: float = 0.0, end_s: float = SECONDS, **clip
+    ) -> None:
+        path = self.folder / "sources" / f"{name}.mp4"
+        if isinstance(video, Path):
+            path.symlink_to(video)
+            path.with_suffix(".landmarks.npy").symlink_to(video.with_suffix(".landmarks.npy"))
+        else:
+            path.write_bytes(video)
+        self.clips.append(Clip(f"{name}-0", name, start_s, end_s, name, "train", "train-000", **clip))
+
+    def _common(self, stage: str, shard: str, workers: int) -> dict:
+        write_plan(self.folder / "clips.parquet", self.clips)
+        return {
+            "plan": self.folder / "clips.parquet",
+            "shard": shard,
+            "sources": self.folder / "sources",
+            "rejects": self.folder / f"{stage}.csv",
+            "max_reject_fraction": 1.0,
+            "workers": workers,
+        }
+
+    def landmarks(self, shard: str = "train-000", workers: int = 1, **settings) -> dict[str, str]:
+        landmarks.run(
+            **self._common("landmarks", shard, workers),
+            settings=landmarks.Settings(**settings),
+            out=self.folder / "landmarks.parquet",
+            quality=self.folder / "quality.csv",
+        )
+        return self._reasons("landmarks")
+
+    def crops(
+        self, shard: str = "train-000", workers: int = 1, syncnet: Path | None = None, **settings
+    ) -> dict[str, str]:
+        crops.run(
+            **self._common("crops", shard, workers),
+            landmarks=self.folder / "landmarks.parquet",
+            settings=crops.Settings(**{"size": 64, "min_frames": 10, **settings}),
+            out=self.folder / "crops.tar",
+            syncnet=syncnet,
+        )
+        return self._reasons("crops")
+
+    def _reasons(self, stage: str) -> dict[str, str]:
+        self.lost = {r.clip_id[:-2]: r for r in read_rejects(self.folder / f"{stage}.csv")}
+        return {source: r.reason for source, r in self.lost.items()}
+
+
+@pytest.fixture
+def stage(tmp_path) -> Stage:
+    return Stage(tmp_path)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from difftalk.cli import STAGES
+from difftalk.cli import STAGES, WEIGHTS
 
 PYTHON = [sys.executable, "-m", "difftalk"]
 
@@ -41,6 +41,16 @@ def test_every_stage_has_a_help_that_explains_each_flag(stage: str) -> None:
         assert f"--{flag.partition('=')[0].rstrip('.?')}" in said.stdout
 
 
+@pytest.mark.parametrize("action", WEIGHTS)
+def test_every_action_on_weights_has_a_help(action: str) -> None:
+    said = difftalk("weights", action, "--help")
+    assert said.returncode == 0
+    assert WEIGHTS[action].help in " ".join(said.stdout.split())
+    for flag in WEIGHTS[action].flags.split():
+        name = flag.rstrip(".?")
+        assert (name if name.isupper() else f"--{name}") in said.stdout
+
+
 def test_a_users_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:
     dataset = '{"name": "local", "videos": "/nowhere"}'
     done = difftalk(
@@ -61,8 +71,9 @@ def test_the_message_is_in_the_terminal_and_in_the_log(tmp_path: Path) -> None:
 
 
 def test_a_fault_is_status_1_with_its_traceback_in_the_log_alone(tmp_path: Path) -> None:
-    log = tmp_path / "funnel.log"
-    done = difftalk("funnel", "--plan", tmp_path / "absent", "--out", tmp_path / "x", "--log", log)
+    log = tmp_path / "tables.log"
+    required = ("--metrics", tmp_path / "absent", "--plan", tmp_path / "absent", "--settings", "{}")
+    done = difftalk("tables", *required, "--out", tmp_path / "x", "--log", log)
     assert done.returncode == 1
     assert "Traceback" in log.read_text()
     assert "Traceback" not in done.stderr

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ import pytest
 from difftalk import config as module
 from difftalk.config import SCHEMA, check, dataset, models, read_yaml, shards, with_defaults
 from difftalk.errors import UserError
+from difftalk.face.crops import SyncGate
 from difftalk.fingerprint import imported_modules
+from difftalk.settings import from_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = "config/mine.yaml"
 
 # Section of the configuration, the stage that reads it, and the settings that come from elsewhere.
 SECTIONS = [
-    ("landmarks", "difftalk.face.landmarks", set()),
-    ("crops", "difftalk.face.crops", set()),
+    ("landmarks", "difftalk.face.landmarks", {"gates"}),
+    ("crops", "difftalk.face.crops", {"gates"}),
     ("speech", "difftalk.speech.features", set()),
     ("autoencoder_training", "difftalk.training.autoencoder", set()),
     ("syncnet_training", "difftalk.training.syncnet", set()),
@@ -237,6 +240,27 @@ def test_the_schema_has_the_keys_and_defaults_of_the_stages_settings(
             wanted[field.name] = list(default) if isinstance(default, tuple) else default
     described = schema["properties"][section]["properties"]
     assert {key: inner.get("default", dataclasses.MISSING) for key, inner in described.items()} == wanted
+
+
+def test_every_gate_is_asked_by_one_stage_with_the_default_of_the_schema(
+    default: dict[str, Any], schema: dict[str, Any]
+) -> None:
+    asked = {}
+    for stage in module.GATES:
+        kind = importlib.import_module(f"difftalk.face.{stage}").Settings
+        settings = from_json(kind, json.dumps(module.gated(default, stage)))
+        asked |= dataclasses.asdict(settings.gates)
+    described = schema["properties"]["gates"]["properties"]
+    assert asked == {key: inner["default"] for key, inner in described.items()}
+    sync = {key: inner["default"] for key, inner in described["sync"]["properties"].items()}
+    assert dataclasses.asdict(SyncGate()) == sync
+
+
+def test_a_sync_gate_does_not_wait_for_an_expert_that_waits_for_crops(default: dict[str, Any]) -> None:
+    config = default | {"gates": default["gates"] | {"sync": {}}}
+    assert module.gated(config | {"syncnet": "embedded"}, "crops")["gates"]["sync"] == {}
+    with pytest.raises(UserError, match=r"gates\.sync .* syncnet is `train`: set"):
+        module.gated(config | {"syncnet": "train"}, "crops")
 
 
 def test_the_datasets_read_the_keys_that_they_are_given(schema: dict[str, Any]) -> None:

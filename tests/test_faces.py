@@ -1,39 +1,20 @@
 """Faces: found and followed in drawn films whose truth is known, cut out in a steady square, masked."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy.signal import savgol_filter
 
-from difftalk.clips import Clip, write_plan
+from difftalk.clips import Clip
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
-from difftalk.datasets.demo.render import DemoSource, render_source
 from difftalk.face import crops, dlib_faces, landmarks, masks, tracks
-from difftalk.rejects import read_rejects
+from difftalk.face.gates import PictureGates
 from difftalk.shards import read_crops
 from difftalk.video import encode_video, read_frames, write_video
 
-SECONDS = 2.0
-
-
-@pytest.fixture(scope="session")
-def film(tmp_path_factory) -> Path:
-    """A speaker of two seconds, `a.mp4`, with `a.landmarks.npy`."""
-    path = tmp_path_factory.mktemp("film") / "a.mp4"
-    render_source(DemoSource("a", 7, 7, 1, SECONDS, 256), path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def pictures(film) -> np.ndarray:
-    return np.stack(list(read_frames(film)))
-
-
-@pytest.fixture(scope="session")
-def truth(film) -> np.ndarray:
-    return np.load(film.with_suffix(".landmarks.npy"))
+# Faces here come and go as no scene does.
+NO_GATES = PictureGates(None, None, None)
 
 
 def found_in(frames, detect_every: int = 5) -> list:
@@ -48,58 +29,6 @@ def error(found: np.ndarray, true: np.ndarray) -> float:
 
 def opening(points: np.ndarray) -> np.ndarray:
     return np.linalg.norm(points[:, 62] - points[:, 66], axis=1)
-
-
-class Stage:
-    """Run `landmarks` and `crops` on video files laid out as a shard."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.clips = folder, []
-        (folder / "sources").mkdir()
-
-    def add(self, name: str, video: bytes | Path, start_s: float = 0.0, end_s: float = SECONDS) -> None:
-        path = self.folder / "sources" / f"{name}.mp4"
-        if isinstance(video, Path):
-            path.symlink_to(video)
-            path.with_suffix(".landmarks.npy").symlink_to(video.with_suffix(".landmarks.npy"))
-        else:
-            path.write_bytes(video)
-        self.clips.append(Clip(f"{name}-0", name, start_s, end_s, name, "train", "train-000"))
-
-    def _common(self, stage: str, shard: str, workers: int) -> dict:
-        write_plan(self.folder / "clips.parquet", self.clips)
-        return {
-            "plan": self.folder / "clips.parquet",
-            "shard": shard,
-            "sources": self.folder / "sources",
-            "rejects": self.folder / f"{stage}.csv",
-            "max_reject_fraction": 1.0,
-            "workers": workers,
-        }
-
-    def landmarks(self, shard: str = "train-000", workers: int = 1, **settings) -> dict[str, str]:
-        """Reasons of the rejects by source."""
-        landmarks.run(
-            **self._common("landmarks", shard, workers),
-            settings=landmarks.Settings(**settings),
-            out=self.folder / "landmarks.parquet",
-            quality=self.folder / "quality.csv",
-        )
-        return {r.clip_id[:-2]: r.reason for r in read_rejects(self.folder / "landmarks.csv")}
-
-    def crops(self, shard: str = "train-000", workers: int = 1, **settings) -> dict[str, str]:
-        crops.run(
-            **self._common("crops", shard, workers),
-            landmarks=self.folder / "landmarks.parquet",
-            settings=crops.Settings(**{"size": 64, "min_frames": 10, **settings}),
-            out=self.folder / "crops.tar",
-        )
-        return {r.clip_id[:-2]: r.reason for r in read_rejects(self.folder / "crops.csv")}
-
-
-@pytest.fixture
-def stage(tmp_path) -> Stage:
-    return Stage(tmp_path)
 
 
 # Finding and following
@@ -192,6 +121,16 @@ def test_smoothing_takes_the_jitter_out_of_a_still_head_and_leaves_the_mouth(tru
     assert by_lag[1] > 0.99
 
 
+@pytest.mark.parametrize("count", [3, 4, 8, 9, 40])
+@pytest.mark.parametrize("window", [7, 9])
+def test_each_value_is_smoothed_by_the_parabola_through_its_window(count, window):
+    rng = np.random.default_rng(count)
+    values = rng.normal(0, 100, (count, 5)) + 1j * rng.normal(0, 100, (count, 5))
+    longest = min(window, count - (count + 1) % 2)
+    expected = [savgol_filter(part, longest, 2, axis=0) for part in (values.real, values.imag)]
+    np.testing.assert_allclose(tracks.savgol(values, window), expected[0] + 1j * expected[1], atol=1e-9)
+
+
 def test_smoothing_leaves_a_moving_head_where_it_is(truth):
     assert error(tracks.smooth(truth), truth) < 0.004
     assert tracks.smooth(truth[:2]).shape == (2, 68, 2)
@@ -217,7 +156,7 @@ def test_landmarks_are_written_per_frame_with_their_error(stage, film, truth):
 
 
 def test_a_later_clip_is_compared_with_its_own_part_of_the_truth(stage, film):
-    stage.add("a", film, 1.0, SECONDS)
+    stage.add("a", film, 1.0, 2.0)
     stage.landmarks()
     assert float((stage.folder / "quality.csv").read_text().splitlines()[1].split(",")[3]) < 0.04
 
@@ -238,7 +177,7 @@ def test_clips_that_cannot_be_used_say_why(stage, pictures):
     stage.add("small", encode_video(small))
     stage.add("damaged", bytes(damaged), 0.0, 4.0)
     stage.clips.append(Clip("lost-0", "lost", 0, 2, "lost", "train", "train-000"))
-    reasons = stage.landmarks(min_face_px=100)
+    reasons = stage.landmarks(min_face_px=100, gates=NO_GATES)
     assert reasons == {
         "none": "no_face",
         "cut": "unstable_face",
@@ -252,7 +191,7 @@ def test_a_face_that_is_missing_for_some_frames_is_missing_in_the_table(stage, p
     frames = pictures.copy()
     frames[20:30] = 128
     stage.add("a", encode_video(frames))
-    assert stage.landmarks(min_detection_rate=0.7, detect_every=1) == {}
+    assert stage.landmarks(min_detection_rate=0.7, detect_every=1, gates=NO_GATES) == {}
     numbers, _ = landmarks.read_landmarks(stage.folder / "landmarks.parquet")["a-0"]
     assert list(numbers) == [*range(20), *range(30, 50)]
 
@@ -283,7 +222,7 @@ def test_a_crop_holds_the_face_steadily_with_its_sound_and_landmarks(stage, film
             interpolation=cv2.INTER_AREA,
         )
         assert np.abs(frames[k].astype(int) - want).mean() < 3
-    names = ["clip_id", "source_id", "identity", "split", "frames", "fps", "size", "box"]
+    names = ["clip_id", "source_id", "identity", "split", "frames", "fps", "size", "box", "crop"]
     assert sorted(crop.info) == sorted(names)
 
 
@@ -292,7 +231,7 @@ def test_gaps_in_the_track_are_interpolated_in_the_crop(stage, pictures):
     frames[20:25] = 128
     sound = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
     stage.add("a", encode_video(frames, sound=sound))
-    stage.landmarks(min_detection_rate=0.8, detect_every=1)
+    stage.landmarks(min_detection_rate=0.8, detect_every=1, gates=NO_GATES)
     assert stage.crops() == {}
     (crop,) = read_crops(stage.folder / "crops.tar")
     assert len(crop.landmarks) == 50
@@ -302,7 +241,7 @@ def test_gaps_in_the_track_are_interpolated_in_the_crop(stage, pictures):
 
 def test_workers_and_repetition_change_nothing(stage, film):
     stage.add("a", film, 0.0, 0.6)
-    stage.add("b", film, 1.0, 1.6)
+    stage.add("b", film, 1.0, 1.8)  # begun first, as it is longer
     outputs = []
     for workers in [1, 2]:
         stage.landmarks(workers=workers)

@@ -143,9 +143,18 @@ def test_the_hash_of_files_follows_their_content_and_names(tmp_path: Path) -> No
 
 
 def test_no_stage_before_score_depends_on_the_metrics() -> None:
+    gate = "difftalk.face.sync_gate"
     for stage in STAGES_BEFORE_SCORE:
-        assert not [m for m in imported_modules(stage) if m.startswith("difftalk.evaluation")], stage
+        without = [gate] if stage == "difftalk.face.crops" else []
+        found = imported_modules(stage, without=without)
+        assert not [m for m in found if m.startswith("difftalk.evaluation")], stage
     assert "difftalk.evaluation.metrics" in imported_modules("difftalk.evaluation.score")
+
+
+def test_crops_depend_on_the_sync_expert_through_their_gate_alone() -> None:
+    expert, gate = "difftalk.models.syncnet", "difftalk.face.sync_gate"
+    assert expert in imported_modules("difftalk.face.crops")
+    assert expert not in imported_modules("difftalk.face.crops", without=[gate])
 
 
 def test_every_dynamic_import_names_its_module_where_it_can_be_seen() -> None:

@@ -280,3 +280,32 @@ def test_crops_come_back_with_pictures_and_sound(tmp_path):
     assert [number(f) for f in crop.frames()] == list(range(10))
     np.testing.assert_array_equal(crop.sound, sound)
     assert crop.landmarks.shape == (10, 68, 2)
+
+
+# Parts of pictures
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "height", "width"), [("yuv420p", 96, 160), ("yuv420p", 48, 64), ("yuv444p", 97, 131)]
+)
+def test_a_part_of_a_picture_is_that_part_of_the_whole(tmp_path, pix_fmt, height, width):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (4, height // 8 + 1, width // 8 + 1, 3), np.uint8)
+    write_video(tmp_path / "v.mp4", coarse.repeat(8, 1).repeat(8, 2)[:, :height, :width], pix_fmt=pix_fmt)
+    whole = next(read_frames(tmp_path / "v.mp4"))
+    assert whole.shape == (height, width, 3)
+    for _ in range(40):
+        (y0, y1), (x0, x1) = (np.sort(rng.choice(n + 1, 2, replace=False)) for n in (height, width))
+        picture = next(video.read_pictures(tmp_path / "v.mp4"))
+        assert picture.shape == whole.shape
+        np.testing.assert_array_equal(picture[y0:y1, x0:x1], whole[y0:y1, x0:x1])
+
+
+def test_a_small_copy_of_a_picture_looks_like_it(tmp_path):
+    write_video(tmp_path / "v.mp4", counter(3, first=0b10010110))
+    for picture in video.read_pictures(tmp_path / "v.mp4"):
+        small, whole = picture.scaled(16, 16), picture[:, :]
+        assert small.shape == (16, 16, 3)
+        expected = whole.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
+        # The fields' edges lie on those of the small pixels, but the scaler's filter reaches over them.
+        assert np.abs(small - expected).mean() < 5

@@ -4,6 +4,7 @@ folder."""
 import hashlib
 import json
 import warnings
+from dataclasses import replace
 
 import lpips
 import numpy as np
@@ -15,6 +16,7 @@ from drawn_clips import speaker, write_crops, write_sample
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from difftalk import obtain, weights
 from difftalk.errors import UserError
 from difftalk.evaluation import metrics, score
 from difftalk.evaluation.score import Settings
@@ -92,6 +94,7 @@ def test_lpips_equals_the_package_with_the_same_trunk(tmp_path):
 
 def test_lpips_without_its_trunk_is_missing_and_a_damaged_trunk_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("DIFFTALK_WEIGHTS", str(tmp_path / "weights"))
     assert metrics.find_lpips_trunk(None) is None
     with pytest.raises(UserError, match="lpips_trunk"):
         metrics.find_lpips_trunk(str(tmp_path / "none.pth"))
@@ -102,6 +105,20 @@ def test_lpips_without_its_trunk_is_missing_and_a_damaged_trunk_is_refused(tmp_p
     assert metrics.find_lpips_trunk(None) == damaged
     with pytest.raises(UserError, match="sha256"):
         metrics.Lpips(damaged)
+
+
+def test_lpips_takes_the_trunk_of_the_weights_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFTALK_WEIGHTS", str(tmp_path / "weights"))
+    path, _ = write_trunk(tmp_path)
+    digits = path.stem.rpartition("-")[2]
+    monkeypatch.setitem(weights.WEIGHTS, "alexnet", replace(weights.WEIGHTS["alexnet"], sha256=digits))
+    obtain.import_file(name="alexnet", file=path)
+    found = metrics.find_lpips_trunk(None)
+    assert found == tmp_path / "weights" / "alexnet.safetensors"
+    assert metrics.find_lpips_trunk(str(path)) == path, "the configured file goes first"
+    truth = speaker(1)[0][:2]
+    values = [metrics.Lpips(p)(truth, noisy(truth), (8, 8, 40, 40))[0] for p in (found, path)]
+    np.testing.assert_array_equal(*values)
 
 
 def test_the_mouth_box_holds_the_mouth_of_all_frames_and_stays_inside():

@@ -100,6 +100,20 @@ def difftalk_train(made: Path, name: str, processes: int, **changes: object) -> 
     ]
 
 
+def test_processes_that_prepare_batches_do_not_hold_up_the_end(made: Path) -> None:
+    """They ignore signals, which the training answers for them: Python would wait for them for ever."""
+    command = [*difftalk_train(made, "prepared", 1, steps=5000), "--data-workers", "1"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as job:
+        while not checkpoints(made, "prepared"):
+            assert job.poll() is None, (made / "prepared.log").read_text()
+            time.sleep(0.05)
+        job.send_signal(signal.SIGTERM)
+        try:
+            assert job.wait(60) == 128 + signal.SIGTERM
+        finally:
+            job.kill()
+
+
 def test_two_processes_train_the_model_of_one_with_twice_the_batch_though_signalled(made: Path) -> None:
     """Two gloo processes of 2 x 1 frames each against one of 4, with a loss whose denominator differs by frame."""
     changes = {"loss_region": "generated", "gradient_clip": 1.0, "steps": 12}

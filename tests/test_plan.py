@@ -61,8 +61,10 @@ def run_fetch(tmp_path: Path, shard: str, dataset: dict, **more) -> Path:
         plan=tmp_path / "clips.parquet",
         shard=shard,
         dataset=dataset,
+        download={},
         store=tmp_path / "store",
         out=out,
+        manifest=tmp_path / "sources" / f"{shard}.csv",
         rejects=tmp_path / "rejects" / f"{shard}.csv",
         **{"max_reject_fraction": 1.0, "workers": 1, **more},
     )
@@ -138,6 +140,14 @@ def test_shards_are_balanced_and_keep_sources_whole():
     assert sorted(s for s in sizes if s.startswith("test")) == [f"test-{k:03d}" for k in range(6)]
 
 
+def test_a_source_that_the_split_cuts_through_has_a_shard_on_each_side():
+    clips = [Clip("a-0", "a", 0, 1, "a", "train"), Clip("a-1", "a", 1, 2, "a", "test")]
+    placed = plan.assign_shards(clips, {"train": 1, "test": 1})
+    assert {c.clip_id: c.shard for c in placed} == {"a-0": "train-000", "a-1": "test-000"}
+    with pytest.raises(UserError, match="on both sides of the split: identity a, source a"):
+        plan.refuse_shared_identities(clips)
+
+
 def test_users_mistakes_are_one_line(tmp_path, videos, good_video):
     empty, single = tmp_path / "empty", tmp_path / "single"
     empty.mkdir()
@@ -150,7 +160,7 @@ def test_users_mistakes_are_one_line(tmp_path, videos, good_video):
         (described(single), shards, "at least one more video"),
         (described(videos, clip_secnds=3), shards, "did you mean clip_seconds"),
         (described(videos, clip_seconds=0.5), shards, "clip_seconds must be at least 2"),
-        ({"name": "hdft"}, shards, "not one of demo, local"),
+        ({"name": "hdft"}, shards, "not one of demo, local, hdtf"),
         (described(videos), {"train": 1}, "a whole number for each of train, test"),
         (described(videos), {"train": 0, "test": 1}, "train must be at least 1"),
         ({**DEMO, "identities": {"train": 3, "test": 0}}, shards, "at least one identity"),
@@ -200,7 +210,7 @@ def test_too_many_lost_clips_fail_the_stage(tmp_path, videos):
 def test_an_empty_shard_is_a_folder_and_a_header(tmp_path):
     plan.run(dataset=DEMO, shards={"train": 7, "test": 1}, out=tmp_path / "clips.parquet")
     sources = run_fetch(tmp_path, "train-006", DEMO)
-    assert list(sources.iterdir()) == []
+    assert [p.name for p in sources.iterdir()] == [".clips"]
     assert read_rejects(tmp_path / "rejects" / "train-006.csv") == []
 
 

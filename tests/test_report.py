@@ -89,7 +89,7 @@ def test_names_are_escaped(page):
 def test_it_shows_tables_funnel_quality_and_curves(page):
     text = (page / "one" / "report" / "index.html").read_text()
     assert "31.25" in text and "LPIPS not computed" in text
-    assert "fewer frames than the run asks for" in text
+    assert "shorter than was asked for" in text
     assert "100.00% of 120 frames" in text and "4.00% of the outer" in text and "reached" in text
     assert "<svg" in text and "Conditions" not in text  # a table without rows is left out
 

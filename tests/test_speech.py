@@ -1,16 +1,19 @@
 """Speech features: in time with the pictures, two per frame, and the windows that are cut from them."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from drawn_clips import write_crops
 
-from difftalk.clips import Clip, write_plan
 from difftalk.errors import UserError
 from difftalk.rejects import read_rejects
-from difftalk.speech import features
-from difftalk.speech.features import level_db, mfcc_features, read_speech
+from difftalk.speech import features, mfcc
+from difftalk.speech.features import level_db, read_speech
+from difftalk.speech.mfcc import mfcc_features
 from difftalk.speech.windows import neighbour_windows, windows
-from difftalk.video import write_video
 
 
 def noise(seconds: float, level: float = 3000.0, seed: int = 0) -> np.ndarray:
@@ -51,7 +54,7 @@ def test_loudness_hardly_matters():
 def test_differences_follow_the_reference():
     delta = pytest.importorskip("python_speech_features").delta
     rows = np.random.default_rng(0).normal(size=(30, 13))
-    np.testing.assert_allclose(features._differences(rows), delta(rows, 2), atol=1e-12)
+    np.testing.assert_allclose(mfcc._differences(rows), delta(rows, 2), atol=1e-12)
 
 
 def test_level_is_in_decibels_below_full_scale():
@@ -81,60 +84,62 @@ def test_neighbours_are_the_frames_before_and_after():
     assert neighbour_windows(steps, np.array([30]), neighbours=17).shape == (1, 17, 16, 5)
 
 
-def make_shard(tmp_path, sounds: dict[str, np.ndarray]) -> None:
-    pictures = np.zeros((50, 32, 32, 3), np.uint8)
-    clips = []
+def make_crops(tmp_path, sounds: dict[str, np.ndarray]) -> None:
+    """A crops shard of black pictures with these sounds, each a whole number of 40 ms frames long."""
+    clips = {}
     for name, sound in sounds.items():
-        write_video(tmp_path / "sources" / f"{name}.mp4", pictures, sound=sound)
-        clips += [Clip(f"{name}-{k}", name, k, k + 1.0, name, "train", "train-000") for k in range(2)]
-    lost = Clip("lost-0", "lost", 0, 1, "lost", "train", "train-000")
-    write_plan(tmp_path / "clips.parquet", [*clips, lost])
+        frames = len(sound) // 640
+        clips[name] = np.zeros((frames, 32, 32, 3), np.uint8), np.zeros((frames, 68, 2), np.float32), sound
+    write_crops(tmp_path / "crops.tar", clips)
 
 
-def run(tmp_path, shard: str = "train-000", max_reject_fraction: float = 1.0, workers: int = 1) -> None:
+def run(tmp_path, max_reject_fraction: float = 1.0) -> None:
     features.run(
-        plan=tmp_path / "clips.parquet",
-        shard=shard,
-        sources=tmp_path / "sources",
+        crops=tmp_path / "crops.tar",
         settings=features.Settings(),
         out=tmp_path / "speech.parquet",
         rejects=tmp_path / "speech.csv",
         max_reject_fraction=max_reject_fraction,
-        workers=workers,
     )
 
 
 def test_a_shard_has_a_row_per_step_and_silent_clips_are_rejected(tmp_path):
-    half = noise(2)
-    half[16_000:] = 0
-    make_shard(tmp_path, {"a": noise(2), "b": half})
+    make_crops(tmp_path, {"a": noise(1), "b": np.zeros(16_000, np.int16), "c": noise(1.2, seed=1)})
     run(tmp_path)
     speech = read_speech(tmp_path / "speech.parquet")
-    assert {k: v.shape for k, v in speech.items()} == dict.fromkeys(["a-0", "a-1", "b-0"], (50, 39))
+    assert {k: v.shape for k, v in speech.items()} == {"a": (50, 39), "c": (60, 39)}
     rows = pq.read_table(tmp_path / "speech.parquet").to_pylist()
-    assert [r["step"] for r in rows if r["clip_id"] == "a-1"] == list(range(50))
+    assert [r["step"] for r in rows if r["clip_id"] == "c"] == list(range(60))
     (reject,) = read_rejects(tmp_path / "speech.csv")
-    assert (reject.clip_id, reject.stage, reject.reason) == ("b-1", "speech", "silent")
+    assert (reject.clip_id, reject.stage, reject.reason) == ("b", "speech", "silent")
     assert "-50" in reject.detail
 
 
-def test_workers_change_nothing(tmp_path):
-    make_shard(tmp_path, {"a": noise(2), "b": noise(2, seed=1)})
+def test_the_features_are_those_of_the_crops_sound(tmp_path):
+    make_crops(tmp_path, {"a": noise(1)})
     run(tmp_path)
-    alone = (tmp_path / "speech.parquet").read_bytes()
-    run(tmp_path, workers=2)
-    assert (tmp_path / "speech.parquet").read_bytes() == alone
+    np.testing.assert_array_equal(
+        read_speech(tmp_path / "speech.parquet")["a"], mfcc_features(noise(1), 50), strict=True
+    )
 
 
 def test_an_empty_shard_is_an_empty_table(tmp_path):
-    make_shard(tmp_path, {"a": noise(2)})
-    run(tmp_path, shard="test-000")
+    make_crops(tmp_path, {})
+    run(tmp_path)
     assert read_speech(tmp_path / "speech.parquet") == {}
     assert pq.read_schema(tmp_path / "speech.parquet").equals(features.SCHEMA)
 
 
 def test_a_shard_that_is_silent_as_a_whole_is_an_error(tmp_path):
-    make_shard(tmp_path, {"a": np.zeros(32_000, np.int16)})
+    make_crops(tmp_path, {"a": np.zeros(32_000, np.int16)})
     with pytest.raises(UserError, match="most often silent"):
         run(tmp_path, max_reject_fraction=0.5)
     assert not (tmp_path / "speech.parquet").exists()
+
+
+def test_mfcc_imports_no_torch():
+    script = (
+        "import sys; from difftalk.speech.features import load_backend; load_backend('mfcc');"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -28,6 +28,7 @@ def write_plan(path):
             "identity": f"of-{c}",
             "split": s,
             "shard": s,
+            "subset": "RD" if c in {"c1", "c3"} else "WDA",
         }
         for c, s in PLAN
     ]
@@ -174,6 +175,8 @@ def flow(tmp_path):
         "quality": [quality],
         "crops": crops,
         "out": tmp_path / "funnel.csv",
+        "by_subset": tmp_path / "funnel_by_subset.csv",
+        "page": tmp_path / "funnel.html",
     }
 
 
@@ -193,6 +196,19 @@ def test_the_funnel_adds_up(flow):
     )
     assert lines[0]["detection_rate"] == f"{248 / 300:.5f}" and lines[0]["nme"] == f"{(4 + 5) / 150:.5f}"
     assert lines[-1]["detection_rate"] == "0.99000" and lines[-1]["nme"] == "0.04000"
+
+
+def test_the_funnel_adds_up_in_each_subset_and_as_a_page(flow):
+    funnel.run(**flow)
+    lines = list(csv.DictReader(flow["by_subset"].open()))
+    assert [(r["stage"], r["reason"], r["clips"]) for r in lines if r["subset"] == "RD"] == [
+        ("planned", "", "2"),
+        ("fetch", "cannot_fetch", "1"),
+        ("kept", "", "1"),
+    ]
+    assert [r["clips"] for r in lines if r["subset"] == "WDA"] == ["6", "1", "1", "4"]
+    page = flow["page"].read_text()
+    assert all(word in page for word in ("RD", "WDA", "after landmarks", "shorter than was asked for"))
 
 
 @pytest.mark.parametrize(

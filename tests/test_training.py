@@ -14,8 +14,6 @@ from difftalk.errors import UserError
 from difftalk.models.pipeline import DiffTalkPipeline
 from difftalk.sampling.sample import Settings as SampleSettings
 from difftalk.sampling.sample import sample_clip
-from difftalk.training.autoencoder import Batches, train_autoencoder
-from difftalk.training.autoencoder import Settings as AutoencoderSettings
 from difftalk.training.data import LatentClips
 
 
@@ -90,16 +88,3 @@ def test_conditions_decide_what_the_denoiser_sees(
 def test_a_loss_that_is_not_a_number_stops_the_training(made: Path) -> None:
     with pytest.raises(UserError, match=r"loss became nan at step \d+.*learning_rate"):
         train(made, "diverged", learning_rate=1.0e30, gradient_clip=1.0e30)
-
-
-def test_first_stage_learns_to_reconstruct_and_uses_its_codes(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    colours = rng.integers(0, 255, (64, 1, 1, 3), dtype=np.uint8)
-    frames = np.broadcast_to(colours, (64, 16, 16, 3)).copy()
-    settings = AutoencoderSettings(channels=(16, 16, 16), codes=64, steps=120, batch_size=8)
-    model, report = train_autoencoder(Batches(frames, 8, seed=1), settings, tmp_path)
-    assert float(report["train_psnr_db"]) > 12  # grey alone gives about 9
-    x = Batches(frames, 8, seed=1).at(0)
-    latents = model.encode(x).latents * model.config.scaling_factor
-    assert 0.5 < latents.std() < 2.0
-    assert len(model.quantize(latents / model.config.scaling_factor)[2][2].unique()) >= 4

@@ -49,7 +49,7 @@ def test_a_folder_of_videos(workflow: Workflow, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "rules"),
     [
-        ("prepare_all", {"plan", *PER_SHARD, "autoencoder", "funnel", "prepare_all"}),
+        ("prepare_all", {"plan", *PER_SHARD, "autoencoder", "funnel", "freeze", "prepare_all"}),
         ("train_all", {"plan", *PER_SHARD, "autoencoder", "train", "train_all"}),
         ("sample_all", {"plan", *PER_SHARD, "autoencoder", "train", "sample", "sample_all"}),
     ],
@@ -63,6 +63,17 @@ def test_parts_that_are_trained_wait_for_the_training_crops(workflow: Workflow) 
     assert embedded.jobs == {"autoencoder": 1, "syncnet": 1}
     trained = workflow("results/demo/models/autoencoder", "-n", "--config", "autoencoder=train")
     assert trained.jobs == {"plan": 1, "fetch": 2, "landmarks": 2, "crops": 2, "autoencoder": 1}
+
+
+def test_crops_wait_for_the_sync_expert_where_it_judges_them(workflow: Workflow) -> None:
+    crops = "results/demo/crops/test-000.tar"
+    assert workflow(crops, "-n").jobs == {"plan": 1, "fetch": 1, "landmarks": 1, "crops": 1}
+    judged = workflow(crops, "-n", "--config", "gates={sync: {min_confidence: 2}}")
+    assert judged.jobs == {"plan": 1, "fetch": 1, "landmarks": 1, "crops": 1, "syncnet": 1}
+    circular = workflow("-n", "--config", "gates={sync: {}}", "syncnet=train")
+    assert circular.status != 0
+    assert "difftalk: config: gates.sync needs a sync expert before there are crops" in circular.said
+    assert "Traceback" not in circular.said
 
 
 def test_the_root_snakefile_is_the_same_workflow() -> None:

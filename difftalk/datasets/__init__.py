@@ -1,7 +1,7 @@
 """Where clips come from. A dataset says what its clips are, and fetches their sources.
 
-Two functions are all that `plan` and `fetch` ask of one, so a new dataset is a module with a `Settings` dataclass
-that has them, and two lines in `_settings_of`.
+Two functions and a promise are all that `plan` and `fetch` ask of one, so a new dataset is a module with a `Settings`
+dataclass that has them, and two lines in `_settings_of`.
 """
 
 import hashlib
@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from difftalk.clips import Clip
+from difftalk.datasets.download import Download
 from difftalk.errors import UserError
 from difftalk.settings import from_dict
 
-NAMES = ("demo", "local")
+NAMES = ("demo", "local", "hdtf")
 
 
 class Dataset(Protocol):
     """What the settings of a dataset can do."""
+
+    @property
+    def shares_no_identity(self) -> bool:
+        """Whether no identity is on both sides of the split: `plan` holds the dataset to it."""
+        ...
 
     def clips(self) -> list[Clip]:
         """Every clip, with its split and without a shard.
@@ -26,14 +32,18 @@ class Dataset(Protocol):
         """
         ...
 
-    def fetch(self, source_id: str, uri: str, store: Path) -> dict[str, Path]:
-        """Have the files of a source: `{name in the sources folder: file}`, the video as `{source_id}.{suffix}`.
+    def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
+        """Have the files of a source: `{name in the sources folder: file}`, the video as `{source_id}.{suffix}` first.
 
         What is downloaded or made is kept below `store` under a name that tells its content, written whole or
         not at all, and taken from there the next time.
 
+        Args:
+            download: how to go about it where there is a network between.
+
         Raises:
-            ClipError: `cannot_fetch` where the source is gone for good.
+            ClipError: `cannot_fetch`, or a reason that says more, where the source is not to be had.
+            UserError: where it may be had later: this ends the stage.
         """
         ...
 
@@ -58,6 +68,10 @@ def _settings_of(name: str) -> type:
         from difftalk.datasets.demo.dataset import Settings as Demo
 
         return Demo
+    if name == "hdtf":
+        from difftalk.datasets.hdtf.dataset import Settings as Hdtf
+
+        return Hdtf
     from difftalk.datasets.local import Settings as Local
 
     return Local

@@ -9,13 +9,10 @@ from pathlib import Path
 
 from difftalk.clips import Clip
 from difftalk.datasets import split_identities
+from difftalk.datasets.download import Download
 from difftalk.errors import ClipError, UserError
-from difftalk.video import FPS, probe
+from difftalk.video import SUFFIXES, length_s
 
-SUFFIXES = frozenset(
-    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4")
-    + (".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv")
-)
 # The rest of a source after whole clips is a clip of its own if it is at least this long.
 MIN_REST_S = 2.0
 
@@ -47,13 +44,15 @@ class Settings:
         clips = []
         for file in files:
             source_id = ids[file.name]
-            for k, (start_s, end_s) in enumerate(cut(_length_s(file), self.clip_seconds)):
+            for k, (start_s, end_s) in enumerate(cut(length_s(file), self.clip_seconds)):
                 clip_id = f"{source_id}-{k:03d}"
                 split = splits[source_id]
                 clips.append(Clip(clip_id, source_id, start_s, end_s, source_id, split, uri=file.name))
         return clips
 
-    def fetch(self, source_id: str, uri: str, store: Path) -> dict[str, Path]:
+    shares_no_identity = True
+
+    def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
         file = Path(self.videos) / uri
         if not file.is_file():
             raise ClipError("cannot_fetch", f"{file} is gone since the plan was made")
@@ -103,13 +102,3 @@ def _video_files(folder: Path) -> list[Path]:
     if not files:
         raise UserError(f"dataset: no video file in {folder} (known: {' '.join(sorted(SUFFIXES))})")
     return files
-
-
-def _length_s(file: Path) -> float:
-    """Whole 25 fps pictures for which there is sound too, in seconds; 0 for a file that `fetch` will reject."""
-    try:
-        info = probe(file)
-    except ClipError:
-        return 0.0
-    length_s = min(info.duration_s, info.sound_s) if info.sound_s is not None else info.duration_s
-    return max(math.floor(length_s * FPS + 1e-6) / FPS, 0.0)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from difftalk import weights
 from difftalk.errors import UserError
 
 Box = tuple[int, int, int, int]
@@ -87,21 +88,28 @@ class Lpips:
     """LPIPS 0.1 with the AlexNet trunk (package `lpips`), over whole frames and over a box."""
 
     def __init__(self, trunk: Path, device: str = "cpu") -> None:
-        """Load the linear heads of the package and the ImageNet trunk from `trunk`, torchvision's file.
+        """Load the linear heads of the package and the ImageNet trunk from `trunk`.
+
+        Args:
+            trunk: torchvision's file, or its tensors as safetensors.
 
         Raises:
             UserError: if the file is damaged or not AlexNet's.
         """
         import lpips
         import torch
+        from safetensors.torch import load_file
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the package calls torchvision by an old name
             # pnet_rand only keeps it from downloading: every trunk tensor is replaced below.
             self._model: Any = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
         try:
-            check_hash(trunk)
-            state = torch.load(trunk, map_location="cpu", weights_only=True)
+            if trunk.suffix == ".safetensors":
+                state = load_file(trunk)
+            else:
+                check_hash(trunk)
+                state = torch.load(trunk, map_location="cpu", weights_only=True)
             names = dict(self._model.net.named_parameters())
             for name, parameter in names.items():
                 _, layer, kind = name.split(".")
@@ -166,7 +174,7 @@ def check_hash(path: Path) -> None:
 
 
 def find_lpips_trunk(configured: str | None) -> Path | None:
-    """Where the AlexNet trunk is: the configured file, or torch.hub's cache; None where there is none.
+    """Where the AlexNet trunk is: the configured file, the weights `alexnet`, or torch.hub's cache; None where nowhere.
 
     Nothing is downloaded.
 
@@ -177,6 +185,8 @@ def find_lpips_trunk(configured: str | None) -> Path | None:
         if not Path(configured).is_file():
             raise UserError(f"evaluation.lpips_trunk: {configured} does not exist")
         return Path(configured)
+    if (imported := weights.present("alexnet")) is not None:
+        return imported
     import torch
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_TRUNK

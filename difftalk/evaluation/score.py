@@ -54,7 +54,9 @@ class Settings:
     max_shift: int = 15  # frames the sound is shifted either way
     max_missing_frames: int = 5  # frames a video may lack, or have too many of, and still be scored
     mouth_scale: int = 4  # how many times frames are enlarged before mouth opening is measured
-    lpips_trunk: str | None = None  # AlexNet's file; null: torch.hub's cache, if it is there
+    lpips_trunk: str | None = (
+        None  # AlexNet's file; null: the weights `alexnet`, or torch.hub's cache, if there
+    )
     device: str = "cpu"
 
 
@@ -144,8 +146,8 @@ class Scorer:
             "lpips": (
                 "0.1, AlexNet"
                 if self.lpips
-                else f"not computed: no AlexNet trunk ({metrics.LPIPS_TRUNK} in torch.hub's checkpoints "
-                "folder, or evaluation.lpips_trunk)"
+                else "not computed: no AlexNet trunk (`difftalk weights fetch alexnet`, evaluation.lpips_trunk, or "
+                f"{metrics.LPIPS_TRUNK} in torch.hub's checkpoints folder)"
             ),
             "mouth": f"box around points 48-67 of the true clip, enlarged by {s.mouth_margin:g} of its "
             "longer side, fixed for a clip; SSIM and LPIPS are means of the full frame's map",

@@ -20,19 +20,25 @@ import numpy as np
 
 from difftalk.errors import UserError
 from difftalk.face.tracks import SAME_FACE_IOU, Face, FaceBox, iou
+from difftalk.video import Picture
 
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
 DETECTOR_PX = 80  # width of the smallest face that the detector finds
 SEARCHED_PX = (640, 1280)  # longer side of the pictures searched before the full one
 CLOSE_UP_PX = 110  # width of a known face when the detector looks at its surroundings
+OTHERS_EVERY = 25  # pictures from one look for other faces to the next
+OTHERS_PX = 960  # longer side, at most, of the picture that is searched for them
 FACE_PX = 400  # width of the face when its landmarks are predicted
 MIN_SCORE, MIN_SCORE_KNOWN = 0.0, -0.3  # of a new face; of one that was there before
+MIN_SCORE_OTHER = 0.2  # of one that speaks against a clip
 # Shifts (parts of the side) and sizes of the boxes over which landmarks are averaged: on drawn speakers, whose truth
 # is known, one box jitters half as much again as these three, and five are hardly better.
 BOXES = ((0.0, -0.03, 1.0), (0.03, 0.02, 1.03), (-0.03, 0.02, 0.97))
 
 
-def follow(frames: Iterable[np.ndarray], detect_every: int, min_face_px: float) -> Iterator[Face | None]:
+def follow(
+    frames: Iterable[np.ndarray | Picture], detect_every: int, min_face_px: float
+) -> Iterator[Face | None]:
     """One face, or None, for each `(H, W, 3)` uint8 RGB picture: the largest, for as long as it is there.
 
     Args:
@@ -65,12 +71,12 @@ def follow(frames: Iterable[np.ndarray], detect_every: int, min_face_px: float) 
                 known.correct(box)
         points = _points(frame, known.box)
         last = known.box
-        yield Face(last, points, score)
+        yield Face(last, points, score, _others(frame, last) if k % OTHERS_EVERY == 0 else None)
         known.follow(points)
 
 
 def _search(
-    frame: np.ndarray, min_face_px: float | None, last: np.ndarray | None
+    frame: np.ndarray | Picture, min_face_px: float | None, last: np.ndarray | None
 ) -> tuple[np.ndarray, float] | None:
     """The face that was at `last`, else the largest of a whole picture, from the coarsest scale that shows one.
 
@@ -79,7 +85,7 @@ def _search(
     side = max(frame.shape[:2])
     scales = {min(px / side, 1.0) for px in SEARCHED_PX}
     scales = scales | {1.0, max(DETECTOR_PX / min_face_px, 1.0)} if min_face_px is not None else {min(scales)}
-    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(frame[:, :], cv2.COLOR_RGB2GRAY)
     for scale in sorted(scales):
         found = _detect(grey, (0, 0), scale, MIN_SCORE)
         if found:
@@ -91,12 +97,26 @@ def _search(
     return None
 
 
-def _confirm(frame: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float] | None:
+def _confirm(frame: np.ndarray | Picture, box: np.ndarray) -> tuple[np.ndarray, float] | None:
     """The face at `box`, looked for in its surroundings."""
     grey, corner = _surroundings(frame, box, 0.6)
     found = _detect(grey, corner, CLOSE_UP_PX / (box[2] - box[0]), MIN_SCORE_KNOWN)
     found = [f for f in found if iou(f[0], box) >= SAME_FACE_IOU]
     return max(found, key=lambda f: iou(f[0], box)) if found else None
+
+
+def _others(frame: np.ndarray | Picture, box: np.ndarray) -> int:
+    """How many faces at least half as wide as that at `box` are elsewhere in the picture.
+
+    The picture is scaled so that the smallest of these is just large enough for the detector, but to OTHERS_PX at most.
+    """
+    grey = cv2.cvtColor(frame[:, :], cv2.COLOR_RGB2GRAY)
+    width = float(box[2] - box[0])
+    scale = min(2 * DETECTOR_PX / width, OTHERS_PX / max(grey.shape))
+    found = [f for f, _ in _detect(grey, (0, 0), scale, MIN_SCORE_OTHER)]
+    middles = [((f[0] + f[2]) / 2, (f[1] + f[3]) / 2) for f in found]
+    elsewhere = [not (box[0] <= x <= box[2] and box[1] <= y <= box[3]) for x, y in middles]
+    return sum(e and 2 * (f[2] - f[0]) >= width for f, e in zip(found, elsewhere, strict=True))
 
 
 def _detect(
@@ -113,7 +133,7 @@ def _detect(
     return [(side / scale + offset, float(s)) for side, s in zip(sides, scores, strict=True)]
 
 
-def _points(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+def _points(frame: np.ndarray | Picture, box: np.ndarray) -> np.ndarray:
     """Landmarks of the face in `box`: `(68, 2)` float32 in picture coordinates, pixel centres at whole numbers."""
     grey, corner = _surroundings(frame, box, 0.5)
     scale = FACE_PX / (box[2] - box[0])
@@ -129,7 +149,9 @@ def _points(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     return ((total / len(BOXES) + 0.5) / scale - 0.5 + corner).astype(np.float32)
 
 
-def _surroundings(frame: np.ndarray, box: np.ndarray, around: float) -> tuple[np.ndarray, tuple[int, int]]:
+def _surroundings(
+    frame: np.ndarray | Picture, box: np.ndarray, around: float
+) -> tuple[np.ndarray, tuple[int, int]]:
     """The grey part of a picture that holds a box and `around` box sides on each side, and its corner (x, y)."""
     height, width = frame.shape[:2]
     more = around * (box[2] - box[0])
@@ -141,7 +163,8 @@ def _surroundings(frame: np.ndarray, box: np.ndarray, around: float) -> tuple[np
 
 
 def _resize(grey: np.ndarray, scale: float) -> np.ndarray:
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    # Averaging over areas costs ten times as much, and matters only where a pixel of the result is several.
+    interpolation = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
     return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=interpolation)
 
 

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 
 from difftalk.clips import Clip, clips_with_sources
 from difftalk.errors import ClipError
+from difftalk.face.gates import PictureGates, Watch, frozen, scene_cut, several_faces
 from difftalk.face.tracks import Face, fill_gaps, smooth, split_tracks
 from difftalk.files import atomic_file
 from difftalk.parallel import map_clips
 from difftalk.rejects import Reject, check_fraction, write_rejects
-from difftalk.video import FPS, read_frames
+from difftalk.video import FPS, Picture, read_pictures
 
 SCHEMA = pa.schema(
     [
@@ -27,24 +28,30 @@ SCHEMA = pa.schema(
         ("score", pa.float32()),
     ]
 )
+# Width in pixels down to which faces are looked for where no smallest one is asked for.
+SMALLEST_FACE_PX = 40
 QUALITY_COLUMNS = ("clip_id", "frames", "detected", "nme")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The config's `landmarks` section.
+    """The config's `landmarks` section, with the gates on pictures.
 
     Args:
         backend: `dlib`, whose weights come from the package index, or `face_alignment`.
         detect_every: frames from one run of the face detector to the next; in between the box follows the points.
-        min_detection_rate: part of a clip's frames in which the face must be found.
-        min_face_px: median width of the face box, in pixels of the source, below which a clip is rejected.
+        min_detection_rate: part of a clip's frames in which the face must be found; None takes every clip that has
+            one in any frame.
+        min_face_px: median width of the face box, in pixels of the source, below which a clip is rejected; None takes
+            every face that is found.
+        gates: of the config's `gates` section, those on pictures.
     """
 
     backend: Literal["dlib", "face_alignment"] = "dlib"
     detect_every: int = 5
-    min_detection_rate: float = 0.95
-    min_face_px: int = 48
+    min_detection_rate: float | None = 0.95
+    min_face_px: int | None = 48
+    gates: PictureGates = field(default_factory=PictureGates)
 
 
 @dataclass(frozen=True)
@@ -93,17 +100,23 @@ def run(
             without truth). Of a clip without a face, the frames up to where this was clear.
         rejects: `rejects/landmarks/{shard}.csv`.
         max_reject_fraction: fail where more than this part of the clips is lost.
-        workers: processes, each with one clip at a time.
+        workers: processes, each with one clip at a time; `face_alignment` uses no more than two on a GPU.
 
     Raises:
         UserError: as `check_fraction`, and where the backend's weights are missing.
     """
+    if settings.backend == "face_alignment":
+        from difftalk.face.fan_faces import processes
+
+        workers = processes(workers)
     pairs = clips_with_sources(plan, shard, sources)
     jobs = [(clip.clip_id, _Job(clip, source, settings)) for clip, source in pairs]
     lost: list[Reject] = []
     rows: list[tuple[str, int, int, str]] = []
     with atomic_file(out) as beside, pq.ParquetWriter(beside, SCHEMA) as writer:
-        for clip_id, track in map_clips(clip_landmarks, jobs, stage="landmarks", workers=workers):
+        lengths = [clip.frames for clip, _ in pairs]
+        tracks = map_clips(clip_landmarks, jobs, stage="landmarks", workers=workers, lengths=lengths)
+        for clip_id, track in tracks:
             if isinstance(track, Reject):
                 lost.append(track)
                 continue
@@ -139,12 +152,13 @@ def clip_landmarks(job: _Job) -> Track:
         ClipError: where the source cannot be decoded; other reasons are in the track.
     """
     clip, settings = job.clip, job.settings
-    frames = read_frames(job.source, clip.start_s, clip.end_s)
+    frames = read_pictures(job.source, clip.start_s, clip.end_s)
     asked = clip.frames
-    may_lack = asked - settings.min_detection_rate * asked
+    may_lack = asked - (settings.min_detection_rate or 0.0) * asked
+    watch = Watch(settings.gates)
     faces: list[Face | None] = []
     lacking = 0
-    for face in _follow(frames, settings):
+    for face in _follow(watch.through(frames), settings):
         faces.append(face)
         lacking += face is None
         if lacking > may_lack:
@@ -153,6 +167,7 @@ def clip_landmarks(job: _Job) -> Track:
     track = _track(faces, tracks[0] if tracks else [])
     truth = job.source.with_name(f"{clip.source_id}.landmarks.npy")
     nme = _nme(track, truth, round(clip.start_s * FPS)) if truth.is_file() else None
+    reject = _verdict(faces, track, watch, settings, stopped=lacking > may_lack, asked=asked)
     return Track(
         track.frames,
         track.boxes,
@@ -160,16 +175,19 @@ def clip_landmarks(job: _Job) -> Track:
         track.scores,
         len(faces),
         nme,
-        _verdict(faces, track, settings, stopped=lacking > may_lack, asked=asked),
+        reject,
     )
 
 
-def _follow(frames: Iterable[np.ndarray], settings: Settings) -> Iterator[Face | None]:
+def _follow(frames: Iterable[Picture], settings: Settings) -> Iterator[Face | None]:
+    smallest = settings.min_face_px or SMALLEST_FACE_PX
     if settings.backend == "dlib":
-        from difftalk.face.dlib_faces import follow
-    else:
-        from difftalk.face.fan_faces import follow
-    return follow(frames, settings.detect_every, settings.min_face_px)
+        from difftalk.face import dlib_faces
+
+        return dlib_faces.follow(frames, settings.detect_every, smallest)
+    from difftalk.face import fan_faces
+
+    return fan_faces.follow((f[:, :] for f in frames), settings.detect_every, smallest)
 
 
 def _track(faces: list[Face | None], frames: list[int]) -> Track:
@@ -190,25 +208,41 @@ def _track(faces: list[Face | None], frames: list[int]) -> Track:
 
 
 def _verdict(
-    faces: list[Face | None], track: Track, settings: Settings, *, stopped: bool, asked: int
+    faces: list[Face | None],
+    track: Track,
+    watch: Watch,
+    settings: Settings,
+    *,
+    stopped: bool,
+    asked: int,
 ) -> ClipError | None:
-    """Why a clip cannot be used; None if it can."""
-    rate = settings.min_detection_rate
+    """Why a clip cannot be used; None if it can.
+
+    What explains the others comes first: after a cut the face is often gone or elsewhere. But where there was hardly a
+    face to begin with, that is what its owner should know.
+    """
+    rate = settings.min_detection_rate or 0.0
     anywhere = sum(f is not None for f in faces)
+    hardly_any = ClipError(
+        "no_face",
+        f"a face in {anywhere} of the first {len(faces)} of {asked} frames, min_detection_rate={rate:g}",
+    )
+    if anywhere == 0 or (stopped and len(track.frames) < len(faces) / 2):
+        return hardly_any
+    if (cut := scene_cut(watch.cuts(), settings.gates)) is not None:
+        return cut
     if stopped:
-        detail = (
-            f"a face in {anywhere} of the first {len(faces)} of {asked} frames, min_detection_rate={rate:g}"
-        )
-        return ClipError("no_face", detail)
+        return hardly_any
     if len(track.frames) < rate * len(faces):
         detail = (
             f"the longest track has {len(track.frames)} of {len(faces)} frames, min_detection_rate={rate:g}"
         )
         return ClipError("unstable_face" if anywhere >= rate * len(faces) else "no_face", detail)
     width = float(np.median(track.boxes[:, 2] - track.boxes[:, 0]))
-    if width < settings.min_face_px:
+    if settings.min_face_px is not None and width < settings.min_face_px:
         return ClipError("small_face", f"median width {width:.0f} pixels, min_face_px={settings.min_face_px}")
-    return None
+    several = several_faces(faces, settings.gates)
+    return several if several is not None else frozen(watch.standstill(), settings.gates)
 
 
 def _nme(track: Track, truth: Path, first: int) -> float | None:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import savgol_filter
 
 # A face that moves or grows so much from one sighting to the next that the boxes overlap less is another one.
 SAME_FACE_IOU = 0.3
@@ -120,17 +119,18 @@ def smooth(points: np.ndarray) -> np.ndarray:
     if len(points) < 3:
         return points.copy()
     x = points[..., 0] + 1j * points[..., 1]
-    centre, turn, rest = _pose_and_rest(x)
-    rest[:, STILL] = _savgol(rest[:, STILL], 7)
-    rest[:, JAW_SIDES] = _savgol(rest[:, JAW_SIDES], 9)
-    calm = _savgol(centre, 9)[:, None] + _savgol(turn, 9)[:, None] * rest
+    centre, turn = head_pose(x)
+    rest = (x - centre[:, None]) / turn[:, None]
+    rest[:, STILL] = savgol(rest[:, STILL], 7)
+    rest[:, JAW_SIDES] = savgol(rest[:, JAW_SIDES], 9)
+    calm = savgol(centre, 9)[:, None] + savgol(turn, 9)[:, None] * rest
     return np.stack([calm.real, calm.imag], axis=-1).astype(points.dtype)
 
 
-def _pose_and_rest(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre `(T,)` and turn-and-scale `(T,)` of each frame against the clip's mean shape, and the points in it.
+def head_pose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre `(T,)` and turn-and-scale `(T,)` of the head in each frame, against the clip's mean shape.
 
-    Points are complex numbers, `x = centre + turn * rest`, least squares over the still points.
+    A similarity, least squares over the still points: `x = centre + turn * shape`, points `(T, 68)` as complex numbers.
     """
     still = x[:, STILL]
     model = still[len(x) // 2] - still[len(x) // 2].mean()
@@ -138,14 +138,24 @@ def _pose_and_rest(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         centred = still - still.mean(axis=1, keepdims=True)
         turn = (centred @ model.conj()) / np.vdot(model, model).real
         model = (centred / turn[:, None]).mean(axis=0)
-    centre = still.mean(axis=1)
-    return centre, turn, (x - centre[:, None]) / turn[:, None]
+    return still.mean(axis=1), turn
 
 
-def _savgol(values: np.ndarray, window: int) -> np.ndarray:
+def savgol(values: np.ndarray, window: int) -> np.ndarray:
+    """Complex values `(T, ...)` through a Savitzky-Golay filter of second order over `window` frames, an odd number.
+
+    Each value by the parabola through its window, at the ends by that of the first and the last one; as
+    `scipy.signal.savgol_filter`, whose import takes longer than a clip.
+    """
     window = min(window, len(values) - (len(values) + 1) % 2)
     if window < 3:
         return values
-    order = min(2, window - 1)
-    parts = [savgol_filter(part, window, order, axis=0) for part in (values.real, values.imag)]
-    return parts[0] + 1j * parts[1]
+    half = window // 2
+    powers = np.arange(-half, half + 1)[:, None] ** np.arange(3)
+    fit = np.linalg.pinv(powers)
+    inner = np.lib.stride_tricks.sliding_window_view(values, window, axis=0) @ fit[0]
+    ends = [
+        powers @ np.tensordot(fit, part, 1).reshape(3, -1) for part in (values[:window], values[-window:])
+    ]
+    first, last = (end.reshape(window, *values.shape[1:]) for end in ends)
+    return np.concatenate([first[:half], inner, last[-half:]])

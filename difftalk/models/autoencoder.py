@@ -21,7 +21,9 @@ def build_autoencoder(
 ) -> VQModel:
     """A `VQModel` with a downsampling factor of 2 ** (len(channels) - 1) and untrained weights.
 
-    `build_autoencoder((128, 256, 512), 2, 8192)` is LDM's vq-f4, 55,322,782 parameters.
+    `build_autoencoder((128, 256, 512), 2, 8192)` is LDM's vq-f4, 55,322,782 parameters. For 512 px
+    `build_autoencoder((128, 256, 256, 512), 2, 8192)` has the channels of LDM's vq-f8 and gives the 64 x 64 x 3 that
+    DiffTalk asks for. LDM's own has 16,384 codes of 4 numbers: it cannot stand in, this one has to be trained.
     """
     return VQModel(
         down_block_types=("DownEncoderBlock2D",) * len(channels),
@@ -80,4 +82,6 @@ def decode_latents(model: VQModel, latents: torch.Tensor, batch_size: int = 64) 
     """Frames of (N, C, h, w) latents, quantised on the way: (N, H, W, 3) uint8."""
     scale = model.config.scaling_factor
     parts = latents.float().split(batch_size)
-    return np.concatenate([to_frames(model.decode(z.to(model.device) / scale).sample) for z in parts])
+    return np.concatenate(
+        [to_frames(model.decode(z.to(model.device, model.dtype) / scale).sample) for z in parts]
+    )

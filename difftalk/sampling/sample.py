@@ -104,7 +104,8 @@ def _maker(
             raise UserError(f"sample: {method} needs a --model; without one there are {', '.join(untrained)}")
         return untrained[method]
 
-    pipeline = DiffTalkPipeline.from_pretrained(model, device)
+    # The first stage is loaded already.
+    pipeline = DiffTalkPipeline.from_pretrained(model, device, vqvae=None)
     clips.neighbours = pipeline.conditioner.neighbours
 
     def generated(crop: Crop) -> np.ndarray:

@@ -239,22 +239,28 @@ def load_steps(
 ) -> Generator[TrainingBatch, None, None]:
     """`steps[first]` to `steps[end - 1]` in order, prepared ahead by `workers` processes; 0: here, when asked for.
 
-    Close it (`contextlib.closing`) where it is not read to its end: that ends the workers, who heed no other signal.
+    Whoever stops before the end closes it: that ends the processes.
 
     Args:
         pin: into page-locked memory, from which a GPU copies while it computes.
     """
     if workers == 0:
         yield from (steps[step] for step in range(first, end))
-    else:
-        yield from DataLoader(
-            steps,
-            batch_size=None,
-            sampler=range(first, end),
-            num_workers=workers,
-            pin_memory=pin,
-            worker_init_fn=_leave_signals_to_the_parent,
-        )
+        return
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(first, end),
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_leave_signals_to_the_parent,
+    )
+    batches = iter(loader)
+    try:
+        yield from batches
+    finally:
+        # Now, and not when Python exits: it would send them a signal that they ignore, and wait for ever.
+        del batches
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

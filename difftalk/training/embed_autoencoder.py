@@ -19,7 +19,8 @@ from difftalk.files import atomic_folder
 from difftalk.models.autoencoder import WEIGHTS_NAME, decode_latents, encode_frames
 from difftalk.progress import progress
 from difftalk.settings import from_json
-from difftalk.training.autoencoder import Batches, Settings, train_autoencoder
+from difftalk.training.autoencoder import Settings, train_autoencoder
+from difftalk.training.frames import Batches
 
 SOURCE_SIZE = 192  # pixels a face is drawn at before it is cropped
 HELD_OUT = 512  # faces that measure and are not trained on
@@ -66,10 +67,8 @@ def main() -> None:
     settings = from_json(Settings, args.settings)
     frames = draw_many(args.faces + HELD_OUT, args.size, 1000 * settings.seed, args.workers)
     train, held_out = frames[:-HELD_OUT], frames[-HELD_OUT:]
-    model, report = train_autoencoder(
-        Batches(train, settings.batch_size, settings.seed), settings, args.state
-    )
-
+    trained = train_autoencoder(Batches(train, settings.batch_size, settings.seed), settings, args.state)
+    model, report = trained.model, trained.report
     report["settings"] = asdict(settings)
     report["faces"] = args.faces
     with atomic_folder(args.out) as beside:

@@ -15,6 +15,7 @@ from python_speech_features import mfcc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from difftalk import weights
 from difftalk.errors import UserError
 from difftalk.files import atomic_folder
 from difftalk.models.syncnet import (
@@ -75,9 +76,12 @@ def run(*, crops: list[Path], settings: Settings, source: str, state: Path, out:
 
     Args:
         crops: crop shards to train on; read only where `source` is `train`.
-        source: `embedded` (the one in the package), `train`, or a path: a folder that this stage wrote, or
-            the released `syncnet_v2.model`.
+        source: `embedded` (the one in the package), `train`, a name of the table of weights (`syncnet-v2`), or a
+            path: a folder that this stage wrote, or the released `syncnet_v2.model`.
         state: where checkpoints of an unfinished training are kept.
+
+    Raises:
+        UserError: if the weights that `source` names are not there.
     """
     if source == "train":
         network: nn.Module
@@ -85,6 +89,8 @@ def run(*, crops: list[Path], settings: Settings, source: str, state: Path, out:
         config = config_of(settings, {**report, "source": "trained on the train split of this run"})
     else:
         path = EMBEDDED if source == "embedded" else Path(source)
+        if weights.stands_for("syncnet", source):
+            path = weights.locate(source, asked_by=f"syncnet: {source}")
         if path.is_file():
             config, network = Config("syncnet_v2", about={"source": path.name}), import_syncnet_v2(path)
         else:

@@ -195,12 +195,12 @@ def run(
         clips, settings.batch_size, settings.seed, settings.reference_distance, schedule_steps,
         settings.noise_power, accelerator.process_index, ranks,
     )  # fmt: skip
-    loading = load_steps(steps, start, settings.steps, data_workers, pin=on_gpu)
+    batches = load_steps(steps, start, settings.steps, data_workers, pin=on_gpu)
     journal = Journal(state / "log.jsonl", curves, log) if is_main else None
     shown = Progress(settings.steps - start, f"train {out.name}", "steps") if is_main else None
     timed, since, waited = 0, time.monotonic(), 0.0
 
-    with signals_noted() as asked, closing(loading) as batches:
+    with closing(batches), signals_noted() as asked:
         for step in range(start, settings.steps):
             before = time.monotonic()
             batch = next(batches).to(device)
@@ -279,9 +279,13 @@ def run(
         ema.copy_to(model.parameters())
         unet.to(memory_format=torch.contiguous_format)
         facts: dict[str, Any] = {
+            # results/{run}/models/{experiment}
+            "run": out.absolute().parts[-3],
             "settings": asdict(settings),
             "clips": len(clips.clip_ids),
             "frames": len(clips),
+            "shards": sorted(path.stem for path in shards),
+            "shards_sha256": json.loads(origin)["data"],
             "parameters": {
                 n: sum(p.numel() for p in m.parameters())
                 for n, m in (("unet", unet), ("conditioner", conditioner))

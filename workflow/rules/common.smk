@@ -11,6 +11,7 @@ from snakemake.utils import update_config
 sys.path.insert(0, str(ROOT))
 
 from difftalk import config as configuration
+from difftalk import weights
 from difftalk.errors import UserError
 from difftalk.fingerprint import fingerprint, fingerprint_files
 
@@ -30,9 +31,13 @@ try:
     configuration.check(config, schema, sources)
     config.update(configuration.with_defaults(config, schema))
     DATASET = configuration.dataset(config)
+    GATED = {stage: json.dumps(configuration.gated(config, stage)) for stage in configuration.GATES}
 except UserError as error:
     # A line for a person. Raised, it would come with the lines of this file.
     sys.exit(f"difftalk: {error}")
+
+# As in the jobs: the rules ask `weights.recorded` what lies there.
+weights.use_folder(config["weights"])
 
 RUN = f"results/{config['run']}"
 TRAIN_SHARDS = configuration.shards(config, "train")
@@ -40,8 +45,18 @@ TEST_SHARDS = configuration.shards(config, "test")
 SHARDS = TRAIN_SHARDS + TEST_SHARDS
 MODELS = configuration.models(config)
 METHODS = [*configuration.BASELINES, *MODELS]
+IS_DOWNLOADED = DATASET["name"] == "hdtf"
+ALL_REJECTS = expand(
+    "<run>/rejects/{stage}/{shard}.csv",
+    stage=["fetch", "landmarks", "crops", "speech", "encode"],
+    shard=SHARDS,
+)
+SYNC_GATE = config["gates"]["sync"] is not None
 OTHER_DATASETS = configuration.others(configuration.DATASET_MODULES, DATASET["name"])
 OTHER_BACKENDS = configuration.others(configuration.LANDMARK_MODULES, config["landmarks"]["backend"])
+FACE_ALIGNMENT = config["landmarks"]["backend"] == "face_alignment"
+OTHER_SPEECH = configuration.others(configuration.SPEECH_MODULES, config["speech"]["backend"])
+DEEPSPEECH = config["speech"]["backend"] == "deepspeech"
 
 
 pathvars:
@@ -59,6 +74,7 @@ with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.de
 shell.prefix(
     f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={shlex.quote(config['weights'])}; "
     f"max_reject_fraction={config['max_reject_fraction']}; "
+    f"download={shlex.quote(json.dumps(config['download']).replace('{', '{{').replace('}', '}}'))}; "
     f"training_processes={config['training_processes']} training_workers={config['training_workers']}; "
     f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
 )
@@ -80,9 +96,14 @@ def part_crops(name):
 
 
 def part_weights(name):
-    """A hash over the weights that stand for the first stage or the sync expert, if it is not trained."""
+    """A hash over the weights that stand for the first stage or the sync expert, if it is not trained.
+
+    Weights of the table may still be missing when the graph is made: the job that needs them says so.
+    """
     if config[name] == "train":
         return None
+    if weights.stands_for(name, config[name]):
+        return weights.recorded(config[name])
     folder = ROOT / "difftalk/assets" / name if config[name] == "embedded" else Path(config[name])
     if not folder.exists():
         sys.exit(f"difftalk: config: {name}: {folder} does not exist")

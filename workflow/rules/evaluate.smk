@@ -20,6 +20,7 @@ rule score:
         gpu=config["gpu"] if config["evaluation"]["device"] == "cuda" else 0,
     params:
         settings=settings("evaluation"),
+        trunk=None if config["evaluation"]["lpips_trunk"] else weights.recorded("alexnet"),
         code=fingerprint("difftalk.evaluation.score"),
     message:
         "Score {wildcards.method} on {wildcards.shard}"

@@ -2,6 +2,8 @@
 
 
 rule plan:
+    input:
+        frozen=config["frozen_plan"] or [],
     output:
         plan="<run>/plan/clips.parquet",
     log:
@@ -16,13 +18,14 @@ rule plan:
     params:
         dataset=json.dumps(DATASET),
         shards=json.dumps(config["shards"]),
-        videos=configuration.listing(DATASET["videos"]) if "videos" in DATASET else None,
+        files=configuration.dataset_files(DATASET),
         code=fingerprint("difftalk.plan", without=OTHER_DATASETS),
     message:
         "Plan the clips of the dataset {config[dataset][name]}"
     shell:
         """
-        difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --out {output.plan} --log {log}
+        difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --frozen {input.frozen:q} \
+            --out {output.plan} --log {log}
         """
 
 
@@ -31,27 +34,31 @@ rule fetch:
         plan="<run>/plan/clips.parquet",
     output:
         sources=directory("<run>/sources/{shard}"),
+        manifest="<run>/sources/{shard}.csv",
         rejects="<run>/rejects/fetch/{shard}.csv",
     log:
         "<run>/logs/fetch/{shard}.log",
     conda:
         "../../envs/difftalk.yaml"
-    threads: 4
+    # From a site a job takes one video after the other; how many jobs do so at once is for `downloads` to bound.
+    threads: 1 if IS_DOWNLOADED else 4
     resources:
         mem_mb=2000,
-        runtime=240,
+        runtime=1440 if IS_DOWNLOADED else 240,
+        downloads=1 if IS_DOWNLOADED else 0,
     params:
         dataset=json.dumps(DATASET),
         store=config["store"],
-        videos=configuration.listing(DATASET["videos"]) if "videos" in DATASET else None,
+        files=configuration.dataset_files(DATASET),
         code=fingerprint("difftalk.fetch", without=OTHER_DATASETS),
     message:
         "Fetch the sources of {wildcards.shard}"
     shell:
         """
         difftalk fetch --plan {input.plan} --shard {wildcards.shard} --dataset {params.dataset:q} \
-            --store {params.store:q} --out {output.sources} --rejects {output.rejects} \
-            --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
+            --download "$download" --store {params.store:q} --out {output.sources} \
+            --manifest {output.manifest} --rejects {output.rejects} --max-reject-fraction $max_reject_fraction \
+            --workers {threads} --log {log}
         """
 
 
@@ -69,10 +76,12 @@ rule landmarks:
         "../../envs/difftalk.yaml"
     threads: 4
     resources:
-        mem_mb=4000,
+        mem_mb=8000 if FACE_ALIGNMENT else 4000,
         runtime=480,
+        gpu=config["gpu"] if FACE_ALIGNMENT else 0,
     params:
-        settings=settings("landmarks"),
+        settings=GATED["landmarks"],
+        weights=[weights.recorded(name) for name in ("s3fd", "2dfan4")] if FACE_ALIGNMENT else None,
         code=fingerprint("difftalk.face.landmarks", without=OTHER_BACKENDS),
     message:
         "Find faces and landmarks in {wildcards.shard}"
@@ -89,6 +98,7 @@ rule crops:
         plan="<run>/plan/clips.parquet",
         sources="<run>/sources/{shard}",
         landmarks="<run>/landmarks/{shard}.parquet",
+        syncnet="<run>/models/syncnet" if SYNC_GATE else [],
     output:
         crops="<run>/crops/{shard}.tar",
         rejects="<run>/rejects/crops/{shard}.csv",
@@ -98,25 +108,25 @@ rule crops:
         "../../envs/difftalk.yaml"
     threads: 4
     resources:
-        mem_mb=4000,
+        mem_mb=8000 if SYNC_GATE else 4000,
         runtime=240,
+        gpu=config["gpu"] if SYNC_GATE else 0,
     params:
-        settings=settings("crops"),
-        code=fingerprint("difftalk.face.crops"),
+        settings=GATED["crops"],
+        code=fingerprint("difftalk.face.crops", without=[] if SYNC_GATE else ["difftalk.face.sync_gate"]),
     message:
         "Cut the face crops of {wildcards.shard}"
     shell:
         """
         difftalk crops --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
-            --landmarks {input.landmarks} --settings {params.settings:q} --out {output.crops} \
+            --landmarks {input.landmarks} --syncnet {input.syncnet} --settings {params.settings:q} --out {output.crops} \
             --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
         """
 
 
 rule speech:
     input:
-        plan="<run>/plan/clips.parquet",
-        sources="<run>/sources/{shard}",
+        crops="<run>/crops/{shard}.tar",
     output:
         speech="<run>/speech/{shard}.parquet",
         rejects="<run>/rejects/speech/{shard}.csv",
@@ -124,20 +134,21 @@ rule speech:
         "<run>/logs/speech/{shard}.log",
     conda:
         "../../envs/difftalk.yaml"
-    threads: 2
+    threads: 4 if DEEPSPEECH else 1
     resources:
-        mem_mb=2000,
+        mem_mb=8000 if DEEPSPEECH else 2000,
         runtime=120,
+        gpu=config["gpu"] if DEEPSPEECH else 0,
     params:
         settings=settings("speech"),
-        code=fingerprint("difftalk.speech.features"),
+        weights=weights.recorded("deepspeech-0.1.0") if DEEPSPEECH else None,
+        code=fingerprint("difftalk.speech.features", without=OTHER_SPEECH),
     message:
         "Compute the speech features of {wildcards.shard}"
     shell:
         """
-        difftalk speech --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
-            --settings {params.settings:q} --out {output.speech} --rejects {output.rejects} \
-            --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
+        difftalk speech --crops {input.crops} --settings {params.settings:q} --out {output.speech} \
+            --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --log {log}
         """
 
 
@@ -160,7 +171,8 @@ rule encode:
         gpu=config["gpu"],
     params:
         settings=settings("encode"),
-        code=fingerprint("difftalk.encode"),
+        # It reads the features from their table, whichever backend wrote them.
+        code=fingerprint("difftalk.encode", without=configuration.SPEECH_MODULES.values()),
     message:
         "Encode {wildcards.shard} with the first stage"
     shell:
@@ -174,16 +186,19 @@ rule encode:
 rule funnel:
     input:
         plan="<run>/plan/clips.parquet",
-        rejects=expand(
-            "<run>/rejects/{stage}/{shard}.csv",
-            stage=["fetch", "landmarks", "crops", "speech", "encode"],
-            shard=SHARDS,
-        ),
+        rejects=ALL_REJECTS,
         quality=expand("<run>/landmarks/{shard}.quality.csv", shard=SHARDS),
         crops=expand("<run>/crops/{shard}.tar", shard=SHARDS),
     output:
         funnel=report(
             "<run>/funnel.csv", caption="../report/funnel.rst", category="Data", labels={"table": "funnel"}
+        ),
+        by_subset="<run>/funnel_by_subset.csv",
+        page=report(
+            "<run>/funnel.html",
+            caption="../report/funnel.rst",
+            category="Data",
+            labels={"table": "funnel, by part of the dataset"},
         ),
     log:
         "<run>/logs/funnel.log",
@@ -201,5 +216,33 @@ rule funnel:
     shell:
         """
         difftalk funnel --plan {input.plan} --rejects {input.rejects} --quality {input.quality} \
-            --crops {input.crops} --out {output.funnel} --log {log}
+            --crops {input.crops} --out {output.funnel} --by-subset {output.by_subset} --page {output.page} \
+            --log {log}
+        """
+
+
+rule freeze:
+    input:
+        plan="<run>/plan/clips.parquet",
+        manifests=expand("<run>/sources/{shard}.csv", shard=SHARDS),
+        rejects=ALL_REJECTS,
+    output:
+        plan="<run>/frozen_plan.csv",
+    log:
+        "<run>/logs/freeze.log",
+    localrule: True
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        code=fingerprint("difftalk.frozen"),
+    message:
+        "Write out the clips that were kept, with checksums"
+    shell:
+        """
+        difftalk freeze --plan {input.plan} --manifests {input.manifests} --rejects {input.rejects} \
+            --out {output.plan} --log {log}
         """

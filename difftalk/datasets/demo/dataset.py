@@ -8,6 +8,7 @@ from pathlib import Path
 
 from difftalk.clips import Clip
 from difftalk.datasets.demo.render import DemoSpeaker, demo_sources, render_source
+from difftalk.datasets.download import Download
 from difftalk.errors import UserError
 from difftalk.fingerprint import fingerprint
 
@@ -52,7 +53,9 @@ class Settings:
                 )
         return clips
 
-    def fetch(self, source_id: str, uri: str, store: Path) -> dict[str, Path]:
+    shares_no_identity = True
+
+    def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
         speakers = {s.source_id: s for s in self._speakers()}
         if source_id not in speakers:
             raise UserError(

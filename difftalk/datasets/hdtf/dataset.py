@@ -1,0 +1,164 @@
+"""HDTF as a dataset: the clips of the annotations, split as the paper or by speaker, downloaded or brought along."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from difftalk.clips import Clip
+from difftalk.datasets import split_identities, stable_rank
+from difftalk.datasets.download import Download, have
+from difftalk.datasets.hdtf.annotations import TABLE, AnnotatedClip, read_table
+from difftalk.errors import ClipError, UserError
+from difftalk.video import FPS, SUFFIXES, length_s, probe
+
+# The clips that DiffTalk was trained on, as its authors published them (names alone).
+TRAIN_NAMES = Path(__file__).with_name("train_names.txt")
+STORE = "youtube"
+# Of clips that the table calls so, the stretch is in an earlier clip already.
+REPEATED = ("duplicate_of", "overlaps")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The config's `dataset` section with `name: hdtf`.
+
+    Args:
+        split: `paper`: the 98 published names are the training clips, the rest test; clips of one video, and of one
+            speaker, are on both sides, as they were. `random`: the clips of `train_videos` videos drawn by `seed`
+            against the rest, as the paper says. `identity`: by speaker, nothing shared, `test_fraction` of the speakers.
+        max_frames: of a clip, its first so many 25-fps frames; None takes it whole.
+        table: a table of clips in the columns of `clips.csv`, in its place.
+        files: a folder with videos that are used instead of the network: `YOUTUBE_ID.mp4` (or another suffix) is
+            the whole video, `RD_Radio11_001.mp4` a clip that is cut already.
+        skip: ids of videos that are not asked for.
+    """
+
+    split: Literal["paper", "random", "identity"] = "paper"
+    train_videos: int = 100
+    test_fraction: float = 0.2
+    seed: int = 1
+    max_frames: int | None = 1500
+    table: str | None = None
+    files: str | None = None
+    skip: tuple[str, ...] = ()
+
+    @property
+    def shares_no_identity(self) -> bool:
+        """Whether no identity is on both sides of the split."""
+        return self.split == "identity"
+
+    def clips(self) -> list[Clip]:
+        rows = [row for row in read_table(self.table or TABLE) if row.index is not None]
+        for row in rows:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{11}", row.youtube_id):
+                raise UserError(f"{self.table}: {row.clip_id}: {row.youtube_id!a} is no YouTube id")
+        identities = speakers(rows)
+        training = self._training(rows, identities)
+        own = self._own_files()
+        return [
+            self._clip(row, identities[row.clip_id], "train" if row.clip_id in training else "test", own)
+            for row in rows
+        ]
+
+    def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
+        if source_id in self.skip:
+            raise ClipError("cannot_fetch", "left out by dataset.skip")
+        file = self._own_files().get(source_id)
+        if file is None and uri.startswith("file:"):
+            raise ClipError("cannot_fetch", f"{uri.removeprefix('file:')} is gone from {self.files}")
+        if file is None:
+            file = have(source_id, store / STORE, download)
+        return {f"{source_id}{file.suffix.lower()}": file.resolve()}
+
+    def _training(self, rows: list[AnnotatedClip], identities: dict[str, str]) -> set[str]:
+        """Names of the clips on the training side."""
+        if self.split == "paper":
+            return set(TRAIN_NAMES.read_text(encoding="utf-8").split())
+        if self.split == "random":
+            videos = {row.youtube_id for row in rows}
+            drawn = set(sorted(videos, key=lambda v: stable_rank(f"{self.seed}:{v}"))[: self.train_videos])
+            return {row.clip_id for row in rows if row.youtube_id in drawn}
+        split = split_identities(list(identities.values()), self.test_fraction, self.seed)
+        return {clip_id for clip_id, identity in identities.items() if split[identity] == "train"}
+
+    def _own_files(self) -> dict[str, Path]:
+        """The files of the folder `files` by their names without suffix."""
+        if self.files is None:
+            return {}
+        folder = Path(self.files)
+        if not folder.is_dir():
+            raise UserError(f"config: dataset.files: no folder {folder}")
+        return {f.stem: f for f in sorted(folder.iterdir()) if f.suffix.lower() in SUFFIXES and f.is_file()}
+
+    def _clip(self, row: AnnotatedClip, identity: str, split: str, own: dict[str, Path]) -> Clip:
+        assert row.start_s is not None and row.end_s is not None
+        longest_s = float(row.seconds) if self.max_frames is None else self.max_frames / FPS
+        seconds = min(float(row.seconds), longest_s)
+        verdict, _, other = row.verdict.partition(":")
+        clip = Clip(
+            clip_id=row.clip_id,
+            source_id=row.youtube_id,
+            start_s=float(row.start_s),
+            end_s=row.start_s + seconds,
+            identity=identity,
+            split=split,
+            uri=f"youtube:{row.youtube_id}",
+            box=_box(row),
+            box_height=row.height,
+            crop_ratio=row.crop_ratio,
+            subset=row.subset,
+            left_out=f"duplicate: shows a stretch that is in {other} too" if verdict in REPEATED else "",
+        )
+        file = own.get(row.clip_id)
+        if file is None:
+            return clip
+        there_s = length_s(file)
+        return dataclasses.replace(
+            clip,
+            source_id=row.clip_id,
+            start_s=0.0,
+            end_s=min(seconds, there_s) if there_s else 0.0,
+            uri=f"file:{file.name}",
+            box=None if _is_square(file) else clip.box,
+        )
+
+
+def speakers(rows: Iterable[AnnotatedClip]) -> dict[str, str]:
+    """`{clip_id: identity}`: clips that share a speaker or a video have one, the first of its names.
+
+    RD tells no speakers: there, each video is one.
+    """
+    names = {row.clip_id: (row.speaker or f"{row.subset}_{row.name}", f"id {row.youtube_id}") for row in rows}
+    first: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while first.setdefault(name, name) != name:
+            name = first[name]
+        return name
+
+    for speaker, video in names.values():
+        a, b = find(speaker), find(video)
+        # Names of videos never come first.
+        first[max(a, b, key=lambda n: (n.startswith("id "), n))] = min(
+            a, b, key=lambda n: (n.startswith("id "), n)
+        )
+    return {clip_id: find(speaker) for clip_id, (speaker, _) in names.items()}
+
+
+def _box(row: AnnotatedClip) -> tuple[float, ...] | None:
+    """The annotated box as corners; None where there is none, or one of a doubtful height."""
+    if row.x is None or row.y is None or row.w is None or row.h is None or row.verdict == "box_exceeds_frame":
+        return None
+    return float(row.x), float(row.y), float(row.x + row.w), float(row.y + row.h)
+
+
+def _is_square(file: Path) -> bool:
+    """Whether a clip's file seems to be cropped already."""
+    try:
+        info = probe(file)
+    except ClipError:
+        return False
+    return info.width == info.height

@@ -1,0 +1,54 @@
+"""The patch discriminator that the first stage is trained against (PatchGAN, Isola et al. 2017), and its losses."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+SMALLEST_DENOMINATOR = 1e-6  # delta of the adaptive weight
+LARGEST_WEIGHT = 1e4
+
+
+class PatchDiscriminator(nn.Sequential):
+    """Pictures (B, 3, H, W) in [-1, 1] to one score per overlapping patch, (B, 1, h, w), high where it looks real.
+
+    Three layers judge patches of 70 pixels; each layer fewer halves them, roughly.
+
+    Args:
+        channels: of the first layer; they double up to eight times as many.
+        layers: convolutions that halve the picture.
+    """
+
+    def __init__(self, channels: int = 64, layers: int = 3) -> None:
+        widths = [channels * min(2**i, 8) for i in range(layers + 1)]
+        parts: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for i in range(1, layers + 1):
+            stride = 2 if i < layers else 1
+            parts += [
+                nn.Conv2d(widths[i - 1], widths[i], 4, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(widths[i]),
+                nn.LeakyReLU(0.2),
+            ]
+        super().__init__(*parts, nn.Conv2d(widths[-1], 1, 4, padding=1))
+        for part in self:
+            if isinstance(part, nn.Conv2d):
+                nn.init.normal_(part.weight, 0.0, 0.02)
+            elif isinstance(part, nn.BatchNorm2d):
+                nn.init.normal_(part.weight, 1.0, 0.02)
+
+
+def hinge_loss(real: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
+    """What the discriminator minimises over its scores of real and of generated pictures; 1 where it cannot tell."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + generated).mean())
+
+
+def adaptive_weight(
+    reconstruction: torch.Tensor, adversarial: torch.Tensor, last_layer: torch.Tensor
+) -> torch.Tensor:
+    """Weight that makes both losses pull equally hard at the decoder's last layer; a scalar without gradient.
+
+    lambda = |grad L_rec| / (|grad L_GAN| + delta), Eq. 7 of Esser et al. 2021 ("Taming Transformers", VQGAN), with
+    norms as in their code, and like there no larger than 1e4.
+    """
+    (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
+    (found,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    return (wanted.norm() / (found.norm() + SMALLEST_DENOMINATOR)).clamp(max=LARGEST_WEIGHT).detach()

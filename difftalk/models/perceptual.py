@@ -1,0 +1,50 @@
+"""LPIPS with the VGG16 trunk, as a loss: the linear heads of the package `lpips` over a trunk from a file."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from difftalk.errors import UserError
+
+# Convolutions of VGG16's `features`, by the slice of the package that has them.
+SLICES = {0: 1, 2: 1, 5: 2, 7: 2, 10: 3, 12: 3, 14: 3, 17: 4, 19: 4, 21: 4, 24: 5, 26: 5, 28: 5}
+TENSORS = [(layer, kind) for layer in SLICES for kind in ("weight", "bias")]
+
+
+class Perceptual(nn.Module):
+    """Distance of two batches of pictures (B, 3, H, W) in [-1, 1], H and W at least 16: LPIPS 0.1 of each, (B,).
+
+    Frozen; gradients flow to the pictures. Nothing is downloaded.
+
+    Args:
+        trunk: safetensors with torchvision's names, `features.0.weight` and so on.
+
+    Raises:
+        UserError: if the file is not that.
+    """
+
+    def __init__(self, trunk: Path) -> None:
+        super().__init__()
+        import lpips
+
+        try:
+            state = load_file(trunk)
+            stored = {f"slice{SLICES[k]}.{k}.{kind}": state[f"features.{k}.{kind}"] for k, kind in TENSORS}
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+                warnings.simplefilter("ignore")  # the package calls torchvision by an old name
+                # pnet_rand only keeps it from downloading: every tensor of the trunk is replaced.
+                self.net: Any = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+            self.net.net.load_state_dict(stored)
+        except (SafetensorError, OSError, KeyError, RuntimeError) as e:
+            what = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+            raise UserError(f"{trunk}: not the VGG16 trunk of LPIPS ({what})") from None
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, truth: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+        return self.net(truth, pictures).flatten()

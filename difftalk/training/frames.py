@@ -1,0 +1,210 @@
+"""Frames of face crops for the training of the first stage: bounded memory, each batch a function of seed and step.
+
+Crops that fit into the memory allowed are all decoded and held (`Batches`). Larger ones go through a pool
+(`PooledBatches`): `STRETCH` frames of a clip at a time, in an endless seeded order of clips, of which a window moves
+on as frames are drawn.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from difftalk.errors import UserError
+from difftalk.models.autoencoder import to_pixels
+from difftalk.video import read_video
+
+STRETCH = 64  # frames of a clip that are in the pool at a time
+DECODED_AHEAD = 2  # stretches
+HELD_OUT_FRAMES = 256  # frames that measure, over all clips that are held out
+
+
+class FrameBatches(Protocol):
+    """Batch `step` of an endless, seeded order: a pure function of the step, so that a resumed run sees the same."""
+
+    @property
+    def frames_per_epoch(self) -> int:
+        """Frames drawn in the time in which, on average, every clip has had its turn once."""
+
+    def at(self, step: int) -> torch.Tensor:
+        """(B, 3, H, W) in [-1, 1], each mirrored with probability one half."""
+
+    def extract(self) -> Iterator[np.ndarray]:
+        """Arrays that tell one set of frames from another."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches out of frames that are held in memory."""
+
+    frames: np.ndarray  # (N, H, W, 3) uint8
+    batch_size: int
+    seed: int
+
+    @property
+    def frames_per_epoch(self) -> int:
+        return len(self.frames)
+
+    def at(self, step: int) -> torch.Tensor:
+        rng = np.random.default_rng((self.seed, step))
+        return _mirrored(self.frames[rng.integers(len(self.frames), size=self.batch_size)], rng)
+
+    def extract(self) -> Iterator[np.ndarray]:
+        yield self.frames
+
+
+@dataclass(frozen=True)
+class CropVideo:
+    """The video of one clip, where it lies in a crops shard.
+
+    Args:
+        offset, size: bytes of the mp4 in the shard. frames: pictures in it. pixels: width and height of them.
+    """
+
+    clip_id: str
+    shard: Path
+    offset: int
+    size: int
+    frames: int
+    pixels: int
+
+    def read(self, first: int = 0, count: int | None = None) -> bytes:
+        """`count` bytes of the mp4 from byte `first` on; None is all that follow."""
+        with self.shard.open("rb") as file:
+            file.seek(self.offset + first)
+            return file.read(self.size - first if count is None else count)
+
+    def pictures(self, chosen: np.ndarray) -> np.ndarray:
+        """The pictures (len(chosen), H, W, 3) uint8 of the rising numbers `chosen`; no others are kept in memory."""
+        import decord
+
+        data = self.read()
+        try:
+            reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
+            return reader.get_batch(chosen.tolist()).asnumpy()
+        except (decord.DECORDError, RuntimeError):
+            return read_video(data)[chosen]
+
+
+def find_videos(crops: Sequence[Path]) -> list[CropVideo]:
+    """The videos of crops shards, by shard and in its order; reads headers and notes, no pictures.
+
+    Raises:
+        UserError: if there is none.
+    """
+    found = []
+    for shard in crops:
+        facts: dict[str, dict[str, int]] = {}
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                clip_id, extension = member.name.split(".", 1)
+                of_clip = facts.setdefault(clip_id, {})
+                if extension == "mp4":
+                    of_clip |= {"offset": member.offset_data, "size": member.size}
+                elif extension == "json":
+                    info = json.loads(tar.extractfile(member).read())  # type: ignore[union-attr]
+                    of_clip |= {"frames": info["frames"], "pixels": info["size"]}
+        found += [CropVideo(clip_id, shard, **of_clip) for clip_id, of_clip in facts.items()]
+    if not found:
+        raise UserError("autoencoder: the train crops hold no clip to train on")
+    return found
+
+
+def hold_out(videos: list[CropVideo], fraction: float) -> tuple[list[CropVideo], list[CropVideo]]:
+    """Clips to train on and clips to measure on, by a hash of their names; of a single clip nothing is held out.
+
+    At least one is held out where there are several, unless `fraction` is 0.
+    """
+    count = min(len(videos) - 1, max(1, round(fraction * len(videos)))) if fraction else 0
+    ranked = sorted(videos, key=lambda v: hashlib.sha256(v.clip_id.encode()).digest())
+    out = {v.clip_id for v in ranked[:count]}
+    return [v for v in videos if v.clip_id not in out], [v for v in videos if v.clip_id in out]
+
+
+def held_out_frames(videos: list[CropVideo]) -> np.ndarray | None:
+    """At most `HELD_OUT_FRAMES` frames (N, H, W, 3), spread evenly over the clips; None without clips."""
+    if not videos:
+        return None
+    each = max(1, HELD_OUT_FRAMES // len(videos))
+    chosen = videos[:HELD_OUT_FRAMES]
+    return np.concatenate([v.pictures(_spread(v.frames, each, np.full(each, 0.5))) for v in chosen])
+
+
+def batches_of(videos: list[CropVideo], batch_size: int, seed: int, memory_mb: float) -> FrameBatches:
+    """Batches out of memory where all frames fit into `memory_mb` megabytes, else out of a pool of that size."""
+    room = int(memory_mb * 1e6 / (3 * max(v.pixels for v in videos) ** 2))
+    if sum(v.frames for v in videos) <= room:
+        frames = np.concatenate([v.pictures(np.arange(v.frames)) for v in videos])
+        return Batches(frames, batch_size, seed)
+    return PooledBatches(videos, batch_size, seed, max(1, room // STRETCH - DECODED_AHEAD))
+
+
+class PooledBatches:
+    """Batches out of a moving window over an endless order of stretches.
+
+    Stretch p is up to `STRETCH` frames, spread over one clip and drawn anew each time; every clip has one turn per
+    epoch, in a new order. The window holds `stretches` of them and moves on by one for every `STRETCH` frames drawn,
+    so that a frame in it is drawn once on average. What it holds at a step follows from seed and step: a resumed
+    training decodes the window anew and goes on as if nothing had been.
+    """
+
+    def __init__(self, videos: list[CropVideo], batch_size: int, seed: int, stretches: int) -> None:
+        self.videos, self.batch_size, self.seed, self.stretches = videos, batch_size, seed, stretches
+        self._decoder = ThreadPoolExecutor(2, "decode")
+        self._pool: dict[int, Future[np.ndarray]] = {}
+
+    @property
+    def frames_per_epoch(self) -> int:
+        return sum(min(STRETCH, v.frames) for v in self.videos)
+
+    def at(self, step: int) -> torch.Tensor:
+        first = step * self.batch_size // STRETCH
+        window = range(first, first + self.stretches)
+        for position in [p for p in self._pool if p < first or p >= window.stop + DECODED_AHEAD]:
+            self._pool.pop(position).cancel()
+        for position in range(first, window.stop + DECODED_AHEAD):
+            if position not in self._pool:
+                self._pool[position] = self._decoder.submit(self.stretch, position)
+        held = [self._pool[p].result() for p in window]
+        ends = np.cumsum([len(s) for s in held])
+        rng = np.random.default_rng((self.seed, step))
+        drawn = rng.integers(ends[-1], size=self.batch_size)
+        inside = np.searchsorted(ends, drawn, side="right")
+        chosen = np.stack([held[s][d - ends[s]] for s, d in zip(inside, drawn, strict=True)])
+        return _mirrored(chosen, rng)
+
+    def stretch(self, position: int) -> np.ndarray:
+        """Frames (n, H, W, 3) number `position` of the endless order."""
+        epoch, turn = divmod(position, len(self.videos))
+        order = np.random.default_rng((self.seed, epoch, 2)).permutation(len(self.videos))
+        video = self.videos[order[turn]]
+        count = min(STRETCH, video.frames)
+        within = np.random.default_rng((self.seed, position, 3)).random(count)
+        return video.pictures(_spread(video.frames, count, within))
+
+    def extract(self) -> Iterator[np.ndarray]:
+        """Of each clip its name, its length and both ends of its file, where the tables of an mp4 are."""
+        for video in self.videos:
+            yield np.frombuffer(f"{video.clip_id} {video.frames} {video.size}".encode(), np.uint8)
+            edge = min(4096, video.size)
+            yield np.frombuffer(video.read(0, edge) + video.read(video.size - edge), np.uint8)
+
+
+def _spread(frames: int, count: int, within: np.ndarray) -> np.ndarray:
+    """`count` rising frame numbers, one in each of as many equal parts, at `within` (in [0, 1)) of the part."""
+    count = min(count, frames)
+    return ((np.arange(count) + within[:count]) * frames / count).astype(int).clip(max=frames - 1)
+
+
+def _mirrored(chosen: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    flipped = rng.random(len(chosen)) < 0.5
+    chosen[flipped] = chosen[flipped, :, ::-1]
+    return to_pixels(chosen)

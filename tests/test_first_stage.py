@@ -1,0 +1,284 @@
+"""The first stage's training: what its loss is made of, what it reports, what it reads, and that it resumes exactly."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from drawn_clips import speaker, write_crops
+from safetensors.torch import load_file, save_file
+
+from difftalk.errors import UserError
+from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
+from difftalk.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
+from difftalk.models.perceptual import Perceptual
+from difftalk.settings import from_dict
+from difftalk.training.autoencoder import Settings, Trained, _use, run, train_autoencoder
+from difftalk.training.frames import (
+    STRETCH,
+    Batches,
+    PooledBatches,
+    batches_of,
+    find_videos,
+    held_out_frames,
+    hold_out,
+)
+from difftalk.video import read_video
+
+TINY: dict[str, Any] = {
+    "channels": [8, 16, 16],
+    "codes": 32,
+    "steps": 12,
+    "batch_size": 4,
+    "log_every": 3,
+    "checkpoint_every": 5,
+    "discriminator_channels": 8,
+    "discriminator_layers": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two crops shards of five clips of 60 frames of 64 px."""
+    folder = tmp_path_factory.mktemp("crops")
+    clips = {f"c{i}": speaker(900 + i) for i in range(5)}
+    first, second = list(clips)[:3], list(clips)[3:]
+    return [
+        write_crops(folder / "train-000.tar", {c: clips[c] for c in first}),
+        write_crops(folder / "train-001.tar", {c: clips[c] for c in second}),
+    ]
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder with a VGG16 trunk of random weights: right in its names and shapes, wrong in its values."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(3)
+    features = torchvision.models.vgg16(weights=None).features.state_dict()
+    save_file({f"features.{k}": v.contiguous() for k, v in features.items()}, folder / "vgg16.safetensors")
+    (folder / "vgg16.json").write_text(json.dumps({"sha256": "0"}))
+    return folder
+
+
+def pictures(count: int = 32) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 255, (count, 1, 1, 3), dtype=np.uint8)
+    return np.broadcast_to(colours, (count, 32, 32, 3)).copy()
+
+
+def train(state: Path, **changes: object) -> Trained:
+    settings = from_dict(Settings, TINY | changes, "test")
+    frames = pictures()
+    return train_autoencoder(Batches(frames[8:], 4, seed=1), settings, state, held_out=frames[:8])
+
+
+def test_it_learns_to_reconstruct_and_uses_its_codes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 255, (64, 1, 1, 3), dtype=np.uint8)
+    frames = np.broadcast_to(colours, (64, 16, 16, 3)).copy()
+    settings = Settings(channels=(16, 16, 16), codes=64, steps=120, batch_size=8)
+    trained = train_autoencoder(Batches(frames, 8, seed=1), settings, tmp_path)
+    assert trained.report["train_psnr_db"] > 12  # grey alone gives about 9
+    model, x = trained.model, Batches(frames, 8, seed=1).at(0)
+    latents = model.encode(x).latents * model.config.scaling_factor
+    assert 0.5 < latents.std() < 2.0
+    assert len(model.quantize(latents / model.config.scaling_factor)[2][2].unique()) >= 4
+
+
+def test_f4_and_f8_give_latents_of_64() -> None:
+    with torch.device("meta"):
+        four, eight = (
+            build_autoencoder((128, 256, 512), 2, 8192),
+            build_autoencoder((128, 256, 256, 512), 2, 8192),
+        )
+        assert four.encode(torch.empty(1, 3, 256, 256)).latents.shape == (1, 3, 64, 64)
+        latents = eight.encode(torch.empty(1, 3, 512, 512)).latents
+        assert latents.shape == (1, 3, 64, 64)
+        assert eight.decode(latents, force_not_quantize=True).sample.shape == (1, 3, 512, 512)
+        assert eight.quantize.embedding.weight.shape == (8192, 3)
+
+
+def test_each_part_of_the_loss_sets_in_at_its_step(tmp_path: Path) -> None:
+    log = train(
+        tmp_path, log_every=1, quantise_from=0.25, discriminator_weight=0.75, discriminator_from=0.5
+    ).log
+    assert [line["step"] for line in log] == list(range(1, 13))
+    assert [line["codebook"] > 0 for line in log] == [False] * 3 + [True] * 9
+    for name in ("adversarial", "adaptive_weight", "discriminator"):
+        assert [name in line for line in log] == [False] * 6 + [True] * 6
+    for line in log[6:]:
+        loss = line["absolute"] + line["squared"] + 0.5 * line["codebook"]
+        loss += 0.75 * line["adaptive_weight"] * line["adversarial"]
+        # The same float32 sum in another order.
+        assert line["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_without_its_weight_the_discriminator_changes_nothing(tmp_path: Path) -> None:
+    plain, other = (
+        train(tmp_path / "a"),
+        train(tmp_path / "b", discriminator_from=0.0, discriminator_channels=4),
+    )
+    assert all(torch.equal(v, other.model.state_dict()[k]) for k, v in plain.model.state_dict().items())
+
+
+def test_adaptive_weight_is_the_ratio_of_gradients_at_the_last_layer() -> None:
+    """Against gradients by hand: the layer is y = w * x, so dL/dw = mean(dL/dy * x)."""
+    x = torch.tensor([1.0, -2.0, 3.0])
+    w = torch.tensor([0.5], requires_grad=True)
+    y = w * x
+    found = adaptive_weight((y - 1).square().mean(), -(4 * y).mean(), w)
+    by_hand = (2 * (0.5 * x - 1) * x).mean().abs() / ((-4 * x).mean().abs() + 1e-6)
+    assert found.item() == pytest.approx(by_hand.item(), rel=1e-6)
+    assert not found.requires_grad
+    assert adaptive_weight((w * x).sum(), (0 * w * x).sum(), w).item() == 1e4, "bounded where nothing is seen"
+
+
+def test_hinge_loss_stops_pulling_beyond_the_margin() -> None:
+    assert hinge_loss(torch.tensor([2.0]), torch.tensor([-3.0])).item() == 0
+    assert hinge_loss(torch.zeros(4), torch.zeros(4)).item() == 1
+    assert hinge_loss(torch.tensor([0.5]), torch.tensor([1.0])).item() == pytest.approx(0.5 * (0.5 + 2.0))
+
+
+@pytest.mark.parametrize(("layers", "pixels"), [(2, 34), (3, 70)])
+def test_the_discriminator_judges_patches(layers: int, pixels: int) -> None:
+    model = PatchDiscriminator(4, layers).eval()
+    x = torch.randn(1, 3, 160, 160, requires_grad=True)
+    scores = model(x)
+    scores[0, 0, scores.shape[2] // 2, scores.shape[3] // 2].backward()
+    seen = x.grad.abs().sum((0, 1)).nonzero()  # type: ignore[union-attr]
+    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [pixels, pixels]
+
+
+def test_a_perceptual_loss_without_its_weights_is_an_error(
+    crops: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFTALK_WEIGHTS", str(tmp_path))
+    settings = from_dict(Settings, TINY | {"perceptual_weight": 1.0}, "test")
+    with pytest.raises(UserError, match=r"autoencoder_training.perceptual_weight needs the weights vgg16"):
+        run(crops=crops, settings=settings, source="train", state=tmp_path / "state", out=tmp_path / "out")
+
+
+def test_the_perceptual_term_is_lpips_of_the_trunk_in_the_weights_folder(
+    crops: list[Path], trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wiring only: the trunk is random, so that the values mean nothing."""
+    monkeypatch.setenv("DIFFTALK_WEIGHTS", str(trunk))
+    settings = from_dict(Settings, TINY | {"steps": 2, "perceptual_weight": 0.5, "log_every": 1}, "test")
+    run(crops=crops, settings=settings, source="train", state=tmp_path / "state", out=tmp_path / "out")
+    for line in map(json.loads, (tmp_path / "out" / "log.jsonl").read_text().splitlines()):
+        loss = line["absolute"] + line["squared"] + 0.5 * line["perceptual"] + 0.5 * line["codebook"]
+        assert line["perceptual"] > 0 and line["loss"] == pytest.approx(loss, rel=1e-5)
+    assert line["lpips_vgg"] > 0
+
+    # Every tensor of the trunk comes from the file, and the heads from the package.
+    net = Perceptual(trunk / "vgg16.safetensors")
+    stored = load_file(trunk / "vgg16.safetensors")
+    loaded = {f"features.{'.'.join(k.split('.')[1:])}": v for k, v in net.net.net.state_dict().items()}
+    assert loaded.keys() == stored.keys() and all(torch.equal(loaded[k], stored[k]) for k in stored)
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert net(x, x).abs().max() == 0 and net(x, -x).shape == (2,)
+    save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "wrong.safetensors")
+    with pytest.raises(UserError, match="not the VGG16 trunk"):
+        Perceptual(tmp_path / "wrong.safetensors")
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """Stopped in the twelfth step, with the discriminator at play; it goes on from the checkpoint of step 10."""
+    playing = {"discriminator_weight": 0.75, "discriminator_from": 0.25}
+    whole = train(tmp_path / "whole", **playing)
+
+    class Interrupted(Batches):
+        def at(self, step: int) -> torch.Tensor:
+            if step == 11:
+                raise KeyboardInterrupt
+            return super().at(step)
+
+    settings, frames = from_dict(Settings, TINY | playing, "test"), pictures()
+    state = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        train_autoencoder(Interrupted(frames[8:], 4, 1), settings, state, held_out=frames[:8])
+    assert [p.name for p in sorted(state.glob("*.pt"))] == ["step-00000005.pt", "step-00000010.pt"]
+    resumed = train_autoencoder(Batches(frames[8:], 4, 1), settings, state, held_out=frames[:8])
+    expected, found = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(expected[k], found[k]) for k in expected)
+    assert resumed.log == whole.log and resumed.report == whole.report
+
+
+def test_a_loss_that_is_no_number_stops_it_before_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"autoencoder: the loss became nan.*learning_rate \(1e\+30\)"):
+        train(tmp_path, learning_rate=1.0e30, log_every=100)
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_use_of_the_codebook_is_its_part_and_its_perplexity() -> None:
+    even = _use(torch.tensor([5.0, 5.0, 5.0, 5.0, 0, 0, 0, 0]))
+    assert even == {"codes_used": 0.5, "perplexity": pytest.approx(4)}
+    one = _use(torch.tensor([7.0, 0, 0, 0]))
+    assert one == {"codes_used": 0.25, "perplexity": pytest.approx(1)}
+
+
+def test_held_out_clips_measure_it_and_the_figures_are_kept(crops: list[Path], tmp_path: Path) -> None:
+    settings = from_dict(Settings, TINY, "test")
+    run(crops=crops, settings=settings, source="train", state=tmp_path / "state", out=tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6, 9, 12]
+    assert 0 < lines[-1]["ssim"] < 1 and 5 < lines[-1]["psnr"] < 40
+    assert 0 < lines[-1]["codes_used"] <= 1 and 1 <= lines[-1]["perplexity"] <= 32
+    facts = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert (facts["clips"], facts["held_out_clips"]) == (4, 1)
+    assert facts["held_out_psnr"] == round(lines[-1]["psnr"], 4)
+    assert not (tmp_path / "state").exists()
+    assert load_autoencoder(tmp_path / "out").config.scaling_factor == pytest.approx(1 / facts["latent_std"])
+
+
+def test_no_clip_is_on_both_sides(crops: list[Path]) -> None:
+    videos = find_videos(crops)
+    assert [v.clip_id for v in videos] == ["c0", "c1", "c2", "c3", "c4"]
+    train, held_out = hold_out(videos, 0.4)
+    assert len(held_out) == 2 and {*train, *held_out} == {*videos}
+    assert hold_out(videos[:1], 0.4) == (videos[:1], [])
+    assert hold_out(videos, 0.0) == (videos, [])
+    assert held_out_frames(held_out).shape == (2 * 60, 64, 64, 3)  # type: ignore[union-attr]
+
+
+def test_crops_that_fit_are_held_whole(crops: list[Path]) -> None:
+    batches = batches_of(find_videos(crops), 4, 1, memory_mb=100)
+    assert isinstance(batches, Batches) and batches.frames.shape == (300, 64, 64, 3)
+    tight = batches_of(find_videos(crops), 4, 1, memory_mb=300 * 64 * 64 * 3 / 1e6 - 0.01)
+    assert isinstance(tight, PooledBatches)
+
+
+def test_the_pool_is_bounded_and_a_function_of_the_step(crops: list[Path]) -> None:
+    videos = find_videos(crops)
+    pool = PooledBatches(videos, 16, seed=1, stretches=2)
+    seen = [pool.at(step) for step in range(40)]
+    assert len(pool._pool) <= 2 + 2  # the window and what is decoded ahead of it
+    again = PooledBatches(videos, 16, seed=1, stretches=2)
+    for step in (33, 5, 39):  # as a training that begins there would, in any order
+        assert torch.equal(again.at(step), seen[step])
+    assert not torch.equal(PooledBatches(videos, 16, seed=2, stretches=2).at(5), seen[5])
+
+
+def test_every_clip_has_one_turn_per_epoch_and_gives_its_own_pictures(crops: list[Path]) -> None:
+    videos = find_videos(crops)
+    whole = {v.clip_id: read_video(v.read()) for v in videos}
+    assert all(len(pictures) == v.frames == 60 for v, pictures in zip(videos, whole.values(), strict=True))
+    pool = PooledBatches(videos, 16, seed=1, stretches=2)
+
+    def clip_of(stretch: np.ndarray) -> str:
+        (found,) = [c for c, p in whole.items() if len(p) >= len(stretch) and np.array_equal(p, stretch)]
+        return found
+
+    turns = [clip_of(pool.stretch(position)) for position in range(10)]
+    assert sorted(turns[:5]) == sorted(turns[5:]) == sorted(whole)
+    assert turns[:5] != turns[5:]
+    assert pool.frames_per_epoch == 5 * min(STRETCH, 60)
+
+
+def test_chosen_pictures_are_those_of_the_whole_video(crops: list[Path]) -> None:
+    video = find_videos(crops)[0]
+    chosen = np.array([0, 7, 8, 30, 59])
+    assert np.array_equal(video.pictures(chosen), read_video(video.read())[chosen])

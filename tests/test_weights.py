@@ -1,0 +1,441 @@
+"""Weights by others: downloaded from a server on this machine, imported from files, asked for by the configuration."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import types
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Workflow
+from diffusers import VQModel
+from face_alignment.detection.sfd.net_s3fd import s3fd
+from face_alignment.models import FAN
+from safetensors.torch import load_file
+
+from difftalk import http_file, obtain, weights
+from difftalk.errors import UserError
+from difftalk.models import official
+from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
+from difftalk.models.syncnet import SyncNetV2, load_syncnet
+from difftalk.models.torch_file import read_state_dict
+from difftalk.training import autoencoder, syncnet
+
+# The server
+
+
+@dataclass
+class Server:
+    """What the server has, and what it was asked."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)  # the Range of each request, or nothing
+    cut_after: list[int] = field(default_factory=list)  # bytes of the body that the next answers stop at
+    silent: bool = False
+    url: str = ""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    has = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range", "")
+            has.asked.append(wanted)
+            if has.silent:
+                time.sleep(1)
+                return
+            if self.path[1:] not in has.files:
+                self.send_error(404)
+                return
+            body = has.files[self.path[1:]]
+            tag = f'"{hashlib.md5(body).hexdigest()}"'
+            begin = 0
+            if wanted and self.headers.get("If-Range") == tag:
+                begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if begin >= len(body):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(body)}")
+                self.end_headers()
+                return
+            self.send_response(206 if begin else 200)
+            if begin:
+                self.send_header("Content-Range", f"bytes {begin}-{len(body) - 1}/{len(body)}")
+            self.send_header("ETag", tag)
+            self.send_header("Content-Length", str(len(body) - begin))
+            self.end_headers()
+            self.wfile.write(body[begin:][: has.cut_after.pop(0) if has.cut_after else None])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        has.url = f"http://127.0.0.1:{listening.server_port}"
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield has
+        listening.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of weights."""
+    monkeypatch.setenv("DIFFTALK_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr(http_file, "PAUSE_S", 0.0)
+    return tmp_path / "weights"
+
+
+@pytest.fixture(scope="module")
+def ldm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A first stage as LDM releases it, narrow: `vq-f4.zip` with `model.ckpt`; both are in the folder."""
+    narrow = build_autoencoder((32, 64), 1, 64)
+    model = VQModel.from_config({**narrow.config, "norm_num_groups": 32})
+    state = official.export_first_stage(model) | {"loss.discriminator.main.0.weight": torch.zeros(3)}
+    made = tmp_path_factory.mktemp("ldm")
+    torch.save({"state_dict": state, "global_step": 7}, made / "model.ckpt")
+    with zipfile.ZipFile(made / "vq-f4.zip", "w") as archive:
+        archive.write(made / "model.ckpt", "model.ckpt")
+    return made
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def fetch(server: Server, name: str = "vq-f4", file: str = "vq-f4.zip") -> None:
+    obtain.fetch(names=[name], url=f"{server.url}/{file}")
+
+
+def assert_first_stage(folder: Path, ldm: Path) -> None:
+    model = load_autoencoder(weights.locate("vq-f4", asked_by="a test"))
+    state = read_state_dict(ldm / "model.ckpt")
+    assert torch.equal(model.quantize.embedding.weight, state["quantize.embedding.weight"])
+    assert sorted(p.name for p in folder.iterdir()) == ["vq-f4", "vq-f4.json"]
+
+
+# Downloads
+
+
+def test_what_is_fetched_is_converted_and_its_hash_written_down(
+    server: Server, folder: Path, ldm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.files["vq-f4.zip"] = (ldm / "vq-f4.zip").read_bytes()
+    fetch(server)
+    assert_first_stage(folder, ldm)
+    note = json.loads((folder / "vq-f4.json").read_text())
+    assert note["sha256"] == sha256(ldm / "vq-f4.zip") == weights.recorded("vq-f4")
+    assert note["content_sha256"] == sha256(ldm / "model.ckpt")
+    assert note["url"] == f"{server.url}/vq-f4.zip"
+    assert note["licence"].startswith("MIT")
+    fetch(server)
+    assert len(server.asked) == 1, "what is there is not downloaded again"
+    obtain.show()
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("vq-f4 "))
+    assert " yes " in row and note["sha256"] in row and "autoencoder: vq-f4" in row
+
+
+def test_a_connection_that_is_cut_is_taken_up_where_it_was(server: Server, folder: Path, ldm: Path) -> None:
+    server.files["vq-f4.zip"] = (ldm / "vq-f4.zip").read_bytes()
+    server.cut_after = [100_000, 50_000]
+    fetch(server)
+    assert server.asked == ["", "bytes=100000-", "bytes=150000-"]
+    assert_first_stage(folder, ldm)
+
+
+def test_the_next_command_goes_on_with_what_the_last_has_brought(
+    server: Server, folder: Path, ldm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["vq-f4.zip"] = (ldm / "vq-f4.zip").read_bytes()
+    server.cut_after = [100_000]
+    monkeypatch.setattr(http_file, "ATTEMPTS", 1)
+    with pytest.raises(UserError, match="100000 bytes are kept, and the same command goes on from there"):
+        fetch(server)
+    assert weights.present("vq-f4") is None
+    fetch(server)
+    assert server.asked[1] == "bytes=100000-"
+    assert_first_stage(folder, ldm)
+
+
+def test_a_download_that_was_killed_after_its_last_byte_is_not_repeated(
+    server: Server, folder: Path, ldm: Path
+) -> None:
+    server.files["vq-f4.zip"] = (ldm / "vq-f4.zip").read_bytes()
+    http_file.download(f"{server.url}/vq-f4.zip", folder / ".vq-f4.download", "vq-f4")
+    fetch(server)
+    assert server.asked == ["", f"bytes={len(server.files['vq-f4.zip'])}-"]
+    assert_first_stage(folder, ldm)
+
+
+def test_a_file_that_has_changed_meanwhile_is_downloaded_from_its_beginning(
+    server: Server, folder: Path, ldm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["vq-f4.zip"] = b"another file" * 20_000
+    server.cut_after = [100_000]
+    monkeypatch.setattr(http_file, "ATTEMPTS", 1)
+    with pytest.raises(UserError):
+        fetch(server)
+    server.files["vq-f4.zip"] = (ldm / "vq-f4.zip").read_bytes()
+    fetch(server)
+    assert_first_stage(folder, ldm)
+
+
+def test_a_dead_link_is_one_line_of_the_command_with_the_way_around(server: Server, folder: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "difftalk",
+        "weights",
+        "fetch",
+        "s3fd",
+        "--url",
+        f"{server.url}/s3fd.pth",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"difftalk weights fetch: {server.url}/s3fd.pth: HTTP 404 Not Found; or get the file elsewhere and "
+        "`difftalk weights import s3fd FILE`\n"
+    )
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_says_nothing_ends_in_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.silent = True
+    monkeypatch.setattr(http_file, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(http_file, "ATTEMPTS", 2)
+    with pytest.raises(UserError, match="timed out, 2 times; 0 bytes are kept"):
+        fetch(server)
+
+
+def test_a_host_that_is_not_there_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"refused.*`difftalk weights import vq-f4 FILE`"):
+        obtain.fetch(names=["vq-f4"], url="http://127.0.0.1:9/vq-f4.zip")
+
+
+def test_a_wrong_hash_leaves_nothing(server: Server, folder: Path) -> None:
+    server.files["s3fd.pth"] = b"tampered with"
+    with pytest.raises(
+        UserError, match=r"s3fd.pth has sha256 [0-9a-f]{64}, not 619a316812…: damaged or another"
+    ):
+        fetch(server, "s3fd", "s3fd.pth")
+    assert list(folder.iterdir()) == []
+
+
+def test_a_page_in_place_of_the_file_leaves_nothing(server: Server, folder: Path) -> None:
+    server.files["vq-f4.zip"] = b"<html>This file has moved.</html>"
+    with pytest.raises(UserError, match=r"vq-f4: vq-f4\.zip is no torch file"):
+        fetch(server)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("evil", ["../evil", "/tmp/evil", "a/../../evil", "..\\evil"])
+def test_an_archive_that_would_leave_its_folder_is_refused(
+    server: Server, folder: Path, ldm: Path, tmp_path: Path, evil: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.write(ldm / "model.ckpt", "model.ckpt")
+        archive.writestr(evil, "x")
+    server.files["vq-f4.zip"] = (tmp_path / "evil.zip").read_bytes()
+    with pytest.raises(UserError, match="would leave its folder"):
+        fetch(server)
+    assert list(folder.iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.zip", "weights"]
+
+
+def test_the_other_names_are_fetched_though_one_fails(
+    server: Server, ldm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["vq-f4.zip"] = (ldm / "vq-f4.zip").read_bytes()
+    for name in ("s3fd", "vq-f4"):
+        row = replace(weights.WEIGHTS[name], url=f"{server.url}/{name}.zip")
+        monkeypatch.setitem(weights.WEIGHTS, name, row)
+    with pytest.raises(UserError, match="s3fd.zip: HTTP 404"):
+        obtain.fetch(names=["s3fd", "vq-f4"], url=None)
+    assert weights.present("vq-f4") is not None
+
+
+def test_an_unknown_name_is_told_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"no weights are called vqf4; did you mean vq-f4\?"):
+        obtain.fetch(names=["vqf4"], url=None)
+
+
+# Files
+
+
+def test_a_release_and_what_is_in_it_are_the_same_import(
+    folder: Path, ldm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    obtain.import_file(name="vq-f4", file=ldm / "model.ckpt")
+    assert_first_stage(folder, ldm)
+    obtain.import_file(name="vq-f4", file=ldm / "vq-f4.zip")
+    assert "the same file is there already" in capsys.readouterr().err
+    assert weights.recorded("vq-f4") == sha256(ldm / "model.ckpt"), "nothing that follows is made anew"
+
+
+def test_another_file_than_the_first_is_refused(folder: Path, ldm: Path, tmp_path: Path) -> None:
+    obtain.import_file(name="vq-f4", file=ldm / "vq-f4.zip")
+    state = read_state_dict(ldm / "model.ckpt")
+    torch.save({k: v + 1 for k, v in state.items()}, tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=r"another file; if it is to be trusted, delete .*vq-f4\.json first"):
+        obtain.import_file(name="vq-f4", file=tmp_path / "model.ckpt")
+    assert_first_stage(folder, ldm)
+    (folder / "vq-f4.json").unlink()
+    obtain.import_file(name="vq-f4", file=tmp_path / "model.ckpt")
+    assert weights.recorded("vq-f4") == sha256(tmp_path / "model.ckpt")
+
+
+def test_a_graph_with_another_sha1_is_refused(folder: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "deepspeech.zip", "w") as archive:
+        archive.writestr("deepspeech-0_1_0-b90017e8.pb", b"no graph")
+    for file in ("deepspeech.zip", "graph.pb"):
+        (tmp_path / "graph.pb").write_bytes(b"no graph")
+        with pytest.raises(
+            UserError, match="has sha1 [0-9a-f]{40}, not b90017e816572ddce84f5843f1fa21e6a377975e"
+        ):
+            obtain.import_file(name="deepspeech-0.1.0", file=tmp_path / file)
+    assert not folder.exists() or list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["s3fd", "2dfan4", "alexnet", "vgg16"])
+def test_torch_files_become_safetensors_with_the_same_tensors(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / f"{name}.pth"
+    state = {"s3fd": s3fd, "2dfan4": lambda: FAN(4), "alexnet": _alexnet, "vgg16": _vgg16}[name]()
+    state = state if isinstance(state, dict) else state.state_dict()
+    torch.save(state, file)
+    row = replace(weights.WEIGHTS[name], sha256=sha256(file)[:8])
+    monkeypatch.setitem(weights.WEIGHTS, name, row)
+    obtain.import_file(name=name, file=file)
+    kept = load_file(weights.locate(name, asked_by="a test"))
+    assert kept.keys() == {k for k in state if not k.startswith("classifier.")}
+    assert all(torch.equal(v, state[k]) for k, v in kept.items())
+
+
+def _alexnet() -> dict[str, torch.Tensor]:
+    """Its convolutions as torchvision names them, and one of the tensors that LPIPS does not look at."""
+    sizes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+    return _convolutions(sizes) | {"classifier.6.bias": torch.zeros(1000)}
+
+
+def _vgg16() -> dict[str, torch.Tensor]:
+    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    return _convolutions({p: (b, a, 3) for p, a, b in zip(places, widths, widths[1:], strict=False)})
+
+
+def _convolutions(sizes: dict[int, tuple[int, int, int]]) -> dict[str, torch.Tensor]:
+    tensors = {f"features.{i}.weight": torch.randn(b, a, k, k) for i, (b, a, k) in sizes.items()}
+    return tensors | {f"features.{i}.bias": torch.randn(b) for i, (b, _, _) in sizes.items()}
+
+
+def test_the_weights_of_another_network_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(_alexnet(), tmp_path / "some.pth")
+    for name, says in (
+        ("vgg16", "not the weights of vgg16: features.0.weight"),
+        ("s3fd", "not the weights of s3fd"),
+    ):
+        monkeypatch.setitem(weights.WEIGHTS, name, replace(weights.WEIGHTS[name], sha256=""))
+        with pytest.raises(UserError, match=says):
+            obtain.import_file(name=name, file=tmp_path / "some.pth")
+    with pytest.raises(UserError, match=r"some\.pth is not syncnet_v2\.model"):
+        obtain.import_file(name="syncnet-v2", file=tmp_path / "some.pth")
+    assert list(folder.iterdir()) == []
+
+
+class Trainer:
+    """Stands for a class of another package in a pickled file."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("pickled",)
+
+
+def test_what_is_not_a_tensor_is_never_unpickled(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "callbacks": Trainer()}, tmp_path / "model.ckpt")
+    with pytest.raises(
+        UserError, match=r"model\.ckpt holds .*mkdir beside tensors, which is not unpickled: where you"
+    ):
+        obtain.import_file(name="vq-f4", file=tmp_path / "model.ckpt")
+    assert not (tmp_path / "pickled").exists()
+    assert list(folder.iterdir()) == []
+
+
+def test_what_lightning_puts_beside_the_tensors_is_dropped_without_its_classes(tmp_path: Path) -> None:
+    module = types.ModuleType("pytorch_lightning")
+    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
+    sys.modules[module.__name__] = module
+    callback = module.ModelCheckpoint()
+    callback.best = "a path"
+    file = tmp_path / "model.ckpt"
+    torch.save({"state_dict": {"a": torch.ones(2)}, "callbacks": {module.ModelCheckpoint: callback}}, file)
+    del sys.modules[module.__name__]
+    state = read_state_dict(file)
+    assert list(state) == ["a"] and torch.equal(state["a"], torch.ones(2))
+
+
+# The configuration
+
+
+@pytest.mark.parametrize(("stage", "name"), [(autoencoder, "vq-f4"), (syncnet, "syncnet-v2")])
+def test_a_stage_whose_weights_are_missing_names_the_key_and_both_ways(
+    folder: Path, tmp_path: Path, stage, name: str
+) -> None:
+    key = stage.__name__.rpartition(".")[2]
+    with pytest.raises(UserError) as said:
+        stage.run(crops=[], settings=stage.Settings(), source=name, state=tmp_path / "s", out=tmp_path / "o")
+    command = f"DIFFTALK_WEIGHTS={folder} difftalk weights"
+    assert str(said.value).startswith(f"{key}: {name} needs the weights {name}, which are not in {folder}: ")
+    assert f"`{command} fetch {name}`" in str(said.value)
+    assert f"`{command} import {name} FILE`" in str(said.value)
+
+
+def test_the_sync_expert_of_the_table_is_used(tmp_path: Path) -> None:
+    network = SyncNetV2()
+    torch.save(network.state_dict(), tmp_path / "syncnet_v2.model")
+    obtain.import_file(name="syncnet-v2", file=tmp_path / "syncnet_v2.model")
+    syncnet.run(
+        crops=[], settings=syncnet.Settings(), source="syncnet-v2", state=tmp_path / "s", out=tmp_path / "o"
+    )
+    expert = load_syncnet(tmp_path / "o")
+    assert expert.config.architecture == "syncnet_v2"
+    assert expert.config.about == {"source": "syncnet_v2.model"}
+    assert torch.equal(expert.network.netfclip[0].weight, network.netfclip[0].weight)
+
+
+def test_a_damaged_note_is_as_none(folder: Path, ldm: Path) -> None:
+    obtain.import_file(name="vq-f4", file=ldm / "vq-f4.zip")
+    (folder / "vq-f4.json").write_text('{"sha')
+    assert weights.recorded("vq-f4") is None
+    with pytest.raises(UserError, match="needs the weights"):
+        weights.locate("vq-f4", asked_by="autoencoder: vq-f4")
+
+
+def test_the_workflow_follows_the_weights(workflow: Workflow, folder: Path, ldm: Path) -> None:
+    target = "results/demo/models/autoencoder"
+    asked = (target, "--config", "autoencoder=vq-f4", "syncnet=syncnet-v2", f"weights={folder}")
+    failed = workflow(*asked)
+    assert failed.status == 1
+    assert failed.jobs == {"autoencoder": 1}, "the graph is known without the weights"
+    assert "autoencoder: vq-f4 needs the weights vq-f4" in failed.said
+    obtain.import_file(name="vq-f4", file=ldm / "vq-f4.zip")
+    assert workflow(*asked).status == 0
+    assert workflow(*asked, "-n").idle
+    note = folder / "vq-f4.json"
+    note.write_text(note.read_text().replace('"sha256": "', '"sha256": "0'))
+    assert workflow(*asked, "-n").jobs == {"autoencoder": 1}, "other weights, another first stage"
