@@ -3,8 +3,9 @@
 python benchmarks/kills.py --kills 20
 python benchmarks/kills.py --kills 10 --processes 2 --data-workers 1
 
-Each attempt is killed after a random time, from the import of the first module on, and taken up by the same command; a
-training that comes through is compared with the undisturbed one and begun anew, until there were as many kills.
+Each attempt is killed at a random moment, one in four while it starts and the others while it trains, and taken up by the
+same command; a training that comes through is compared with the undisturbed one and begun anew, until there were as
+many kills.
 """
 
 import argparse
@@ -60,16 +61,20 @@ def main() -> None:
             ]
 
         began = time.monotonic()
-        subprocess.run(command("whole"), check=True, stderr=subprocess.DEVNULL)
-        whole_s = time.monotonic() - began
-        print(f"undisturbed: {whole_s:.1f} s, {args.steps} steps", flush=True)
+        with subprocess.Popen(command("whole"), stderr=subprocess.DEVNULL) as job:
+            started = until_it_trains(job, folder / "state-whole")
+            assert job.wait() == 0
+        start_s, loop_s = started - began, time.monotonic() - started
+        print(f"undisturbed: {start_s:.1f} s to start, {loop_s:.1f} s for {args.steps} steps", flush=True)
 
         kills = finished = status = 0
         while kills < args.kills or status != 0:
             number = rng.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1))
-            wait_s = rng.uniform(0.2, 1.0) * whole_s if kills < args.kills else 3600
-            began = time.monotonic()
+            in_loop = rng.random() < 0.75
+            wait_s = rng.random() * (loop_s if in_loop else start_s) if kills < args.kills else 3600
             with subprocess.Popen(command("killed"), stderr=subprocess.PIPE, text=True) as job:
+                if in_loop:
+                    until_it_trains(job, folder / "state-killed")
                 try:
                     said = job.communicate(timeout=wait_s)[1]
                 except subprocess.TimeoutExpired:
@@ -80,8 +85,6 @@ def main() -> None:
             newest = max((p.stem for p in (folder / "state-killed").glob("step-*.pt")), default="nothing")
             if status == 0:
                 finished += 1
-                # The machine may have been busier when the undisturbed one was timed.
-                whole_s = min(whole_s, time.monotonic() - began)
                 assert same(folder / "whole", folder / "killed"), "the weights differ"
                 print(f"finished: weights equal bit for bit ({finished})", flush=True)
                 shutil.rmtree(folder / "killed")
@@ -91,13 +94,22 @@ def main() -> None:
                 assert status in expected, f"status {status}, not {expected}: {said}"
                 saved = re.search(r"saved step \d+", said)
                 print(
-                    f"{kills:3d} {number.name} after {wait_s:5.1f} s, status {status}, "
+                    f"{kills:3d} {number.name} {wait_s:.1f} s into {'the steps' if in_loop else 'the start'}, status {status}, "
                     f"{saved[0] if saved else 'not asked to save'}, newest checkpoint {newest}",
                     flush=True,
                 )
         print(
             f"{kills} kills, {finished} trainings came through, every one with the weights of the undisturbed"
         )
+
+
+def until_it_trains(job: subprocess.Popen, state: Path) -> float:
+    """Wait until the loop begins, or the job ends: it rewrites its log then."""
+    log = state / "log.jsonl"
+    before = log.stat().st_mtime_ns if log.exists() else None
+    while job.poll() is None and (not log.exists() or log.stat().st_mtime_ns == before):
+        time.sleep(0.01)
+    return time.monotonic()
 
 
 def same(first: Path, second: Path) -> bool:

@@ -40,6 +40,17 @@ def test_jobs_grow_with_shards_and_not_with_clips(workflow: Workflow) -> None:
     assert more_shards == expected(shards=8, models=2, test_shards=2)
 
 
+def test_hdtf_needs_nothing_but_its_shards_to_be_planned(workflow: Workflow) -> None:
+    """No network, no weights, and as many jobs whatever the clips: 436 of them, or a part of their frames."""
+    overlay = ROOT / "config" / "hdtf256.yaml"
+    shards = sum(read_yaml(overlay)["shards"].values())
+    jobs = dict.fromkeys(PER_SHARD, shards)
+    jobs |= dict.fromkeys(("plan", "autoencoder", "funnel", "freeze", "prepare_all"), 1)
+    assert workflow("prepare_all", "-n", "--configfile", overlay).jobs == jobs
+    other = ("--config", "dataset={split: identity, max_frames: 50}")
+    assert workflow("prepare_all", "-n", "--configfile", overlay, *other).jobs == jobs
+
+
 def test_a_folder_of_videos(workflow: Workflow, tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
     found = workflow("-n", "--configfile", ROOT / "config/videos.yaml", "--config", "videos=films")
