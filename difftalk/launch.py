@@ -54,7 +54,7 @@ def launch(processes: int, argv: Sequence[str]) -> int:
 
     failed, since = 0, 0.0
     try:
-        while any(child.poll() is None for child in children):
+        while None in [child.poll() for child in children]:
             if not failed:
                 failed = next((c.returncode for c in children if c.returncode), 0)
                 since = time.monotonic()

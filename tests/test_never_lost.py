@@ -96,7 +96,7 @@ def difftalk_train(made: Path, name: str, processes: int, **changes: object) -> 
             "--log",
             str(made / f"{name}.log"),
         ),
-        *("--processes", str(processes)),
+        *("--processes", str(processes), "--data-workers", "1"),
     ]
 
 
