@@ -9,7 +9,7 @@ from difftalk.clips import Clip, read_plan, write_usable
 from difftalk.datasets import open_dataset
 from difftalk.datasets.download import Download
 from difftalk.errors import ClipError
-from difftalk.files import atomic_folder, inside, sha256
+from difftalk.files import atomic_folder, checksum, inside
 from difftalk.frozen import write_manifest
 from difftalk.parallel import map_clips
 from difftalk.rejects import Reject, check_fraction, write_rejects
@@ -106,7 +106,7 @@ def fetch_source(job: _Job) -> Fetched:
     source_id, uri = job.clips[0].source_id, job.clips[0].uri
     files = open_dataset(job.dataset).fetch(source_id, uri, job.store, job.download)
     video = next(iter(files.values()))
-    found = sha256(video)
+    found = checksum(video)
     wanted = {c.sha256 for c in job.clips} - {"", found}
     if wanted:
         detail = f"{video.name} has sha256 {found[:12]}..., the frozen plan asks for {min(wanted)[:12]}..."

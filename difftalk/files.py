@@ -89,7 +89,7 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def sha256(path: Path) -> str:
-    """The checksum of a file, in hexadecimal digits."""
+def checksum(path: Path, kind: str = "sha256") -> str:
+    """The checksum of a file, in hexadecimal digits; `kind` as of `hashlib`."""
     with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
+        return hashlib.file_digest(source, kind).hexdigest()

@@ -6,7 +6,6 @@ a release publishes no hash, the first one that was written down is what later f
 
 import difflib
 import fnmatch
-import hashlib
 import json
 import shutil
 import zipfile
@@ -18,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from difftalk import weights
 from difftalk.errors import UserError
-from difftalk.files import atomic_file, atomic_folder
+from difftalk.files import atomic_file, atomic_folder, checksum
 from difftalk.http_file import discard, download
 from difftalk.progress import say
 from difftalk.weights import WEIGHTS, Weight
@@ -99,16 +98,16 @@ def _import(name: str, file: Path, called: str, url: str) -> None:
     from difftalk.models.released import convert
 
     weight = WEIGHTS[name]
-    sha256 = _hash(file, "sha256")
+    sha256 = checksum(file)
     with _unpacked(name, weight, file, called) as content:
         # The table's hash is that of the release; what was taken out of it has its own.
         if (content != file or not weight.member) and not sha256.startswith(weight.sha256):
             raise UserError(
                 f"{name}: {called} has sha256 {sha256}, not {weight.sha256}…: damaged or another file"
             )
-        if weight.sha1 and (found := _hash(content, "sha1")) != weight.sha1:
+        if weight.sha1 and (found := checksum(content, "sha1")) != weight.sha1:
             raise UserError(f"{name}: {called} has sha1 {found}, not {weight.sha1}: damaged or another file")
-        of_content = _hash(content, "sha256")
+        of_content = checksum(content)
         before = weights.note(name) or {}
         if before.get("content_sha256", of_content) != of_content:
             raise UserError(
@@ -181,11 +180,6 @@ def _row(name: str) -> Weight:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(WEIGHTS)}"
         raise UserError(f"no weights are called {name}; {hint}")
     return WEIGHTS[name]
-
-
-def _hash(file: Path, kind: str) -> str:
-    with file.open("rb") as source:
-        return hashlib.file_digest(source, kind).hexdigest()
 
 
 def _size(path: Path) -> int:

@@ -7,6 +7,18 @@ import sys
 from conftest import ROOT
 
 
+def benchmark(name: str, *arguments: str) -> str:
+    """What it prints."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / name, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    return done.stdout
+
+
 def test_both_formulations_of_the_training_step_have_the_same_loss() -> None:
     small = [
         "--channels",
@@ -23,39 +35,26 @@ def test_both_formulations_of_the_training_step_have_the_same_loss() -> None:
         "--repeats",
         "1",
     ]
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "training_step.py", *small],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
+    said = benchmark("training_step.py", *small)
     loss = {
-        name: float(x)
-        for name, x in re.findall(r"^(.+): loss of the first batch (.+)$", done.stdout, re.MULTILINE)
+        name: float(x) for name, x in re.findall(r"^(.+): loss of the first batch (.+)$", said, re.MULTILINE)
     }
     official = loss["official formulation"]
     # The same sums in another order; bfloat16 keeps 8 bits.
     assert abs(loss["ours in float32"] - official) < 1e-4
     assert abs(loss["official, latents cached"] - official) < 1e-4
     assert abs(loss["ours"] - official) < 1e-2
-    assert "NARROWER than the paper's" in done.stdout
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| o")]
+    assert "NARROWER than the paper's" in said
+    rows = [line for line in said.splitlines() if line.startswith("| o")]
     assert len(rows) == 4 and all(float(row.split("|")[4]) > 0 for row in rows)
 
 
 def test_the_preparation_is_timed_stage_by_stage_and_against_other_ways() -> None:
     small = ["--demo", "2", "--rounds", "1", "--sample", "2", "--size", "64", "--workers", "1"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "prepare.py", *small],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| demo")]
+    said = benchmark("prepare.py", *small)
+    rows = [line.split(" | ") for line in said.splitlines() if line.startswith("| demo")]
     assert [row[1] for row in rows[:5]] == ["fetch", "landmarks", "crops", "speech", "**whole line**"]
     # The line is the sum of its stages, each rounded to a tenth of a second.
     assert abs(sum(float(row[2]) for row in rows[:4]) - float(rows[4][2])) < 0.25
     assert len(rows) == 10 and all(float(row[4]) > 0 for row in rows)
-    assert "2 of 2 clips kept, 300 frames; the community's way found a face in 4 of 4" in done.stdout
+    assert "2 of 2 clips kept, 300 frames; the community's way found a face in 4 of 4" in said
