@@ -29,9 +29,9 @@ test: .venv/installed
 
 # The versions installed here become the ones that every new clone installs.
 constraints:
-	$(BIN)/python envs/constraints.py > constraints.txt.new
+	$(BIN)/python tools/constraints.py > constraints.txt.new
 	mv constraints.txt.new constraints.txt
 
 # The table of keys in config/README.md, from the descriptions in the schema.
 config-table: .venv/installed
-	$(BIN)/python -m difftalk.config config/README.md
+	$(BIN)/python -m difftalk.config.validate config/README.md

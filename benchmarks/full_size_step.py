@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from random_shards import write_random_shard, write_small_autoencoder
 
-from difftalk.training import train
+from difftalk.stages import train
 
 
 def main() -> None:

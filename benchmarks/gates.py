@@ -14,9 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from difftalk.errors import ClipError
 from difftalk.face.gates import PictureGates, Watch
-from difftalk.video import read_frames, write_video
+from difftalk.media.video import read_frames, write_video
+from difftalk.runtime.errors import ClipError
 
 RATIOS = (2.0, 3.0, 4.5, 6.0, 9.0, 12.0, 16.0)
 SIZE = (480, 360)

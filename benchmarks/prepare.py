@@ -32,14 +32,14 @@ import numpy as np
 import soundfile
 from python_speech_features import mfcc
 
-from difftalk import plan
-from difftalk.audio import read_audio
-from difftalk.clips import Clip, read_plan, write_plan
+from difftalk.datasets.clips import Clip, read_plan, write_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
-from difftalk.face import dlib_faces
-from difftalk.parallel import map_clips
-from difftalk.rejects import Reject, read_rejects
-from difftalk.video import FPS, SOUND_RATE, open_media, read_frames, video_stream
+from difftalk.face import dlib_backend as dlib_faces
+from difftalk.media.audio import read_audio
+from difftalk.media.video import FPS, SOUND_RATE, open_media, read_frames, video_stream
+from difftalk.runtime.parallel import map_clips
+from difftalk.runtime.rejects import Reject, read_rejects
+from difftalk.stages import plan
 
 SHARD = "train-000"
 STAGES = ("fetch", "landmarks", "crops", "speech")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from difftalk.media.shards import write_shard
 from difftalk.models.autoencoder import build_autoencoder
-from difftalk.shards import write_shard
 
 
 def write_random_shard(

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from difftalk.evaluation import score
-from difftalk.sampling import sample
+from difftalk.stages import sample, score
 
 COLUMNS = ("psnr_mouth", "ssim_mouth", "sync_confidence", "mouth_corr")
 

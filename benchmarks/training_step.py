@@ -25,12 +25,12 @@ from diffusers.models.attention_processor import Attention
 from diffusers.training_utils import EMAModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from difftalk.media.shards import write_shard
 from difftalk.models.autoencoder import build_autoencoder, encode_frames, to_pixels
 from difftalk.models.conditioning import Conditioner
 from difftalk.models.denoiser import build_denoiser, noise_schedule, use_one_token_shortcut
-from difftalk.shards import write_shard
+from difftalk.stages.train import Denoiser, Settings, learning_rate, squared_error
 from difftalk.training.data import Examples, LatentClips, Steps, TrainingBatch
-from difftalk.training.train import Denoiser, Settings, learning_rate, squared_error
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"

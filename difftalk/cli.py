@@ -12,8 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from difftalk import __version__, launch, progress, settings
-from difftalk.errors import UserError
+from difftalk import __version__
+from difftalk.config import settings
+from difftalk.runtime import launch, progress
+from difftalk.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,88 +33,88 @@ class Stage:
 
 
 STAGES = {
-    "plan": Stage("difftalk.plan", "decide clips, splits and shards", "dataset shards=json frozen? out"),
+    "plan": Stage("difftalk.stages.plan", "decide clips, splits and shards", "dataset shards=json frozen? out"),
     "fetch": Stage(
-        "difftalk.fetch",
+        "difftalk.stages.fetch",
         "download, render or link the sources of a shard",
         "plan shard dataset download store out manifest rejects max-reject-fraction workers",
     ),
     "landmarks": Stage(
-        "difftalk.face.landmarks",
+        "difftalk.stages.landmarks",
         "find the face and its 68 points in every frame of a shard",
         "plan shard sources settings out quality rejects max-reject-fraction workers",
     ),
     "crops": Stage(
-        "difftalk.face.crops",
+        "difftalk.stages.crops",
         "cut the square face crops of a shard, with their sound",
         "plan shard sources landmarks syncnet? settings out rejects max-reject-fraction workers",
     ),
     "speech": Stage(
-        "difftalk.speech.features",
+        "difftalk.stages.speech",
         "compute the speech features of a shard, 50 steps a second",
         "crops settings out rejects max-reject-fraction",
     ),
     "autoencoder": Stage(
-        "difftalk.training.autoencoder",
+        "difftalk.stages.autoencoder",
         "train the first stage, or put an existing one in its place",
         "crops... settings source state out",
     ),
     "encode": Stage(
-        "difftalk.encode",
+        "difftalk.stages.encode",
         "write a shard for training: latents, speech, landmarks",
         "crops speech autoencoder settings out rejects max-reject-fraction",
     ),
     "train": Stage(
-        "difftalk.training.train",
+        "difftalk.stages.train",
         "train the model of one experiment",
         "shards... autoencoder settings state curves? data-workers processes out",
     ),
     "sample": Stage(
-        "difftalk.sampling.sample",
+        "difftalk.stages.sample",
         "make the videos of one method for a shard",
         "method crops shard-file autoencoder model? settings out",
     ),
     "syncnet": Stage(
-        "difftalk.training.syncnet",
+        "difftalk.stages.syncnet",
         "train the sync expert, or put an existing one in its place",
         "crops... settings source state out",
     ),
     "score": Stage(
-        "difftalk.evaluation.score",
+        "difftalk.stages.score",
         "measure the videos of one method against the truth",
         "method samples crops shard-file? syncnet settings out",
     ),
     "tables": Stage(
-        "difftalk.evaluation.tables", "add the measurements up to the paper's tables", "metrics... plan settings out"
+        "difftalk.stages.tables", "add the measurements up to the paper's tables", "metrics... plan settings out"
     ),
     "funnel": Stage(
-        "difftalk.funnel",
+        "difftalk.stages.funnel",
         "say which clips were lost where, and why",
         "plan rejects... quality... crops... out by-subset page",
     ),
     "freeze": Stage(
-        "difftalk.frozen",
+        "difftalk.stages.freeze",
         "write out the clips that were kept, with checksums, to be planned from another day",
         "plan manifests... rejects... out",
     ),
     "report": Stage(
-        "difftalk.report",
+        "difftalk.stages.report",
         "write the page with tables, curves and videos",
         "tables funnel quality... models... samples... crops... settings out zip",
     ),
 }  # fmt: skip
 
 WEIGHTS = {
-    "list": Stage("difftalk.obtain", "say which weights there are, and which are here", "", "show"),
-    "fetch": Stage("difftalk.obtain", "download weights and convert them", "NAMES... url?", "fetch"),
+    "list": Stage("difftalk.stages.weights", "say which weights there are, and which are here", "", "show"),
+    "fetch": Stage("difftalk.stages.weights", "download weights and convert them", "NAMES... url?", "fetch"),
     "import": Stage(
-        "difftalk.obtain", "convert weights from a file that was got elsewhere", "NAME FILE", "import_file"
+        "difftalk.stages.weights", "convert weights from a file that was got elsewhere", "NAME FILE", "import_file"
     ),
     "import-model": Stage(
-        "difftalk.models.official", "turn an official DiffTalk checkpoint into a model folder", "FILE out", "import_model"
+        "difftalk.sampling.formats", "turn an official DiffTalk checkpoint into a model folder", "FILE out", "import_model"
     ),
     "export-model": Stage(
-        "difftalk.models.official", "turn a model folder into an official checkpoint", "FOLDER out", "export_model"
+        "difftalk.sampling.formats", "turn a model folder into an official checkpoint", "FOLDER out", "export_model"
     ),
 }  # fmt: skip
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from difftalk.clips import Clip, write_plan
+from difftalk.datasets.clips import Clip, write_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
-from difftalk.face import crops, landmarks
-from difftalk.rejects import Reject, read_rejects
-from difftalk.video import read_frames
+from difftalk.media.video import read_frames
+from difftalk.runtime.rejects import Reject, read_rejects
+from difftalk.stages import crops, landmarks
 
 # Before torch is imported: threads that wait for one another take longer over small networks than one alone.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -3,10 +3,11 @@
 from functools import cache
 from pathlib import Path
 
-from difftalk.audio import encode_flac
-from difftalk.shards import write_shard
-from difftalk.training.embed_syncnet import Filmed, film
-from difftalk.video import encode_video, write_video
+from embed_syncnet import Filmed, film
+
+from difftalk.media.audio import encode_flac
+from difftalk.media.shards import write_shard
+from difftalk.media.video import encode_video, write_video
 
 
 @cache

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from difftalk.config.settings import from_dict
+from difftalk.media.shards import write_shard
 from difftalk.models.autoencoder import build_autoencoder
-from difftalk.settings import from_dict
-from difftalk.shards import write_shard
-from difftalk.training.train import Settings, run
+from difftalk.stages.train import Settings, run
 
 TINY = {
     "channels": [16, 32],

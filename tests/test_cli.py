@@ -85,7 +85,7 @@ COUNTING = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
-    from difftalk import progress
+    from difftalk.runtime import progress
     progress.SECONDS_BETWEEN_LINES = 0.05
     if len(sys.argv) > 1:
         progress.log_to(Path(sys.argv[1]), "train-000")
@@ -147,7 +147,7 @@ POOL = textwrap.dedent(
     """
     import signal, sys, time
     from difftalk.cli import _stop
-    from difftalk.parallel import map_clips
+    from difftalk.runtime.parallel import map_clips
 
     if __name__ == "__main__":
         signal.signal(signal.SIGTERM, _stop)

@@ -13,8 +13,8 @@ import av
 import numpy as np
 import pytest
 
-from difftalk.audio import read_audio
-from difftalk.video import FPS, SOUND_RATE, TIME_TOLERANCE_S, read_frames
+from difftalk.media.audio import read_audio
+from difftalk.media.video import FPS, SOUND_RATE, TIME_TOLERANCE_S, read_frames
 
 SECONDS = 300
 EVERY, LENGTH = 10.0, 0.2  # seconds from flash to flash, and of each

@@ -9,28 +9,28 @@ from typing import Any
 
 import pytest
 
-from difftalk import config as module
-from difftalk.config import SCHEMA, check, dataset, models, read_yaml, shards, with_defaults
-from difftalk.errors import UserError
-from difftalk.face.crops import SyncGate
-from difftalk.fingerprint import imported_modules
-from difftalk.settings import from_json
+from difftalk.config import validate as module
+from difftalk.config.settings import from_json
+from difftalk.config.validate import SCHEMA, check, dataset, models, read_yaml, shards, with_defaults
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.fingerprint import imported_modules
+from difftalk.stages.crops import SyncGate
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = "config/mine.yaml"
 
 # Section of the configuration, the stage that reads it, and the settings that come from elsewhere.
 SECTIONS = [
-    ("landmarks", "difftalk.face.landmarks", {"gates"}),
-    ("crops", "difftalk.face.crops", {"gates"}),
-    ("speech", "difftalk.speech.features", set()),
-    ("autoencoder_training", "difftalk.training.autoencoder", set()),
-    ("syncnet_training", "difftalk.training.syncnet", set()),
-    ("encode", "difftalk.encode", set()),
-    ("training", "difftalk.training.train", {"conditions", "smoothing", "seed"}),
-    ("sampling", "difftalk.sampling.sample", set()),
-    ("evaluation", "difftalk.evaluation.score", set()),
-    ("report", "difftalk.report", {"run"}),
+    ("landmarks", "difftalk.stages.landmarks", {"gates"}),
+    ("crops", "difftalk.stages.crops", {"gates"}),
+    ("speech", "difftalk.stages.speech", set()),
+    ("autoencoder_training", "difftalk.stages.autoencoder", set()),
+    ("syncnet_training", "difftalk.stages.syncnet", set()),
+    ("encode", "difftalk.stages.encode", set()),
+    ("training", "difftalk.stages.train", {"conditions", "smoothing", "seed"}),
+    ("sampling", "difftalk.stages.sample", set()),
+    ("evaluation", "difftalk.stages.score", set()),
+    ("report", "difftalk.stages.report", {"run"}),
 ]
 
 
@@ -274,8 +274,8 @@ def test_the_datasets_read_the_keys_that_they_are_given(schema: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("choice", "stage", "modules"),
     [
-        (("dataset", "name"), "difftalk.fetch", module.DATASET_MODULES),
-        (("landmarks", "backend"), "difftalk.face.landmarks", module.LANDMARK_MODULES),
+        (("dataset", "name"), "difftalk.stages.fetch", module.DATASET_MODULES),
+        (("landmarks", "backend"), "difftalk.stages.landmarks", module.LANDMARK_MODULES),
     ],
 )
 def test_a_stage_that_chooses_a_module_can_reach_each_of_them(

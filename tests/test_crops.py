@@ -4,9 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from difftalk.face import align, crops, dlib_faces, tracks
-from difftalk.shards import read_crops
-from difftalk.video import encode_video
+from difftalk.face import align, tracks
+from difftalk.face import dlib_backend as dlib_faces
+from difftalk.media.shards import read_crops
+from difftalk.media.video import encode_video
+from difftalk.stages import crops
 
 SOUND = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
 

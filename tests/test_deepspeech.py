@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 
-from difftalk.errors import UserError
-from difftalk.speech import features
+from difftalk.runtime.errors import UserError
 from difftalk.speech.deepspeech import DeepSpeech, fit, import_graph, load_deepspeech, network_input
-from difftalk.speech.features import read_speech
+from difftalk.speech.table import read_speech
+from difftalk.stages import speech as features
 
 
 def noise(frames: int, seed: int = 0) -> np.ndarray:

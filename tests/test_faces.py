@@ -6,12 +6,15 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.signal import savgol_filter
 
-from difftalk.clips import Clip
+from difftalk.datasets.clips import Clip
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
-from difftalk.face import crops, dlib_faces, landmarks, masks, tracks
+from difftalk.face import dlib_backend as dlib_faces
+from difftalk.face import tracks
 from difftalk.face.gates import PictureGates
-from difftalk.shards import read_crops
-from difftalk.video import encode_video, read_frames, write_video
+from difftalk.media.shards import read_crops
+from difftalk.media.video import encode_video, read_frames, write_video
+from difftalk.models import masks
+from difftalk.stages import crops, landmarks
 
 # Faces here come and go as no scene does.
 NO_GATES = PictureGates(None, None, None)

@@ -16,10 +16,11 @@ from face_alignment.detection.sfd.net_s3fd import s3fd
 from face_alignment.models import FAN
 from safetensors.torch import save_file
 
-from difftalk.errors import UserError
-from difftalk.face import fan_faces, landmarks
-from difftalk.face.fan_faces import Networks, follow_by
-from difftalk.weights import WEIGHTS
+from difftalk.face import face_alignment_backend as fan_faces
+from difftalk.face.face_alignment_backend import Networks, follow_by
+from difftalk.pretrained.table import WEIGHTS
+from difftalk.runtime.errors import UserError
+from difftalk.stages import landmarks
 
 CELL = 32  # the detector's grid, where dots are put
 HEIGHT, WIDTH = 192, 320

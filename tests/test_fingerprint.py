@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from difftalk import fingerprint as module
-from difftalk.fingerprint import fingerprint, fingerprint_files, imported_modules
+from difftalk.runtime import fingerprint as module
+from difftalk.runtime.fingerprint import fingerprint, fingerprint_files, imported_modules
 
-PACKAGE = Path(module.__file__).parent
+PACKAGE = Path(module.__file__).parents[1]
 STAGES_BEFORE_SCORE = (
-    "difftalk.plan",
-    "difftalk.fetch",
-    "difftalk.face.landmarks",
-    "difftalk.face.crops",
-    "difftalk.speech.features",
-    "difftalk.encode",
-    "difftalk.training.train",
-    "difftalk.sampling.sample",
+    "difftalk.stages.plan",
+    "difftalk.stages.fetch",
+    "difftalk.stages.landmarks",
+    "difftalk.stages.crops",
+    "difftalk.stages.speech",
+    "difftalk.stages.encode",
+    "difftalk.stages.train",
+    "difftalk.stages.sample",
 )
 
 Package = Callable[[str, str], None]
@@ -145,16 +145,16 @@ def test_the_hash_of_files_follows_their_content_and_names(tmp_path: Path) -> No
 def test_no_stage_before_score_depends_on_the_metrics() -> None:
     gate = "difftalk.face.sync_gate"
     for stage in STAGES_BEFORE_SCORE:
-        without = [gate] if stage == "difftalk.face.crops" else []
+        without = [gate] if stage == "difftalk.stages.crops" else []
         found = imported_modules(stage, without=without)
         assert not [m for m in found if m.startswith("difftalk.evaluation")], stage
-    assert "difftalk.evaluation.metrics" in imported_modules("difftalk.evaluation.score")
+    assert "difftalk.evaluation.metrics" in imported_modules("difftalk.stages.score")
 
 
 def test_crops_depend_on_the_sync_expert_through_their_gate_alone() -> None:
     expert, gate = "difftalk.models.syncnet", "difftalk.face.sync_gate"
-    assert expert in imported_modules("difftalk.face.crops")
-    assert expert not in imported_modules("difftalk.face.crops", without=[gate])
+    assert expert in imported_modules("difftalk.stages.crops")
+    assert expert not in imported_modules("difftalk.stages.crops", without=[gate])
 
 
 def test_every_dynamic_import_names_its_module_where_it_can_be_seen() -> None:

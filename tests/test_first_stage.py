@@ -11,12 +11,13 @@ import torchvision
 from drawn_clips import speaker, write_crops
 from safetensors.torch import load_file, save_file
 
-from difftalk.errors import UserError
+from difftalk.config.settings import from_dict
+from difftalk.media.video import read_video
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
 from difftalk.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from difftalk.models.perceptual import Perceptual
-from difftalk.settings import from_dict
-from difftalk.training.autoencoder import Settings, Trained, _use, run, train_autoencoder
+from difftalk.runtime.errors import UserError
+from difftalk.stages.autoencoder import Settings, Trained, _use, run, train_autoencoder
 from difftalk.training.frames import (
     STRETCH,
     Batches,
@@ -26,7 +27,6 @@ from difftalk.training.frames import (
     held_out_frames,
     hold_out,
 )
-from difftalk.video import read_video
 
 TINY: dict[str, Any] = {
     "channels": [8, 16, 16],

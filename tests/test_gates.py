@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from conftest import Stage
 
-from difftalk.audio import read_audio
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
-from difftalk.errors import UserError
-from difftalk.face.crops import SoundGates, SyncGate
 from difftalk.face.gates import PictureGates, Watch
-from difftalk.shards import read_crops
-from difftalk.training.syncnet import EMBEDDED
-from difftalk.video import encode_video, read_frames
+from difftalk.media.audio import read_audio
+from difftalk.media.shards import read_crops
+from difftalk.media.video import encode_video, read_frames
+from difftalk.runtime.errors import UserError
+from difftalk.stages.crops import SoundGates, SyncGate
+from difftalk.stages.syncnet import EMBEDDED
 
 SOUND = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
 
@@ -195,7 +195,7 @@ def test_a_sync_gate_without_an_expert_is_the_users_mistake(stage):
 
 def test_torch_is_imported_for_the_sync_gate_alone():
     program = (
-        "import sys, difftalk.face.crops, difftalk.face.landmarks, difftalk.face.dlib_faces;"
+        "import sys, difftalk.stages.crops, difftalk.stages.landmarks, difftalk.face.dlib_backend;"
         "print('torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

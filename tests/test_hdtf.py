@@ -15,7 +15,7 @@ from difftalk.datasets.hdtf.annotations import (
     read_table,
     write_table,
 )
-from difftalk.errors import UserError
+from difftalk.runtime.errors import UserError
 
 # Made up, in the form of the real files and with each of their defects.
 RADIO = {

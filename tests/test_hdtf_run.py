@@ -20,15 +20,15 @@ import pytest
 from conftest import ROOT, command, snakemake
 from video_site import Site, breaks_off, fails, in_parts, plays, running
 
-from difftalk.audio import read_audio
-from difftalk.clips import read_plan
+from difftalk.datasets.clips import read_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
 from difftalk.datasets.download import GONE, Download, _understood, have
-from difftalk.errors import ClipError, UserError
+from difftalk.media.audio import read_audio
+from difftalk.media.shards import read_crops
+from difftalk.media.video import SOUND_RATE, probe, read_frames, write_video
 from difftalk.models.autoencoder import build_autoencoder
-from difftalk.rejects import read_rejects
-from difftalk.shards import read_crops
-from difftalk.video import SOUND_RATE, probe, read_frames, write_video
+from difftalk.runtime.errors import ClipError, UserError
+from difftalk.runtime.rejects import read_rejects
 
 CONFIG = ROOT / "tests" / "config" / "hdtf.yaml"
 RUN = Path("results", "hdtf")

@@ -7,10 +7,10 @@ import av
 import numpy as np
 import pytest
 
-from difftalk import shards, video
-from difftalk.audio import decode_flac, encode_flac, read_audio
-from difftalk.errors import ClipError, UserError
-from difftalk.video import encode_video, probe, read_frames, read_video, write_video
+from difftalk.media import shards, video
+from difftalk.media.audio import decode_flac, encode_flac, read_audio
+from difftalk.media.video import encode_video, probe, read_frames, read_video, write_video
+from difftalk.runtime.errors import ClipError, UserError
 
 SIDE = 64
 

@@ -16,11 +16,13 @@ from drawn_clips import speaker, write_crops, write_sample
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from difftalk import obtain, weights
-from difftalk.errors import UserError
-from difftalk.evaluation import metrics, score
-from difftalk.evaluation.score import Settings
-from difftalk.training.syncnet import EMBEDDED
+from difftalk.evaluation import metrics
+from difftalk.pretrained import table as weights
+from difftalk.runtime.errors import UserError
+from difftalk.stages import score
+from difftalk.stages import weights as obtain
+from difftalk.stages.score import Settings
+from difftalk.stages.syncnet import EMBEDDED
 
 
 def noisy(frames, strength=12, seed=0):

@@ -19,8 +19,8 @@ import torch
 from small_training import TINY, train, weights, write_made
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from difftalk.errors import UserError
-from difftalk.shards import read_shard, write_shard
+from difftalk.media.shards import read_shard, write_shard
+from difftalk.runtime.errors import UserError
 from difftalk.training.checkpoints import differences, load_newest, save_checkpoint
 
 

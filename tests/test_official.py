@@ -10,14 +10,15 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 
-from difftalk.errors import UserError
-from difftalk.models import official
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
 from difftalk.models.conditioning import Conditioner
 from difftalk.models.denoiser import build_denoiser, noise_schedule
-from difftalk.models.official import EMA, FIRST_STAGE, UNET, State
-from difftalk.models.pipeline import DiffTalkPipeline
-from difftalk.models.torch_file import read_state_dict
+from difftalk.models.formats import ldm as official
+from difftalk.models.formats.ldm import EMA, FIRST_STAGE, UNET, State
+from difftalk.models.formats.torch_file import read_state_dict
+from difftalk.runtime.errors import UserError
+from difftalk.sampling import formats
+from difftalk.sampling.pipeline import DiffTalkPipeline
 
 # sha256 of the official names and shapes, sorted lines of `name<TAB>[shape]`, without the copies of the moving average.
 OFFICIAL_NAMES = "13608c04b5ca62f770b88766bb02b77c88b852132852ae5f2db4b04c87cd3615"
@@ -185,7 +186,7 @@ def test_a_checkpoint_becomes_a_model_folder_and_a_checkpoint_again(
     x, context = random(1, 9, 16, 16), random(1, 1, 128)
     assert_close(pipeline.unet(x, 5, context).sample, networks[0](x, 5, context).sample)
     assert load_autoencoder(folder / "vqvae").config.norm_num_groups == 32
-    official.export_model(folder, again)
+    formats.export_model(folder, again)
     exported = read_state_dict(again)
     assert exported.keys() == checkpoint.keys()
     assert all(torch.equal(exported[k], v) for k, v in checkpoint.items())
@@ -205,4 +206,4 @@ def test_a_model_that_the_format_has_no_place_for_is_refused(
     networks[2].save_pretrained(tmp_path / "vq")
     model.save(tmp_path / "model", autoencoder=tmp_path / "vq", facts={}, log=[])
     with pytest.raises(UserError, match=says):
-        official.export_model(tmp_path / "model", tmp_path / "x.ckpt")
+        formats.export_model(tmp_path / "model", tmp_path / "x.ckpt")

@@ -13,18 +13,18 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from drawn_clips import speaker, write_crops
 
-from difftalk import encode
-from difftalk.errors import UserError
+from difftalk.media.shards import Crop, read_crops
+from difftalk.media.video import read_video
 from difftalk.models.autoencoder import build_autoencoder, decode_latents
 from difftalk.models.conditioning import Conditioner
 from difftalk.models.denoiser import OneTokenAttention, build_denoiser, noise_schedule
-from difftalk.models.pipeline import DiffTalkPipeline
-from difftalk.sampling.sample import Settings, sample_clip, seed_of
-from difftalk.shards import Crop, read_crops
-from difftalk.speech.features import SCHEMA
+from difftalk.runtime.errors import UserError
+from difftalk.sampling.pipeline import DiffTalkPipeline
 from difftalk.speech.mfcc import mfcc_features
+from difftalk.speech.table import SCHEMA
+from difftalk.stages import encode
+from difftalk.stages.sample import Settings, sample_clip, seed_of
 from difftalk.training.data import LatentClips
-from difftalk.video import read_video
 
 FACTS = {
     "run": "tiny",

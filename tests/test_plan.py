@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from difftalk import fetch, plan
-from difftalk.clips import Clip, clips_with_sources, read_plan, source_file
 from difftalk.datasets import local, split_identities
-from difftalk.errors import UserError
-from difftalk.rejects import read_rejects
-from difftalk.video import encode_video
+from difftalk.datasets.clips import Clip, clips_with_sources, read_plan, source_file
+from difftalk.media.video import encode_video
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.rejects import read_rejects
+from difftalk.stages import fetch, plan
 
 DEMO = {
     "name": "demo",

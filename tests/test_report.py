@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from drawn_clips import speaker, write_crops, write_sample
 
-from difftalk import report
-from difftalk.audio import read_audio
-from difftalk.report import Settings
-from difftalk.video import probe, read_video
+from difftalk.media.audio import read_audio
+from difftalk.media.video import probe, read_video
+from difftalk.stages import report
+from difftalk.stages.report import Settings
 
 NASTY = 'x<script>"&'
 

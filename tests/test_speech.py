@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 from drawn_clips import write_crops
 
-from difftalk.errors import UserError
-from difftalk.rejects import read_rejects
-from difftalk.speech import features, mfcc
-from difftalk.speech.features import level_db, read_speech
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.rejects import read_rejects
+from difftalk.speech import mfcc
 from difftalk.speech.mfcc import mfcc_features
+from difftalk.speech.table import read_speech
 from difftalk.speech.windows import neighbour_windows, windows
+from difftalk.stages import speech as features
+from difftalk.stages.speech import level_db
 
 
 def noise(seconds: float, level: float = 3000.0, seed: int = 0) -> np.ndarray:
@@ -139,7 +141,7 @@ def test_a_shard_that_is_silent_as_a_whole_is_an_error(tmp_path):
 
 def test_mfcc_imports_no_torch():
     script = (
-        "import sys; from difftalk.speech.features import load_backend; load_backend('mfcc');"
+        "import sys; from difftalk.stages.speech import load_backend; load_backend('mfcc');"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

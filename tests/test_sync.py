@@ -5,7 +5,6 @@ import pytest
 import torch
 from drawn_clips import speaker, write_crops
 
-from difftalk.errors import UserError
 from difftalk.evaluation.sync import measure_sync
 from difftalk.models.syncnet import (
     Config,
@@ -20,8 +19,9 @@ from difftalk.models.syncnet import (
     load_syncnet,
     save_syncnet,
 )
-from difftalk.training import syncnet as training
-from difftalk.training.syncnet import EMBEDDED, Clip, Settings, train_syncnet
+from difftalk.runtime.errors import UserError
+from difftalk.stages import syncnet as training
+from difftalk.stages.syncnet import EMBEDDED, Clip, Settings, train_syncnet
 
 
 def test_audio_windows_start_at_each_frame_and_hold_20_steps():

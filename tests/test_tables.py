@@ -8,12 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from difftalk import funnel
-from difftalk.errors import UserError
-from difftalk.evaluation import tables
-from difftalk.evaluation.score import SCHEMA
-from difftalk.rejects import Reject, write_rejects
-from difftalk.shards import write_shard
+from difftalk.media.shards import write_shard
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.rejects import Reject, write_rejects
+from difftalk.stages import funnel, tables
+from difftalk.stages.score import SCHEMA
 
 PLAN = [(f"c{i}", "test" if i < 4 else "train") for i in range(8)]
 

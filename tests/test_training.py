@@ -10,10 +10,10 @@ import pytest
 import torch
 from small_training import TINY, train, weights, write_made
 
-from difftalk.errors import UserError
-from difftalk.models.pipeline import DiffTalkPipeline
-from difftalk.sampling.sample import Settings as SampleSettings
-from difftalk.sampling.sample import sample_clip
+from difftalk.runtime.errors import UserError
+from difftalk.sampling.pipeline import DiffTalkPipeline
+from difftalk.stages.sample import Settings as SampleSettings
+from difftalk.stages.sample import sample_clip
 from difftalk.training.data import LatentClips
 
 
@@ -34,8 +34,8 @@ def assassin():
         time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGKILL)
 threading.Thread(target=assassin, daemon=True).start()
-from difftalk.training.train import Settings, run
-from difftalk.settings import from_dict
+from difftalk.stages.train import Settings, run
+from difftalk.config.settings import from_dict
 made = Path({str(made)!r})
 settings = from_dict(Settings, {TINY!r}, "test")
 run(shards=[made / "train-000.tar"], autoencoder=made / "autoencoder", settings=settings, state=state, out=made / "killed")

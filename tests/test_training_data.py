@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_training import write_made
 
-from difftalk.errors import UserError
+from difftalk.runtime.errors import UserError
 from difftalk.training.checkpoints import load_newest, save_checkpoint
 from difftalk.training.data import LatentClips, Steps, batch_indices, draw_reference, load_steps
 

@@ -22,13 +22,15 @@ from face_alignment.detection.sfd.net_s3fd import s3fd
 from face_alignment.models import FAN
 from safetensors.torch import load_file
 
-from difftalk import http_file, obtain, weights
-from difftalk.errors import UserError
-from difftalk.models import official
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
+from difftalk.models.formats import ldm as official
+from difftalk.models.formats.torch_file import read_state_dict
 from difftalk.models.syncnet import SyncNetV2, load_syncnet
-from difftalk.models.torch_file import read_state_dict
-from difftalk.training import autoencoder, syncnet
+from difftalk.pretrained import download as http_file
+from difftalk.pretrained import table as weights
+from difftalk.runtime.errors import UserError
+from difftalk.stages import autoencoder, syncnet
+from difftalk.stages import weights as obtain
 
 # The server
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY, Finished, Workflow, snakemake
 
-from difftalk.config import read_yaml
+from difftalk.config.validate import read_yaml
 
 PER_SHARD = ("fetch", "landmarks", "crops", "speech", "encode")
 

@@ -8,10 +8,10 @@ import hashlib
 from pathlib import Path
 from typing import Any, Protocol
 
-from difftalk.clips import Clip
+from difftalk.config.settings import from_dict
+from difftalk.datasets.clips import Clip
 from difftalk.datasets.download import Download
-from difftalk.errors import UserError
-from difftalk.settings import from_dict
+from difftalk.runtime.errors import UserError
 
 NAMES = ("demo", "local", "hdtf")
 

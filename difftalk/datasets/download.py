@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import av
 
-from difftalk.errors import ClipError, UserError
-from difftalk.files import atomic_file
-from difftalk.progress import say
+from difftalk.runtime.errors import ClipError, UserError
+from difftalk.runtime.files import atomic_file
+from difftalk.runtime.progress import say
 
 logger = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from difftalk.clips import Clip
 from difftalk.datasets import split_identities
+from difftalk.datasets.clips import Clip
 from difftalk.datasets.download import Download
-from difftalk.errors import ClipError, UserError
-from difftalk.video import SUFFIXES, length_s
+from difftalk.media.video import SUFFIXES, length_s
+from difftalk.runtime.errors import ClipError, UserError
 
 # The rest of a source after whole clips is a clip of its own if it is at least this long.
 MIN_REST_S = 2.0

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from difftalk import weights
-from difftalk.errors import UserError
+from difftalk.pretrained import table as weights
+from difftalk.runtime.errors import UserError
 
 Box = tuple[int, int, int, int]
 

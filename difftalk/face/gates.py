@@ -12,9 +12,9 @@ import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
-from difftalk.errors import ClipError
 from difftalk.face.tracks import Face
-from difftalk.video import FPS, Picture
+from difftalk.media.video import FPS, Picture
+from difftalk.runtime.errors import ClipError
 
 P = TypeVar("P", np.ndarray, Picture)
 

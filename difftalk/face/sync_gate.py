@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from difftalk.errors import ClipError
 from difftalk.evaluation.sync import measure_sync
 from difftalk.models.syncnet import SyncExpert, load_syncnet
+from difftalk.runtime.errors import ClipError
 
 MAX_SHIFT = 15  # frames that the sound is shifted either way, as in SyncNet's protocol
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers import VQModel
 
-from difftalk.errors import UserError
+from difftalk.runtime.errors import UserError
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 

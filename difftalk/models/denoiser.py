@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
-from difftalk.errors import UserError
+from difftalk.runtime.errors import UserError
 
 LATENT_CHANNELS = 3
 

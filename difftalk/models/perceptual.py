@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from difftalk.errors import UserError
+from difftalk.runtime.errors import UserError
 
 # Convolutions of VGG16's `features`, by the slice of the package that has them.
 SLICES = {0: 1, 2: 1, 5: 2, 7: 2, 10: 3, 12: 3, 14: 3, 17: 4, 19: 4, 21: 4, 24: 5, 26: 5, 28: 5}

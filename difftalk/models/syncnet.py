@@ -19,8 +19,8 @@ from python_speech_features import mfcc
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from difftalk.errors import UserError
-from difftalk.video import SOUND_RATE
+from difftalk.media.video import SOUND_RATE
+from difftalk.runtime.errors import UserError
 
 LIP_FRAMES = 5  # frames in one video window
 AUDIO_STEPS = 20  # MFCC steps of 10 ms in one audio window

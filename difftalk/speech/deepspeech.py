@@ -18,9 +18,9 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 from torch import nn
 
-from difftalk.errors import UserError
-from difftalk.video import SOUND_RATE
-from difftalk.weights import locate
+from difftalk.media.video import SOUND_RATE
+from difftalk.pretrained.table import locate
+from difftalk.runtime.errors import UserError
 
 CEPSTRA = 26
 CONTEXT = 9  # steps on each side of the one that is heard

@@ -3,7 +3,7 @@
 import numpy as np
 from python_speech_features import mfcc
 
-from difftalk.video import SOUND_RATE
+from difftalk.media.video import SOUND_RATE
 
 STEP_SAMPLES = SOUND_RATE // 50
 # Of the MFCC below it: 25 ms windows every 10 ms.

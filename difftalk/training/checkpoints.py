@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from difftalk.errors import UserError
-from difftalk.files import atomic_file, atomic_folder
-from difftalk.fingerprint import fingerprint
-from difftalk.progress import say
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.files import atomic_file, atomic_folder
+from difftalk.runtime.fingerprint import fingerprint
+from difftalk.runtime.progress import say
 
 KEPT = 2
 FINISHED = "finished"

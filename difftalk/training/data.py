@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from difftalk.errors import UserError
+from difftalk.media.shards import map_arrays
 from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW
-from difftalk.shards import map_arrays
+from difftalk.runtime.errors import UserError
 from difftalk.speech.windows import neighbour_windows
 
 

@@ -18,9 +18,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from difftalk.errors import UserError
+from difftalk.media.video import read_video
 from difftalk.models.autoencoder import to_pixels
-from difftalk.video import read_video
+from difftalk.runtime.errors import UserError
 
 STRETCH = 64  # frames of a clip that are in the pool at a time
 DECODED_AHEAD = 2  # stretches

@@ -10,10 +10,10 @@ from snakemake.utils import update_config
 # The code that is fingerprinted here and the code that the jobs run are this checkout's, whatever is installed.
 sys.path.insert(0, str(ROOT))
 
-from difftalk import config as configuration
-from difftalk import weights
-from difftalk.errors import UserError
-from difftalk.fingerprint import fingerprint, fingerprint_files
+from difftalk.config import validate as configuration
+from difftalk.pretrained import table as weights
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.fingerprint import fingerprint, fingerprint_files
 
 
 def config_sources(schema):

@@ -21,7 +21,7 @@ rule score:
     params:
         settings=settings("evaluation"),
         trunk=None if config["evaluation"]["lpips_trunk"] else weights.recorded("alexnet"),
-        code=fingerprint("difftalk.evaluation.score"),
+        code=fingerprint("difftalk.stages.score"),
     message:
         "Score {wildcards.method} on {wildcards.shard}"
     shell:
@@ -62,7 +62,7 @@ rule tables:
     params:
         folder=subpath(output.protocol, parent=True),
         settings=json.dumps({"run": config["run"], "notes": {"sampling": config["sampling"]}}),
-        code=fingerprint("difftalk.evaluation.tables"),
+        code=fingerprint("difftalk.stages.tables"),
     message:
         "Add the measurements up to the tables"
     shell:
@@ -101,7 +101,7 @@ rule report:
     params:
         folder=subpath(input.protocol, parent=True),
         settings=json.dumps({"run": config["run"], **config["report"]}),
-        code=fingerprint("difftalk.report"),
+        code=fingerprint("difftalk.stages.report"),
     message:
         "Write the report"
     shell:

@@ -20,7 +20,7 @@ rule autoencoder:
         settings=part_settings("autoencoder"),
         state=f"{RUN}/state/autoencoder",
         weights=part_weights("autoencoder"),
-        code=fingerprint("difftalk.training.autoencoder"),
+        code=fingerprint("difftalk.stages.autoencoder"),
     message:
         "Get the first stage ({config[autoencoder]})"
     shell:
@@ -49,7 +49,7 @@ rule syncnet:
         settings=part_settings("syncnet"),
         state=f"{RUN}/state/syncnet",
         weights=part_weights("syncnet"),
-        code=fingerprint("difftalk.training.syncnet"),
+        code=fingerprint("difftalk.stages.syncnet"),
     message:
         "Get the sync expert ({config[syncnet]})"
     shell:
@@ -80,7 +80,7 @@ rule train:
         settings=train_settings,
         state=f"{RUN}/state/{{model}}",
         curves=f"{RUN}/logs/train/{{model}}",
-        code=fingerprint("difftalk.training.train"),
+        code=fingerprint("difftalk.stages.train"),
     message:
         "Train {wildcards.model}"
     shell:

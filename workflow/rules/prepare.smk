@@ -19,7 +19,7 @@ rule plan:
         dataset=json.dumps(DATASET),
         shards=json.dumps(config["shards"]),
         files=configuration.dataset_files(DATASET),
-        code=fingerprint("difftalk.plan", without=OTHER_DATASETS),
+        code=fingerprint("difftalk.stages.plan", without=OTHER_DATASETS),
     message:
         "Plan the clips of the dataset {config[dataset][name]}"
     shell:
@@ -50,7 +50,7 @@ rule fetch:
         dataset=json.dumps(DATASET),
         store=config["store"],
         files=configuration.dataset_files(DATASET),
-        code=fingerprint("difftalk.fetch", without=OTHER_DATASETS),
+        code=fingerprint("difftalk.stages.fetch", without=OTHER_DATASETS),
     message:
         "Fetch the sources of {wildcards.shard}"
     shell:
@@ -82,7 +82,7 @@ rule landmarks:
     params:
         settings=GATED["landmarks"],
         weights=[weights.recorded(name) for name in ("s3fd", "2dfan4")] if FACE_ALIGNMENT else None,
-        code=fingerprint("difftalk.face.landmarks", without=OTHER_BACKENDS),
+        code=fingerprint("difftalk.stages.landmarks", without=OTHER_BACKENDS),
     message:
         "Find faces and landmarks in {wildcards.shard}"
     shell:
@@ -113,7 +113,7 @@ rule crops:
         gpu=config["gpu"] if SYNC_GATE else 0,
     params:
         settings=GATED["crops"],
-        code=fingerprint("difftalk.face.crops", without=[] if SYNC_GATE else ["difftalk.face.sync_gate"]),
+        code=fingerprint("difftalk.stages.crops", without=[] if SYNC_GATE else ["difftalk.face.sync_gate"]),
     message:
         "Cut the face crops of {wildcards.shard}"
     shell:
@@ -142,7 +142,7 @@ rule speech:
     params:
         settings=settings("speech"),
         weights=weights.recorded("deepspeech-0.1.0") if DEEPSPEECH else None,
-        code=fingerprint("difftalk.speech.features", without=OTHER_SPEECH),
+        code=fingerprint("difftalk.stages.speech", without=OTHER_SPEECH),
     message:
         "Compute the speech features of {wildcards.shard}"
     shell:
@@ -172,7 +172,7 @@ rule encode:
     params:
         settings=settings("encode"),
         # It reads the features from their table, whichever backend wrote them.
-        code=fingerprint("difftalk.encode", without=configuration.SPEECH_MODULES.values()),
+        code=fingerprint("difftalk.stages.encode", without=configuration.SPEECH_MODULES.values()),
     message:
         "Encode {wildcards.shard} with the first stage"
     shell:
@@ -210,7 +210,7 @@ rule funnel:
         mem_mb=1000,
         runtime=30,
     params:
-        code=fingerprint("difftalk.funnel"),
+        code=fingerprint("difftalk.stages.funnel"),
     message:
         "Add up which clips were lost where, and why"
     shell:
@@ -238,7 +238,7 @@ rule freeze:
         mem_mb=1000,
         runtime=30,
     params:
-        code=fingerprint("difftalk.frozen"),
+        code=fingerprint("difftalk.stages.freeze"),
     message:
         "Write out the clips that were kept, with checksums"
     shell:

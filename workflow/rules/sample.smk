@@ -20,7 +20,7 @@ rule sample:
         gpu=config["gpu"],
     params:
         settings=settings("sampling"),
-        code=fingerprint("difftalk.sampling.sample"),
+        code=fingerprint("difftalk.stages.sample"),
     message:
         "Sample {wildcards.shard} with {wildcards.method}"
     shell:

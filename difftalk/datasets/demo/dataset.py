@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from difftalk.clips import Clip
+from difftalk.datasets.clips import Clip
 from difftalk.datasets.demo.render import DemoSpeaker, demo_sources, render_source
 from difftalk.datasets.download import Download
-from difftalk.errors import UserError
-from difftalk.fingerprint import fingerprint
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.fingerprint import fingerprint
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from difftalk.datasets.demo.faces import DEMO_SEEDS, Identity, Mouth, Pose, draw_face
 from difftalk.datasets.demo.mouth import mouth_track
 from difftalk.datasets.demo.voice import Phoneme, sentence, speak
-from difftalk.files import atomic_file
+from difftalk.runtime.files import atomic_file
 
 _SAMPLE_RATE = 22_050  # what espeak-ng speaks at
 _SEEDS_PER_RUN = 10_000  # a config seed owns this many identities

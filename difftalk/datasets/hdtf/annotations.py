@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from difftalk.errors import UserError
-from difftalk.files import atomic_file
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.files import atomic_file
 
 TABLE = Path(__file__).with_name("clips.csv")
 SUBSETS = ("RD", "WDA", "WRA")

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from difftalk.clips import Clip
 from difftalk.datasets import split_identities, stable_rank
+from difftalk.datasets.clips import Clip
 from difftalk.datasets.download import Download, have
 from difftalk.datasets.hdtf.annotations import TABLE, AnnotatedClip, read_table
-from difftalk.errors import ClipError, UserError
-from difftalk.video import FPS, SUFFIXES, length_s, probe
+from difftalk.media.video import FPS, SUFFIXES, length_s, probe
+from difftalk.runtime.errors import ClipError, UserError
 
 # The clips that DiffTalk was trained on, as its authors published them (names alone).
 TRAIN_NAMES = Path(__file__).with_name("train_names.txt")

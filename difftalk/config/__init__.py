@@ -1,0 +1,1 @@
+"""The configuration: one typed model a section, its checks, its schema and its table of keys."""

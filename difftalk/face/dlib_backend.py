@@ -1,0 +1,183 @@
+"""Landmark backend `dlib`: HOG face detector and 68-point shape predictor, on the CPU.
+
+The predictor's file comes with the package `face_recognition_models`, which is looked up and never imported.
+
+The detector sees faces of 80 pixels and more, and its boxes jump by a tenth of a face between scales; the predictor's
+points are whole pixels and follow the box. So: the detector searches scaled-down pictures first; it only finds and
+confirms a face, whose box then follows its landmarks; and landmarks are the mean over several boxes, predicted on a
+picture in which the face is large.
+"""
+
+import importlib.util
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import dlib
+import numpy as np
+
+from difftalk.face.tracks import SAME_FACE_IOU, Face, FaceBox, iou
+from difftalk.media.video import Picture
+from difftalk.runtime.errors import UserError
+
+PREDICTOR = "shape_predictor_68_face_landmarks.dat"
+DETECTOR_PX = 80  # width of the smallest face that the detector finds
+SEARCHED_PX = (640, 1280)  # longer side of the pictures searched before the full one
+CLOSE_UP_PX = 110  # width of a known face when the detector looks at its surroundings
+OTHERS_EVERY = 25  # pictures from one look for other faces to the next
+OTHERS_PX = 960  # longer side, at most, of the picture that is searched for them
+FACE_PX = 400  # width of the face when its landmarks are predicted
+MIN_SCORE, MIN_SCORE_KNOWN = 0.0, -0.3  # of a new face; of one that was there before
+MIN_SCORE_OTHER = 0.2  # of one that speaks against a clip
+# Shifts (parts of the side) and sizes of the boxes over which landmarks are averaged: on drawn speakers, whose truth
+# is known, one box jitters half as much again as these three, and five are hardly better.
+BOXES = ((0.0, -0.03, 1.0), (0.03, 0.02, 1.03), (-0.03, 0.02, 0.97))
+
+
+def follow(
+    frames: Iterable[np.ndarray | Picture], detect_every: int, min_face_px: float
+) -> Iterator[Face | None]:
+    """One face, or None, for each `(H, W, 3)` uint8 RGB picture: the largest, for as long as it is there.
+
+    Args:
+        detect_every: the detector confirms a known face at every so many pictures.
+        min_face_px: faces that are smaller than this, and than 80 pixels, are not looked for.
+
+    Raises:
+        UserError: if the predictor's file is not installed.
+    """
+    known: FaceBox | None = None
+    last: np.ndarray | None = None
+    score = 0.0
+    for k, frame in enumerate(frames):
+        due = k % detect_every == 0
+        if known is None or due:
+            seen = _confirm(frame, known.box) if known is not None else None
+            if seen is None:
+                seen = _search(frame, min_face_px if due or known is not None else None, last)
+            if seen is None:
+                known = None
+                yield None
+                continue
+            box, score = seen
+            if known is None or iou(box, known.box) < SAME_FACE_IOU:
+                # Close up, as it will be seen from now on: boxes differ by the scale that they are found at.
+                box, score = _confirm(frame, box) or seen
+                known = FaceBox(box)
+                known.follow(_points(frame, box))
+            else:
+                known.correct(box)
+        points = _points(frame, known.box)
+        last = known.box
+        yield Face(last, points, score, _others(frame, last) if k % OTHERS_EVERY == 0 else None)
+        known.follow(points)
+
+
+def _search(
+    frame: np.ndarray | Picture, min_face_px: float | None, last: np.ndarray | None
+) -> tuple[np.ndarray, float] | None:
+    """The face that was at `last`, else the largest of a whole picture, from the coarsest scale that shows one.
+
+    With `min_face_px` None only the coarsest scale is searched.
+    """
+    side = max(frame.shape[:2])
+    scales = {min(px / side, 1.0) for px in SEARCHED_PX}
+    scales = scales | {1.0, max(DETECTOR_PX / min_face_px, 1.0)} if min_face_px is not None else {min(scales)}
+    grey = cv2.cvtColor(frame[:, :], cv2.COLOR_RGB2GRAY)
+    for scale in sorted(scales):
+        found = _detect(grey, (0, 0), scale, MIN_SCORE)
+        if found:
+            if last is not None:
+                nearest = max(found, key=lambda f: iou(f[0], last))
+                if iou(nearest[0], last) >= SAME_FACE_IOU:
+                    return nearest
+            return max(found, key=lambda f: (f[0][2] - f[0][0]) * max(f[1], 0.1))
+    return None
+
+
+def _confirm(frame: np.ndarray | Picture, box: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """The face at `box`, looked for in its surroundings."""
+    grey, corner = _surroundings(frame, box, 0.6)
+    found = _detect(grey, corner, CLOSE_UP_PX / (box[2] - box[0]), MIN_SCORE_KNOWN)
+    found = [f for f in found if iou(f[0], box) >= SAME_FACE_IOU]
+    return max(found, key=lambda f: iou(f[0], box)) if found else None
+
+
+def _others(frame: np.ndarray | Picture, box: np.ndarray) -> int:
+    """How many faces at least half as wide as that at `box` are elsewhere in the picture.
+
+    The picture is scaled so that the smallest of these is just large enough for the detector, but to OTHERS_PX at most.
+    """
+    grey = cv2.cvtColor(frame[:, :], cv2.COLOR_RGB2GRAY)
+    width = float(box[2] - box[0])
+    scale = min(2 * DETECTOR_PX / width, OTHERS_PX / max(grey.shape))
+    found = [f for f, _ in _detect(grey, (0, 0), scale, MIN_SCORE_OTHER)]
+    middles = [((f[0] + f[2]) / 2, (f[1] + f[3]) / 2) for f in found]
+    elsewhere = [not (box[0] <= x <= box[2] and box[1] <= y <= box[3]) for x, y in middles]
+    return sum(e and 2 * (f[2] - f[0]) >= width for f, e in zip(found, elsewhere, strict=True))
+
+
+def _detect(
+    grey: np.ndarray, corner: tuple[int, int], scale: float, min_score: float
+) -> list[tuple[np.ndarray, float]]:
+    """Boxes in picture coordinates with scores, of the faces in a part of a picture that is scaled first."""
+    scaled = _resize(grey, scale)
+    # The detector needs a face's width around it; faces at the border are found in a picture that goes on there.
+    pad = DETECTOR_PX // 4
+    scaled = cv2.copyMakeBorder(scaled, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+    rectangles, scores, _ = _detector().run(scaled, 0, min_score)
+    offset = np.array([*corner, *corner], float)
+    sides = [np.array([r.left(), r.top(), r.right() + 1, r.bottom() + 1], float) - pad for r in rectangles]
+    return [(side / scale + offset, float(s)) for side, s in zip(sides, scores, strict=True)]
+
+
+def _points(frame: np.ndarray | Picture, box: np.ndarray) -> np.ndarray:
+    """Landmarks of the face in `box`: `(68, 2)` float32 in picture coordinates, pixel centres at whole numbers."""
+    grey, corner = _surroundings(frame, box, 0.5)
+    scale = FACE_PX / (box[2] - box[0])
+    large = _resize(grey, scale)
+    x0, y0, x1, y1 = (box - [*corner, *corner]) * scale
+    total = np.zeros((68, 2))
+    for dx, dy, size in BOXES:
+        centre = np.array([(x0 + x1) / 2 + dx * (x1 - x0), (y0 + y1) / 2 + dy * (y1 - y0)])
+        half = np.array([x1 - x0, y1 - y0]) * size / 2
+        left_top, right_bottom = np.round(centre - half).astype(int), np.round(centre + half).astype(int) - 1
+        shape = _predictor()(large, dlib.rectangle(*map(int, left_top), *map(int, right_bottom)))
+        total += [(p.x, p.y) for p in shape.parts()]
+    return ((total / len(BOXES) + 0.5) / scale - 0.5 + corner).astype(np.float32)
+
+
+def _surroundings(
+    frame: np.ndarray | Picture, box: np.ndarray, around: float
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The grey part of a picture that holds a box and `around` box sides on each side, and its corner (x, y)."""
+    height, width = frame.shape[:2]
+    more = around * (box[2] - box[0])
+    x0, y0 = max(int(box[0] - more), 0), max(int(box[1] - more), 0)
+    x1, y1 = min(int(box[2] + more) + 1, width), min(int(box[3] + more) + 1, height)
+    x0, y0 = min(x0, width - 1), min(y0, height - 1)
+    part = frame[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+    return cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), (x0, y0)
+
+
+def _resize(grey: np.ndarray, scale: float) -> np.ndarray:
+    # Averaging over areas costs ten times as much, and matters only where a pixel of the result is several.
+    interpolation = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
+    return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=interpolation)
+
+
+@cache
+def _detector() -> Any:
+    return dlib.get_frontal_face_detector()
+
+
+@cache
+def _predictor() -> Any:
+    found = importlib.util.find_spec("face_recognition_models")
+    folders = found.submodule_search_locations if found is not None else None
+    path = Path(folders[0]) / "models" / PREDICTOR if folders else None
+    if path is None or not path.is_file():
+        raise UserError(f"landmarks: {PREDICTOR} is missing: pip install face_recognition_models")
+    return dlib.shape_predictor(str(path))

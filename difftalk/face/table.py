@@ -1,0 +1,28 @@
+"""The landmark table of a shard: one row a frame with a face, in pixels of the source."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("frame", pa.int32()),
+        ("box", pa.list_(pa.float32())),
+        ("points", pa.list_(pa.float32())),
+        ("score", pa.float32()),
+    ]
+)
+
+
+def read_landmarks(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """`{clip_id: (frames (n,), points (n, 68, 2) float32)}` of a shard's landmark table."""
+    table = pq.read_table(path, columns=["clip_id", "frame", "points"])
+    if table.num_rows == 0:
+        return {}
+    names = np.asarray(table["clip_id"].to_pylist())
+    frames = table["frame"].to_numpy()
+    points = table["points"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, 68, 2)
+    return {str(n): (frames[names == n], points[names == n]) for n in dict.fromkeys(names)}

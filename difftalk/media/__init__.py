@@ -1,0 +1,1 @@
+"""Video, audio and shards: probe, decode by timestamp, encode, read and write."""

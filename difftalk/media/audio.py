@@ -1,0 +1,116 @@
+"""Sound in and out: 16 kHz mono int16, cut by timestamps on the file's clock (0 = first picture)."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import soundfile
+
+from difftalk.media.video import SOUND_RATE, audio_stream, open_media, origin_s, reason_of, video_stream
+from difftalk.runtime.errors import ClipError
+
+# Timestamps wander by rounding; a step larger than this is a gap (or an overlap) in the sound.
+GAP_S = 0.02
+
+
+def read_audio(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
+    """The sound of a clip: `(N,)` int16 mono at 16 kHz, sample 0 at `start_s`.
+
+    N is `round((end_s - start_s) * 16000)`; where the file has no sound there are zeros. With `end_s` None (or NaN)
+    the sound goes on to its own end.
+
+    Raises:
+        ClipError: `no_audio` if there is no audio stream or no sample in it; `cannot_decode` with the time.
+    """
+    if end_s is not None and np.isnan(end_s):
+        end_s = None
+    chunks = _chunks(path, start_s, end_s)
+    if end_s is None:
+        if not chunks:
+            raise ClipError("no_audio", f"{Path(path).name}: the audio stream is empty")
+        count = max(0, *(at + len(samples) for at, samples in chunks))
+    else:
+        count = round((end_s - start_s) * SOUND_RATE)
+    sound = np.zeros(count, np.int16)
+    for at, samples in chunks:
+        low, high = max(at, 0), min(at + len(samples), count)
+        if low < high:
+            sound[low:high] = samples[low - at : high - at]
+    return sound
+
+
+def encode_flac(samples: np.ndarray) -> bytes:
+    """Losslessly compress `(N,)` int16 mono 16 kHz sound.
+
+    >>> decode_flac(encode_flac(np.array([0, 1, -32768], np.int16))).tolist()
+    [0, 1, -32768]
+    """
+    out = io.BytesIO()
+    soundfile.write(out, samples.astype(np.int16, copy=False), SOUND_RATE, format="FLAC", subtype="PCM_16")
+    return out.getvalue()
+
+
+def decode_flac(data: bytes) -> np.ndarray:
+    """`(N,)` int16 of a FLAC file's bytes; the inverse of `encode_flac`."""
+    samples, rate = soundfile.read(io.BytesIO(data), dtype="int16")
+    if rate != SOUND_RATE or samples.ndim != 1:
+        raise ValueError(f"expected mono FLAC at {SOUND_RATE} Hz, not {samples.shape} at {rate} Hz")
+    return samples
+
+
+def _chunks(path: str | Path, start_s: float, end_s: float | None) -> list[tuple[int, np.ndarray]]:
+    """Resampled runs of continuous sound with the sample index, relative to `start_s`, at which each begins."""
+    name = Path(path).name
+    runs: list[tuple[int, list[np.ndarray]]] = []
+    with open_media(path) as container:
+        stream = audio_stream(container)
+        if stream is None:
+            raise ClipError("no_audio", f"{name}: no audio stream")
+        origin = _origin(container, stream, path)
+        if start_s > 1.0:
+            # Half a second of run-up lets the codec settle.
+            container.seek(round((start_s - 0.5 + origin) / stream.time_base), stream=stream, backward=True)
+        resampler = _resampler()
+        expected = None
+        time_s = 0.0
+        try:
+            for frame in container.decode(stream):
+                if frame.time is not None:
+                    time_s = frame.time - origin
+                elif expected is not None:
+                    time_s = expected
+                if end_s is not None and time_s >= end_s:
+                    break
+                if expected is None or abs(time_s - expected) > GAP_S:
+                    if runs:
+                        runs[-1][1].extend(_samples(resampler.resample(None)))
+                    resampler = _resampler()
+                    runs.append((round((time_s - start_s) * SOUND_RATE), []))
+                    expected = time_s
+                expected += frame.samples / frame.sample_rate
+                frame.pts = None
+                runs[-1][1].extend(_samples(resampler.resample(frame)))
+            if runs:
+                runs[-1][1].extend(_samples(resampler.resample(None)))
+        except av.FFmpegError as e:
+            raise ClipError(
+                "cannot_decode", f"{name}: sound broken after {time_s:.2f} s ({reason_of(e)})"
+            ) from e
+    return [(at, np.concatenate(samples)) for at, samples in runs if samples]
+
+
+def _origin(container: Any, stream: Any, path: str | Path) -> float:
+    try:
+        return origin_s(video_stream(container, path))
+    except ClipError:
+        return origin_s(stream)
+
+
+def _resampler() -> Any:
+    return av.AudioResampler(format="s16", layout="mono", rate=SOUND_RATE)
+
+
+def _samples(frames: list[Any]) -> list[np.ndarray]:
+    return [f.to_ndarray()[0] for f in frames]

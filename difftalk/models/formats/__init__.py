@@ -1,0 +1,1 @@
+"""Checkpoints of other code: read safely, converted to ours and back."""

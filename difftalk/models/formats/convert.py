@@ -1,0 +1,105 @@
+"""From the files that others released to what we keep of them: one converter for each row of the table of weights."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from difftalk.models import syncnet
+from difftalk.models.formats import ldm as official
+from difftalk.models.formats.torch_file import listed, read_state_dict
+from difftalk.runtime.errors import UserError
+
+
+def convert(name: str, file: Path, out: Path, called: str) -> None:
+    """Write the weights `name` of the table, read from `file`, to `out`: a file, or a folder that exists.
+
+    Args:
+        file: as released, unpacked if the release is an archive.
+        called: what people know `file` by, for the record.
+
+    Raises:
+        UserError: if the file is damaged or holds something else.
+    """
+    CONVERTERS[name](file, out, called)
+
+
+def _vq_f4(file: Path, out: Path, called: str) -> None:
+    model = official.import_first_stage(read_state_dict(file), str(file))
+    model.save_pretrained(out, safe_serialization=True)
+
+
+def _deepspeech(file: Path, out: Path, called: str) -> None:
+    _save(importlib.import_module("difftalk.speech.deepspeech").import_graph(file), out)
+
+
+def _syncnet_v2(file: Path, out: Path, called: str) -> None:
+    network = syncnet.import_syncnet_v2(file)
+    syncnet.save_syncnet(out, syncnet.Config("syncnet_v2", about={"source": called}), network)
+
+
+def _s3fd(file: Path, out: Path, called: str) -> None:
+    from face_alignment.detection.sfd.net_s3fd import s3fd
+
+    _save(_as_loaded(s3fd(), read_state_dict(file), file), out)
+
+
+def _2dfan4(file: Path, out: Path, called: str) -> None:
+    from face_alignment.models import FAN
+
+    _save(_as_loaded(FAN(4), read_state_dict(file), file), out)
+
+
+def _alexnet(file: Path, out: Path, called: str) -> None:
+    from torchvision.models import alexnet
+
+    _save_trunk(alexnet, file, out)
+
+
+def _vgg16(file: Path, out: Path, called: str) -> None:
+    from torchvision.models import vgg16
+
+    _save_trunk(vgg16, file, out)
+
+
+def _save_trunk(build: Callable[..., nn.Module], file: Path, out: Path) -> None:
+    """Keep the convolutions (`features.*`) of a torchvision classifier: LPIPS looks at nothing else."""
+    import torch
+
+    with torch.device("meta"):
+        trunk = {k: v for k, v in build(weights=None).state_dict().items() if k.startswith("features.")}
+    state = {k: v for k, v in read_state_dict(file).items() if k.startswith("features.")}
+    wrong = [k for k in trunk.keys() | state.keys() if k not in state or k not in trunk]
+    wrong += [k for k in trunk.keys() & state.keys() if trunk[k].shape != state[k].shape]
+    if wrong:
+        raise UserError(f"{file}: not the weights of {build.__name__}: {listed(sorted(wrong))}")
+    _save(state, out)
+
+
+def _as_loaded(network: nn.Module, state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors as the network has them once it has loaded `state`, in the way of those who released both."""
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as e:
+        raise UserError(
+            f"{file}: not the weights of {type(network).__name__}: {' '.join(str(e).split())[:200]}"
+        ) from None
+    return network.state_dict()
+
+
+def _save(tensors: dict[str, Tensor], out: Path) -> None:
+    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, out)
+    out.chmod(0o644)  # safetensors writes for the owner alone
+
+
+CONVERTERS: dict[str, Callable[[Path, Path, str], None]] = {
+    "vq-f4": _vq_f4,
+    "deepspeech-0.1.0": _deepspeech,
+    "syncnet-v2": _syncnet_v2,
+    "s3fd": _s3fd,
+    "2dfan4": _2dfan4,
+    "alexnet": _alexnet,
+    "vgg16": _vgg16,
+}

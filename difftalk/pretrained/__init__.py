@@ -1,0 +1,1 @@
+"""Pretrained weights: the table of them, where they lie, and how they are downloaded."""

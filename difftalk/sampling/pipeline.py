@@ -1,0 +1,245 @@
+"""A trained DiffTalk as one diffusers pipeline, and how it makes frames: conditioning, DDIM that keeps what is known."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel, VQModel
+from diffusers.utils import BaseOutput
+
+from difftalk.models.autoencoder import decode_latents, downsampling, encode_frames, load_autoencoder
+from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW, Conditioner
+from difftalk.models.denoiser import stack_inputs, use_one_token_shortcut
+from difftalk.models.masks import generated_region, mask_image
+from difftalk.reporting.card import model_card
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.files import atomic_folder
+from difftalk.speech.windows import neighbour_windows
+
+CONDITIONS = ("audio", "landmarks", "masked", "reference")
+
+
+@dataclass
+class DiffTalkOutput(BaseOutput):
+    """Generated frames (T, H, W, 3) uint8 and the latents (T, C, h, w) that they were decoded from."""
+
+    frames: np.ndarray
+    latents: torch.Tensor
+
+
+class DiffTalkPipeline(DiffusionPipeline):
+    """Denoiser, conditioning, noise schedule and first stage of one experiment.
+
+    On disk it is a folder in diffusers' format: `unet/`, `conditioner/`, `scheduler/` and `vqvae/`, each with its
+    config and safetensors, and `model_index.json`; beside them `README.md`, `training.json` and `log.jsonl`.
+
+    Args:
+        vqvae: the first stage; None where a caller only needs latents.
+        conditions: what the denoiser is told, of `CONDITIONS`.
+        facts: what is to be known of the training, as `save` was given it.
+    """
+
+    _optional_components: ClassVar[list[str]] = ["vqvae"]
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        conditioner: Conditioner,
+        scheduler: DDIMScheduler,
+        conditions: list[str] | tuple[str, ...] = CONDITIONS,
+        vqvae: VQModel | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, conditioner=conditioner, scheduler=scheduler, vqvae=vqvae)
+        self.register_to_config(conditions=list(conditions), facts=facts)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        return tuple(self.config.conditions)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, device: str | torch.device = "cpu", **options: Any
+    ) -> "DiffTalkPipeline":
+        """Load a folder that `save` wrote, ready to sample: frozen and with the one-token shortcut. No network is used.
+
+        Args:
+            options: as of `DiffusionPipeline.from_pretrained`; `vqvae=None` leaves out the first stage.
+
+        Raises:
+            UserError: if the folder is not one of ours.
+        """
+        index = Path(folder) / "model_index.json"
+        if not index.is_file() or json.loads(index.read_text()).get("_class_name") != cls.__name__:
+            raise UserError(
+                f"{folder}: no model_index.json of a {cls.__name__}: not a trained DiffTalk model"
+            )
+        offline = {"use_safetensors": True, "local_files_only": True}
+        pipeline = super().from_pretrained(str(folder), **{**offline, **options})
+        use_one_token_shortcut(pipeline.unet)
+        for part in (pipeline.unet, pipeline.conditioner, pipeline.vqvae):
+            if part is not None:
+                part.eval().requires_grad_(False)
+        return pipeline.to(device)
+
+    def save(self, out: Path, *, autoencoder: Path, facts: dict[str, Any], log: list[dict[str, Any]]) -> None:
+        """Write the folder, with the first stage it was trained on, the facts of its training, its log and a card."""
+        plain = {k: v for k, v in facts.items() if isinstance(v, str | int | float)}
+        self.register_to_config(facts=plain)
+        self.register_modules(vqvae=load_autoencoder(autoencoder))
+        with atomic_folder(out) as beside:
+            self.save_pretrained(beside, safe_serialization=True)
+            # The files themselves: what is stored in half precision stays so, and its own facts come along.
+            shutil.copytree(autoencoder, beside / "vqvae", dirs_exist_ok=True)
+            (beside / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+            (beside / "training.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+            (beside / "README.md").write_text(self._card(out.name, autoencoder, facts, log))
+
+    def _card(self, name: str, autoencoder: Path, facts: dict[str, Any], log: list[dict[str, Any]]) -> str:
+        nets = ("unet", "conditioner", "vqvae")
+        parameters = {net: sum(p.numel() for p in getattr(self, net).parameters()) for net in nets}
+        about = autoencoder / "training.json"
+        first_stage = json.loads(about.read_text()) if about.is_file() else {}
+        known = facts | {"parameters": parameters, "first_stage": first_stage}
+        return model_card(name, self.conditions, known, log)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        frames: np.ndarray,
+        landmarks: np.ndarray,
+        speech: np.ndarray,
+        *,
+        reference: np.ndarray | None = None,
+        num_inference_steps: int = 200,
+        eta: float = 0.0,
+        generator: torch.Generator | None = None,
+        batch_size: int = 64,
+    ) -> DiffTalkOutput:
+        """The same person saying `speech`: the lower face generated, all else as in `frames`.
+
+        Args:
+            frames: (T, H, H, 3) uint8, a face crop at 25 fps, cut as in training.
+            landmarks: (T, 68, 2) in pixels of the crop.
+            speech: (2 T, features) float32, 50 steps a second, as the stage `speech` makes them.
+            reference: (H, H, 3) uint8, another frame of the same person; None is the first of `frames`.
+            num_inference_steps: DDIM steps.
+            eta: 0 is deterministic DDIM, 1 is DDPM's noise.
+            generator: on the CPU, so that every device draws the same noise.
+            batch_size: frames at a time.
+
+        Raises:
+            UserError: if the arrays do not fit each other or the model.
+        """
+        self._check(frames, landmarks, speech)
+        size = frames.shape[1]
+        generated = generated_region(landmarks, size, size // downsampling(self.vqvae)) == 0
+        scaled = (landmarks[:, LANDMARKS_SEEN] / size).astype(np.float32)
+        shown = None if reference is None else encode_frames(self.vqvae, np.stack([reference]))
+        neighbours = self.conditioner.neighbours
+        parts = []
+        for first in self.progress_bar(range(0, len(frames), batch_size)):
+            chosen = np.arange(first, min(first + batch_size, len(frames)))
+            known = encode_frames(self.vqvae, frames[chosen], batch_size)
+            shown = known[:1] if shown is None else shown
+            inputs = {
+                "known": known,
+                "masked": encode_frames(
+                    self.vqvae, mask_image(frames[chosen], landmarks[chosen]), batch_size
+                ),
+                "reference": shown.expand(len(chosen), -1, -1, -1),
+                "generated": torch.from_numpy(generated[chosen]).unsqueeze(1),
+                "speech": torch.from_numpy(
+                    neighbour_windows(speech.astype(np.float32), chosen, neighbours, SPEECH_WINDOW)
+                ),
+                "landmarks": torch.from_numpy(scaled[chosen]),
+            }
+            on_device = {name: value.to(self.device) for name, value in inputs.items()}
+            latents = self.sample(**on_device, steps=num_inference_steps, eta=eta, generator=generator)
+            parts.append(latents.float().cpu())
+        latents = torch.cat(parts)
+        return DiffTalkOutput(frames=decode_latents(self.vqvae, latents, batch_size), latents=latents)
+
+    def _check(self, frames: np.ndarray, landmarks: np.ndarray, speech: np.ndarray) -> None:
+        if self.vqvae is None:
+            raise UserError("DiffTalkPipeline: loaded without its first stage, it samples latents only")
+        size = self.unet.config.sample_size * downsampling(self.vqvae)
+        if frames.dtype != np.uint8 or frames.shape[1:] != (size, size, 3):
+            raise UserError(
+                f"frames are {frames.shape} {frames.dtype}, not (T, {size}, {size}, 3) uint8, the model's crop size"
+            )
+        if landmarks.shape != (len(frames), 68, 2):
+            raise UserError(f"landmarks are {landmarks.shape}, not {(len(frames), 68, 2)}")
+        features = self.conditioner.config.speech_features
+        if "audio" in self.conditions and (speech.ndim != 2 or speech.shape[1] != features):
+            raise UserError(
+                f"speech is {speech.shape}, not (steps, {features}): made by another speech.backend?"
+            )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        *,
+        known: torch.Tensor,
+        generated: torch.Tensor,
+        masked: torch.Tensor,
+        reference: torch.Tensor,
+        speech: torch.Tensor,
+        landmarks: torch.Tensor,
+        steps: int,
+        eta: float,
+        generator: torch.Generator | None,
+    ) -> torch.Tensor:
+        """Latents (B, C, h, w) of B frames; arguments as the attributes of `difftalk.training.data.Examples`.
+
+        Args:
+            known: latents of the real frame, used where `generated` is False.
+            steps: DDIM steps.
+            eta: 0 is deterministic DDIM, 1 is DDPM's noise.
+            generator: on the CPU, so that every device draws the same noise.
+        """
+        dtype = self.unet.dtype
+        context = self.conditioner(speech.to(dtype), landmarks.to(dtype))
+
+        def predict(noisy: torch.Tensor, timestep: int) -> torch.Tensor:
+            inputs = stack_inputs(noisy, masked, reference, self.conditions)
+            return self.unet(inputs.to(dtype), timestep, context).sample
+
+        return ddim_inpaint(predict, self.scheduler, known, generated, steps, eta, generator)
+
+
+def ddim_inpaint(
+    predict: Callable[[torch.Tensor, int], torch.Tensor],
+    scheduler: DDIMScheduler,
+    known: torch.Tensor,
+    generated: torch.Tensor,
+    steps: int,
+    eta: float,
+    generator: torch.Generator | None,
+) -> torch.Tensor:
+    """DDIM (Song et al. 2021) in which the known region follows the real frame's own noising at every step.
+
+    Before each step z_t <- m q(z_t | z_known) + (1 - m) z_t with fresh noise, m being 1 where nothing is generated
+    (Sec. 3.3 of DiffTalk). The result is the last prediction, with the known latents put back exactly.
+
+    Args:
+        predict: (z_t, t) to what the schedule says is predicted, noise or velocity.
+        known: (B, C, h, w); generated: (B, 1, h, w) bool.
+    """
+
+    def noise() -> torch.Tensor:
+        return torch.randn(known.shape, generator=generator).to(known.device)
+
+    scheduler.set_timesteps(steps)
+    z = noise()
+    for t in scheduler.timesteps:
+        z = torch.where(generated, z, scheduler.add_noise(known, noise(), t[None].to(known.device)))
+        step_noise = noise() if eta > 0 else None
+        z = scheduler.step(predict(z, int(t)), t, z, eta=eta, variance_noise=step_noise).prev_sample
+    return torch.where(generated, z, known)

@@ -1,0 +1,24 @@
+"""The speech table of a shard: one row a 20 ms step, written by `speech` and read by `encode`."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema([("clip_id", pa.string()), ("step", pa.int32()), ("features", pa.list_(pa.float32()))])
+
+
+def read_speech(path: str | Path) -> dict[str, np.ndarray]:
+    """`{clip_id: (S, D) float32}` of a shard's speech table."""
+    table = pq.read_table(path)
+    found: dict[str, np.ndarray] = {}
+    if table.num_rows == 0:
+        return found
+    names = np.asarray(table["clip_id"].to_pylist())
+    features = table["features"].combine_chunks()
+    values = np.asarray(features.flatten()).reshape(table.num_rows, -1)
+    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+    for start, end in zip(starts, np.r_[starts[1:], len(names)], strict=True):
+        found[str(names[start])] = values[start:end]
+    return found
