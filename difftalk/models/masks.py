@@ -26,8 +26,8 @@ def mask_image(frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     return masked
 
 
-def generated_region(landmarks: np.ndarray, size: int, latent_size: int) -> np.ndarray:
-    """Which latent cells are kept while sampling: `(T, latent_size, latent_size)` float32, 1 keep, 0 generate.
+def generated_mask(landmarks: np.ndarray, size: int, latent_size: int) -> np.ndarray:
+    """The inpainting mask: `(T, latent_size, latent_size)` bool, True where the latent cell is generated.
 
     Generated is every cell that the convex hull of the jaw (points 2 to 14), the nose tip (30) and the mouth touches
     at all: at low latent resolution a cell which holds a bit of the lips would otherwise let the true mouth through.
@@ -37,12 +37,12 @@ def generated_region(landmarks: np.ndarray, size: int, latent_size: int) -> np.n
         landmarks: `(T, 68, 2)` in pixels of a crop of `size` pixels.
     """
     fine = latent_size * _FINE
-    keep = np.ones((len(landmarks), latent_size, latent_size), np.float32)
-    for cells, points in zip(keep, landmarks, strict=True):
+    generated = np.zeros((len(landmarks), latent_size, latent_size), bool)
+    for cells, points in zip(generated, landmarks, strict=True):
         outline = np.concatenate([points[JAW], points[NOSE_TIP : NOSE_TIP + 1], points[MOUTH]])
         hull = cv2.convexHull(outline.astype(np.float32))
         scaled = np.round((hull + 0.5) * (fine / size) - 0.5).astype(np.int32)
         drawn = np.zeros((fine, fine), np.uint8)
         cv2.fillConvexPoly(drawn, scaled, 1)
-        cells[drawn.reshape(latent_size, _FINE, latent_size, _FINE).any(axis=(1, 3))] = 0
-    return keep
+        cells[drawn.reshape(latent_size, _FINE, latent_size, _FINE).any(axis=(1, 3))] = True
+    return generated

@@ -1,14 +1,17 @@
-"""Outputs that are either whole or absent: written beside their place, then renamed."""
+"""Outputs that are either whole or absent: written to a temporary name beside their place, then renamed."""
 
+import csv
 import glob
 import hashlib
+import json
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from difftalk.runtime.errors import UserError
 
@@ -24,29 +27,29 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_left_behind(path)
-    beside = _beside(path)
+    tmp = _tmp(path)
     try:
-        yield beside
-        os.replace(beside, path)
+        yield tmp
+        os.replace(tmp, path)
     finally:
-        beside.unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
 
 
 def _clear_left_behind(path: Path) -> None:
     """Remove what writers of `path` on this machine that have been killed left beside it."""
-    for beside in path.parent.glob(
+    for tmp in path.parent.glob(
         f".{glob.escape(path.stem)}.{glob.escape(HOST)}-*.part{glob.escape(path.suffix)}"
     ):
-        process = re.search(r"-(\d+)\.part", beside.name)
+        process = re.search(r"-(\d+)\.part", tmp.name)
         if not process or _is_running(int(process[1])):
             continue
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
+        if tmp.is_dir():
+            shutil.rmtree(tmp, ignore_errors=True)
         else:
-            beside.unlink(missing_ok=True)
+            tmp.unlink(missing_ok=True)
 
 
-def _beside(path: Path) -> Path:
+def _tmp(path: Path) -> Path:
     """A name of this process's own, with the suffix kept."""
     return path.with_name(f".{path.stem}.{HOST}-{os.getpid()}.part{path.suffix}")
 
@@ -67,15 +70,15 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_left_behind(path)
-    beside = _beside(path)
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    tmp = _tmp(path)
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir()
     try:
-        yield beside
+        yield tmp
         shutil.rmtree(path, ignore_errors=True)
-        os.replace(beside, path)
+        os.replace(tmp, path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(tmp, ignore_errors=True)
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -93,3 +96,48 @@ def checksum(path: Path, kind: str = "sha256") -> str:
     """The checksum of a file, in hexadecimal digits; `kind` as of `hashlib`."""
     with path.open("rb") as source:
         return hashlib.file_digest(source, kind).hexdigest()
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON with sorted keys, whole or not at all; the same content gives the same bytes."""
+    with atomic_file(path) as tmp:
+        tmp.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def json_lines(entries: Iterable[dict[str, Any]]) -> str:
+    """Return the text of a JSON-lines file, one object a line."""
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+
+def write_json_lines(path: str | Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, whole or not at all."""
+    with atomic_file(path) as tmp:
+        tmp.write_text(json_lines(entries), encoding="utf-8")
+
+
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file with a header and Unix line ends, whole or not at all; None is an empty cell."""
+    with atomic_file(path) as tmp, tmp.open("w", newline="", encoding="utf-8") as target:
+        writer = csv.writer(target, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def read_csv(path: str | Path, columns: Sequence[str] | None = None) -> list[dict[str, str]]:
+    """Return the rows of a CSV file that has a header.
+
+    Args:
+        path: the file.
+        columns: what the header has to be, if given.
+
+    Raises:
+        UserError: if the file cannot be read or has another header.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as source:
+            reader = csv.DictReader(source)
+            if columns is not None and tuple(reader.fieldnames or ()) != tuple(columns):
+                raise UserError(f"{path}:1: the columns are not {','.join(columns)}")
+            return list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise UserError(f"{path}: cannot be read ({e})") from None

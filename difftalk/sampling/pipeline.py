@@ -15,7 +15,7 @@ from diffusers.utils import BaseOutput
 from difftalk.models.autoencoder import decode_latents, downsampling, encode_frames, load_autoencoder
 from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW, Conditioner
 from difftalk.models.denoiser import stack_inputs, use_one_token_shortcut
-from difftalk.models.masks import generated_region, mask_image
+from difftalk.models.masks import generated_mask, mask_image
 from difftalk.reporting.card import model_card
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import atomic_folder
@@ -139,7 +139,7 @@ class DiffTalkPipeline(DiffusionPipeline):
         """
         self._check(frames, landmarks, speech)
         size = frames.shape[1]
-        generated = generated_region(landmarks, size, size // downsampling(self.vqvae)) == 0
+        generated = generated_mask(landmarks, size, size // downsampling(self.vqvae))
         scaled = (landmarks[:, LANDMARKS_SEEN] / size).astype(np.float32)
         shown = None if reference is None else encode_frames(self.vqvae, np.stack([reference]))
         neighbours = self.conditioner.neighbours

@@ -10,7 +10,7 @@ import torch
 
 from difftalk.media.shards import read_crops, write_shard
 from difftalk.models.autoencoder import downsampling, encode_frames, load_autoencoder
-from difftalk.models.masks import generated_region, mask_image
+from difftalk.models.masks import generated_mask, mask_image
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import Progress
 from difftalk.runtime.rejects import Reject, check_fraction, write_rejects
@@ -67,7 +67,7 @@ def run(
                         f"crops.size {size} is no multiple of {downsampling(model)}, the first stage's factor"
                     )
                 masked = mask_image(frames, crop.landmarks)
-                generated = generated_region(crop.landmarks, size, size // downsampling(model)) == 0
+                generated = generated_mask(crop.landmarks, size, size // downsampling(model))
                 yield (
                     crop.clip_id,
                     {

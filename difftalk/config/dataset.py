@@ -1,0 +1,98 @@
+"""Section `dataset`: what the clips are. Each kind of dataset has its own keys and defaults."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from difftalk.config.section import List, Section
+
+
+class Identities(Section):
+    """Speakers of the demo in each split."""
+
+    train: int = Field(ge=1, description="Speakers to train on.")
+    test: int = Field(ge=1, description="Speakers to sample and score, none of them seen in training.")
+
+
+class Demo(Section):
+    """Speakers drawn procedurally, who speak with espeak-ng."""
+
+    name: Literal["demo"] = "demo"
+    identities: Identities = Field(
+        default=Identities(train=24, test=6), description="Number of speakers in each split."
+    )
+    clips_per_identity: int = Field(2, ge=1, description="Clips of each speaker, one after the other in one source.")
+    clip_seconds: float = Field(6.0, gt=0, description="Length of a clip.")
+    size: int = Field(256, ge=128, description="Width and height of the drawn video, pixels.")
+    seed: int = Field(1, description="Seed of speakers and sentences.")
+
+
+class Local(Section):
+    """Video files of a folder, each taken to be one speaker."""
+
+    name: Literal["local"] = "local"
+    clip_seconds: float | None = Field(
+        None, gt=0, description="Longer videos are cut into clips of this length; null keeps each video whole."
+    )
+    test_fraction: float = Field(
+        0.25, gt=0, lt=1, description="Part of the videos that is kept for sampling and scoring."
+    )
+    seed: int = Field(1, description="Seed of the split.")
+
+
+class Hdtf(Section):
+    """HDTF: downloaded, or the user's own copies."""
+
+    name: Literal["hdtf"] = "hdtf"
+    split: Literal["paper", "random", "identity"] = Field(
+        "paper",
+        description="`paper`: the 98 published names train, the rest test; clips of one video, and of one speaker, are on "
+        "both sides. `random`: the clips of `train_videos` videos train. `identity`: no speaker and no video on both sides.",
+    )
+    train_videos: int = Field(100, ge=1, description="Of `split: random`: videos to train on.")
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="Of `split: identity`: part of the speakers that is kept for testing."
+    )
+    seed: int = Field(1, description="Seed of the splits `random` and `identity`.")
+    max_frames: int | None = Field(
+        1500, ge=1, description="Frames (25 fps) taken of a clip at most, from its start; null takes it whole."
+    )
+    table: str | None = Field(None, description="A table of clips in the columns of the package's clips.csv, instead of it.")
+    files: str | None = Field(
+        None,
+        description="A folder with videos that are used instead of downloads, named by YouTube id (the whole video) or by "
+        "clip, such as RD_Radio11_001.mp4 (the clip, cut and perhaps cropped).",
+    )
+    skip: List[str] = Field((), description="YouTube ids of videos that are not requested.")
+
+
+class LocalSettings(Local):
+    """What the stages `plan` and `fetch` read of a local dataset."""
+
+    videos: str = Field(description="Folder of the files; sub-folders are not entered.")
+
+
+KINDS: dict[str, type[Section]] = {"demo": Demo, "local": Local, "hdtf": Hdtf}
+
+
+def _own_keys(value: Any) -> Any:
+    """Drop keys of other kinds of dataset: the default configuration describes the demo, and overlays add to it."""
+    if not isinstance(value, dict):
+        return value
+    kind = KINDS.get(value.get("name", "demo"))
+    if kind is None:
+        return value
+    foreign = {key for other in KINDS.values() for key in other.model_fields} - kind.model_fields.keys()
+    return {"name": "demo"} | {key: v for key, v in value.items() if key not in foreign}
+
+
+# The section of the configuration, and what `difftalk plan --dataset` and `fetch --dataset` read.
+Dataset = Annotated[Demo | Local | Hdtf, Field(discriminator="name"), BeforeValidator(_own_keys)]
+DatasetSettings = Annotated[Demo | LocalSettings | Hdtf, Field(discriminator="name")]
+
+
+class Shards(Section):
+    """Section `shards`: a shard is one job of each stage."""
+
+    train: int = Field(2, ge=1, le=1000, description="Shards of the training split.")
+    test: int = Field(1, ge=1, le=1000, description="Shards of the test split.")
