@@ -11,7 +11,7 @@ from difftalk.datasets.clips import Clip
 from difftalk.face.gates import SceneMonitor, frozen, scene_cut, several_faces
 from difftalk.face.tracks import Face, Track, smooth_track, split_tracks
 from difftalk.media.clock import FPS
-from difftalk.media.video import Picture, read_pictures
+from difftalk.media.video import LazyFrame, read_lazy_frames
 from difftalk.runtime.errors import ClipError
 
 # Width in pixels down to which faces are detected where `min_face_px` is null.
@@ -69,7 +69,7 @@ def track_clip(job: TrackJob) -> TrackedClip:
     monitor = SceneMonitor(settings.gates)
     faces: list[Face | None] = []
     missing = 0
-    for face in _follow(monitor.through(read_pictures(job.source, clip.start_s, clip.end_s)), settings):
+    for face in _follow(monitor.through(read_lazy_frames(job.source, clip.start_s, clip.end_s)), settings):
         faces.append(face)
         missing += face is None
         if missing > max_missing:
@@ -82,7 +82,7 @@ def track_clip(job: TrackJob) -> TrackedClip:
     return TrackedClip(track, len(faces), nme, reject)
 
 
-def _follow(frames: Iterable[Picture], settings: LandmarksSettings) -> Iterator[Face | None]:
+def _follow(frames: Iterable[LazyFrame], settings: LandmarksSettings) -> Iterator[Face | None]:
     min_face_px = settings.min_face_px or SMALLEST_FACE_PX
     if settings.backend == "dlib":
         from difftalk.face import dlib_backend

@@ -15,10 +15,10 @@ from scenedetect.detectors import AdaptiveDetector
 from difftalk.config.gates import PictureGates
 from difftalk.face.tracks import Face
 from difftalk.media.clock import FPS
-from difftalk.media.video import Picture
+from difftalk.media.video import LazyFrame
 from difftalk.runtime.errors import ClipError
 
-P = TypeVar("P", np.ndarray, Picture)
+P = TypeVar("P", np.ndarray, LazyFrame)
 
 SMALL_PX = 160  # longer side of the small copies
 # A cut must also change the mean of hue, saturation and brightness by this much, of 255.
@@ -76,10 +76,10 @@ class SceneMonitor:
         """Return the first frame and the length, in frames, of the longest freeze of the video."""
         return self._longest_freeze
 
-    def _look(self, frame: np.ndarray | Picture) -> None:
+    def _look(self, frame: np.ndarray | LazyFrame) -> None:
         scale = SMALL_PX / max(frame.shape[:2])
         height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
-        if isinstance(frame, Picture) and scale < 1:
+        if isinstance(frame, LazyFrame) and scale < 1:
             small = frame.scaled(width, height)
         else:
             interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
