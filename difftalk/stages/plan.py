@@ -20,8 +20,8 @@ def run(*, dataset: DatasetSettings, shards: Shards, out: Path, frozen: Path | N
     Raises:
         UserError: for settings that give no plan.
     """
-    from difftalk.datasets import open_dataset
     from difftalk.datasets.clips import write_plan
+    from difftalk.datasets.dataset import open_dataset
     from difftalk.datasets.frozen import read_frozen
     from difftalk.datasets.split import assign_shards, refuse_shared_identities
 
