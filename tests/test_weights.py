@@ -1,4 +1,4 @@
-"""Pretrained weights: downloaded from a server on this machine, imported from files, asked for by the configuration."""
+"""Pretrained weights: downloaded from a local server, imported from files, named by the configuration."""
 
 import hashlib
 import json
@@ -372,7 +372,7 @@ def test_what_is_not_a_tensor_is_never_unpickled(
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "callbacks": Trainer()}, tmp_path / "model.ckpt")
     with pytest.raises(
-        UserError, match=r"model\.ckpt holds .*mkdir beside tensors, which is not unpickled: where you"
+        UserError, match=r"model\.ckpt holds .*mkdir besides tensors, which is not unpickled: where you"
     ):
         weights.import_file("vq-f4", tmp_path / "model.ckpt")
     assert not (tmp_path / "pickled").exists()

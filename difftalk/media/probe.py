@@ -1,7 +1,7 @@
 """Probe a video file: streams, sizes, lengths, and where its clock starts.
 
-Time 0 of a file is its first frame, for the audio too (`difftalk.media.audio`), whatever offset the container gives
-its streams; so that clips of any source lie on the same clock.
+Time 0 of a file is its first frame, for the audio too (`difftalk.media.audio`), whatever offset the container
+gives its streams; so that clips of any source lie on the same clock.
 """
 
 import logging
@@ -78,7 +78,7 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def length_s(file: Path) -> float:
-    """Return the seconds of whole 25 fps frames that have audio too; 0 for a file that `fetch` will reject."""
+    """Return the seconds of whole 25 fps frames with audio; 0 for a file that `fetch` will reject."""
     try:
         info = probe(file)
     except ClipError:
@@ -155,7 +155,7 @@ def _end_s(container: Any, stream: Any, origin: float) -> float | None:
 
 
 def _scan_end_s(path: str | Path, origin: float) -> float:
-    """Return the end of the last frame by reading all packets: for recordings whose header gives no length."""
+    """Return the end of the last frame by reading all packets, where the header gives no length."""
     end = 0.0
     with open_media(path) as container:
         stream = video_stream(container, path)

@@ -1,8 +1,8 @@
 """WebDataset shards: uncompressed tars of `{clip}.{name}` files, the same input giving the same bytes.
 
-Written with the standard library in the layout of `webdataset.TarWriter` (USTAR, a clip's files together and sorted by
-name), whose import would bring torch into stages that have no network. Uncompressed members are read in place
-(`map_arrays`) or streamed by any WebDataset reader.
+Written with the standard library in the layout of `webdataset.TarWriter` (USTAR, a clip's files together and
+sorted by name), whose import would bring torch into stages that have no network. Uncompressed members are
+read in place (`map_arrays`) or streamed by any WebDataset reader.
 """
 
 import io
@@ -39,7 +39,9 @@ def write_shard(path: str | Path, samples: Iterable[tuple[str, dict[str, Any]]])
 
 
 def read_shard(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `(clip_id, {extension: value})`: `*.npy` as arrays, `json` as dicts, the rest (mp4, flac) as bytes.
+    """Yield `(clip_id, {extension: value})` of a shard.
+
+    Values by extension: `*.npy` as arrays, `json` as dicts, the rest (mp4, flac) as bytes.
 
     Raises:
         UserError: if the file is no tar.
@@ -53,7 +55,9 @@ def read_shard(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 if clip_id is not None:
                     yield clip_id, files
                 clip_id, files = found, {}
-            files[extension] = _from_bytes(extension, tar.extractfile(member).read())  # type: ignore[union-attr]
+            content = tar.extractfile(member)
+            assert content is not None, "a shard holds files only"
+            files[extension] = _from_bytes(extension, content.read())
     if clip_id is not None:
         yield clip_id, files
 
@@ -61,8 +65,8 @@ def read_shard(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def map_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     """Map the arrays of a local shard in place: `{clip_id: {name: array}}`, `latents.npy` under `latents`.
 
-    All are read-only views of one `np.memmap`: nothing is read until it is used, one file is open however many
-    clips there are, and processes share the pages.
+    All are read-only views of one `np.memmap`: nothing is read until it is used, one file is open however
+    many clips there are, and processes share the pages.
 
     Raises:
         UserError: if the file is no tar.

@@ -1,8 +1,8 @@
 """Decode videos by timestamp, at a fixed rate.
 
 Two readers. Sources are read with PyAV: it says where a stream is damaged, whereas decord hands out concealed
-frames without a word (a 6 s 1080p file with 3,000 bytes overwritten: 160 of 160 frames "read"). The pipeline's own
-crops and samples, which are whole, are read with decord, and with PyAV where decord cannot open them.
+frames without a word (a 6 s 1080p file with 3,000 bytes overwritten: 160 of 160 frames "read"). The
+pipeline's own crops and samples are whole: they are read with decord, and with PyAV where decord fails.
 """
 
 import io
@@ -18,7 +18,8 @@ from difftalk.media.clock import FPS
 from difftalk.media.probe import open_media, origin_s, probe, quarter_turns, reason_of, video_stream
 from difftalk.runtime.errors import ClipError
 
-# Some containers round timestamps to whole milliseconds; a frame this little "too late" is the one that was meant.
+# Some containers round timestamps to whole milliseconds; a frame that is this little too
+# late is the right one.
 TIME_TOLERANCE_S = 0.6e-3
 # A stream may end this much before its container says, without being called truncated.
 SHORTFALL_S = 0.5
@@ -29,8 +30,8 @@ logger = logging.getLogger(__name__)
 class LazyFrame:
     """A decoded frame that is converted to RGB where it is indexed: `frame[y0:y1, x0:x1]`, `frame[:, :]`.
 
-    The bytes are those of that part of the whole frame, whose conversion costs as much as decoding it at 1080p.
-    `shape` is `(H, W, 3)`.
+    The bytes are those of that part of the whole frame, whose conversion costs as much as decoding it at
+    1080p. `shape` is `(H, W, 3)`.
     """
 
     def __init__(self, frame: Any, size: tuple[int, int]) -> None:
@@ -53,7 +54,7 @@ class LazyFrame:
         return _rgb_part(self._frame, left, top, right, bottom)[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def scaled(self, width: int, height: int) -> np.ndarray:
-        """Return the whole frame at another size, `(height, width, 3)`; a small one costs less than full size."""
+        """Return the whole frame at another size, `(height, width, 3)`; a small one costs less."""
         return _rgb(self._frame, (width, height))
 
 
@@ -139,7 +140,7 @@ def read_video(data: bytes | str | Path) -> np.ndarray:
 
 
 def _decode_from(path: str | Path, start_s: float) -> Iterator[tuple[float, Any]]:
-    """Yield (seconds on the file's clock, frame) from the last frame at or before `start_s` on, or earlier."""
+    """Yield (seconds on the file's clock, frame), from the last frame up to `start_s` or an earlier one."""
     for seek in [True, False] if start_s > 1.0 else [False]:
         first = True
         for time_s, frame in _decode_all(path, start_s - 1.0 if seek else None):

@@ -34,8 +34,8 @@ def map_clips(
         stage: name of the stage, for rejects and the progress bar.
         workers: processes; with one, all runs in this process.
         unit: what the progress bar counts.
-        lengths: of each job, in any unit. The long ones are begun first, so that no worker is left with the longest
-            clip when the others are done.
+        lengths: of each job, in any unit. The long ones are begun first, so that no worker is left with the
+            longest clip when the others are done.
     """
     if workers <= 1:
         results: Iterator[R | ClipError] = (_guarded(work, job) for _, job in jobs)
@@ -43,8 +43,8 @@ def map_clips(
         return
     # Spawned, not forked: torch, FFmpeg and OpenCV hold threads that do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    # The workers' memory in large pages where the system has them (glibc reads this when a process starts): dlib's
-    # landmarks, which jump through 100 MB of trees, take a quarter less time.
+    # The workers' memory in large pages where the system has them (glibc reads this when a process starts):
+    # dlib's landmarks, which jump through 100 MB of trees, take a quarter less time.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     processes = min(workers, max(len(jobs), 1))
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:

@@ -28,7 +28,8 @@ def log_to(path: Path, label: str = "", *, is_second: bool = False) -> None:
     Args:
         path: replaced where it exists.
         label: added to the stage's name in each line, such as a shard: several jobs share a terminal.
-        is_second: another process of this job writes the log and the terminal; this one appends to the log alone.
+        is_second: another process of this job writes the log and the terminal; this one only
+            appends to the log.
     """
     global _screen, _label
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def _take_terminal(screen: TextIO) -> int | None:
     """
     if not screen.isatty():
         return None
-    # A file description of our own: a lock on the one that all jobs inherit would be the same lock for all of them.
+    # A file description of our own: on the one that all jobs inherit they would share the lock.
     terminal = os.open(os.ttyname(screen.fileno()), os.O_WRONLY | os.O_NOCTTY)
     try:
         fcntl.flock(terminal, fcntl.LOCK_EX | fcntl.LOCK_NB)

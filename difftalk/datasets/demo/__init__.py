@@ -1,1 +1,1 @@
-"""Speakers that need no download: drawn faces (`faces`) that speak (`voice`, `mouth`), filmed by `render`."""
+"""Speakers that need no download: drawn faces (`faces`) that speak (`voice`, `mouth`), rendered by `render`."""

@@ -127,13 +127,13 @@ def draw_mouth(image: np.ndarray, view: View, identity: Identity, mouth: Mouth, 
 
 
 def draw_eyes(image: np.ndarray, view: View, identity: Identity, pose: Pose, points: np.ndarray) -> None:
-    """Both eyes; points 36-47, from the left of the picture to the right."""
+    """Draw both eyes; points 36-47, from the left of the frame to the right."""
     points[36:42] = _draw_eye(image, view, identity, pose, -1)
     points[42:48] = _draw_eye(image, view, identity, pose, 1)[[3, 2, 1, 0, 5, 4]]
 
 
 def _draw_eye(image: np.ndarray, view: View, identity: Identity, pose: Pose, side: int) -> np.ndarray:
-    """One eye with its lids, side -1 left in the picture, 1 right.
+    """Draw one eye with its lids, side -1 left in the frame, 1 right.
 
     Returns 6 points: outer corner, upper lid, inner corner, lower lid back to the outer corner.
     """

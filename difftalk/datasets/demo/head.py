@@ -77,7 +77,7 @@ def jaw_landmarks(rest: np.ndarray, jaw: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _skull(identity: Identity, grow: float = 0.0) -> np.ndarray:
-    """Top of the head from the right temple over the crown to the left temple, (N, 2) in E."""
+    """Return the top of the head from the right temple over the crown to the left temple, (N, 2) in E."""
     angle = np.linspace(0, np.pi, 33)
     x = (identity.half_width + grow) * np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** 0.9
     y = -0.06 - (identity.crown - 0.06 + grow) * np.sin(angle) ** 0.9
@@ -85,7 +85,7 @@ def _skull(identity: Identity, grow: float = 0.0) -> np.ndarray:
 
 
 def draw_body(image: np.ndarray, view: View, identity: Identity) -> None:
-    """Hair behind the head, neck, shoulders and ears."""
+    """Draw the hair behind the head, neck, shoulders and ears."""
     skin, hair = identity.skin, identity.hair
     if identity.hair_style == "long":
         angle = np.linspace(0, np.pi, 24)
@@ -128,7 +128,7 @@ def draw_body(image: np.ndarray, view: View, identity: Identity) -> None:
 
 
 def draw_head(image: np.ndarray, view: View, identity: Identity, mouth: Mouth, jaw: np.ndarray) -> None:
-    """Skin with its light and shade, and what grows on it."""
+    """Draw the skin with its light and shade, and the beard."""
     skull = _skull(identity)
     jaw_pixels = view.pixels(jaw[:, 0], jaw[:, 1], _jaw_depth(jaw[:, 0], jaw[:, 1]))
     outline = np.concatenate([jaw_pixels, view.pixels(skull[:, 0], skull[:, 1], -0.22)[1:-1]])
@@ -191,7 +191,7 @@ def _grow_beard(light: Light, identity: Identity, mouth: Mouth, jaw: np.ndarray)
 
 
 def draw_hair(image: np.ndarray, view: View, identity: Identity) -> None:
-    """Hair on top of the head, from the hair line up, clear of the brows."""
+    """Draw the hair on top of the head, from the hair line up, clear of the brows."""
     style, line = identity.hair_style, identity.hair_line
     if style == "bald":
         return

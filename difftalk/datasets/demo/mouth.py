@@ -18,7 +18,7 @@ _REACH_S = 0.070  # how far a target's pull extends beyond its phoneme
 _CLOSURE_REACH_S = 0.035  # closures are quicker than other gestures
 _CLOSURE_S = 0.080  # and last at least this long, so that a frame at 25 fps catches each of them
 
-# Targets: strength, then open, width, press, bite, tongue. A weak sound takes the shape of its neighbours.
+# Targets: strength, then open, width, press, bite, tongue. A weak phoneme takes the shape of its neighbours.
 _SILENCE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 _TARGETS = {
     "a": (1.3, 1.00, 0.15, 0, 0, 0.0),

@@ -1,4 +1,4 @@
-"""Film drawn speakers: video files with sound, and the true landmarks of every frame beside them."""
+"""Render drawn speakers: video files with audio, and the true landmarks of every frame."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -101,9 +101,9 @@ def demo_sources(
 def render_source(source: DemoSource, path: Path) -> None:
     """Render a source to a video, with the true landmarks of its frames.
 
-    Writes `path` (mp4: H.264 4:2:0 and AAC mono) and `path.with_suffix(".landmarks.npy")`: the landmarks of all
-    frames, (T, 68, 2) float32, in pixels. Each appears complete or not at all. The same source gives the same bytes
-    with the same versions of the encoders.
+    Writes `path` (mp4: H.264 4:2:0 and AAC mono) and `path.with_suffix(".landmarks.npy")`: the landmarks of
+    all frames, (T, 68, 2) float32, in pixels. Each appears complete or not at all. The same source gives the
+    same bytes with the same versions of the encoders.
     """
     path = Path(path)
     identity = Identity.draw(source.identity_seed)

@@ -1,8 +1,8 @@
 """Project a face's own coordinates to pixels, and keep the light that falls on it.
 
-A face is described in units of its outer eye distance E: the origin lies between the eyes, x points to the right of
-the frame, y down, z towards the camera. `View` takes such points to pixels, where pixel centres have integer
-coordinates (the convention of OpenCV and dlib).
+A face is described in units of its outer eye distance E: the origin lies between the eyes, x points to the
+right of the frame, y down, z towards the camera. `View` takes such points to pixels, where pixel centres have
+integer coordinates (the convention of OpenCV and dlib).
 """
 
 import cv2
@@ -46,7 +46,7 @@ class View:
 
 
 class Light:
-    """Smooth light and shade on the skin, kept at a fraction of the resolution of the picture."""
+    """Smooth light and shade on the skin, kept at a fraction of the resolution of the frame."""
 
     def __init__(self, view: View, box: tuple[int, int, int, int], skin: Colour):
         self.view = view
@@ -56,7 +56,7 @@ class Light:
         self.map[:] = skin
 
     def inside(self, points: np.ndarray) -> np.ndarray:
-        """Pixels of the picture in pixels of the map."""
+        """Return pixels of the frame in pixels of the map."""
         return (points - (self.x0, self.y0) + 0.5) / LIGHT_SCALE - 0.5
 
     def add(
