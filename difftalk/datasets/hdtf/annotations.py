@@ -179,7 +179,7 @@ def _with_box(clip: AnnotatedClip, line: _Line, annotated: int | None) -> Annota
 
 
 def _mark_shared_stretches(rows: list[AnnotatedClip]) -> list[AnnotatedClip]:
-    """Return the rows, with the verdict of those that share time with an earlier one of the same YouTube id."""
+    """Return the rows, with the verdict of those that share time with an earlier one of the same video."""
     marked: list[AnnotatedClip] = []
     seen: dict[str, list[tuple[int, int, str]]] = {}
     for row in rows:
