@@ -13,6 +13,9 @@ R = TypeVar("R")
 
 COLUMNS = ("clip_id", "stage", "reason", "detail")
 
+# The stages that reject clips, in the order of the flow.
+REJECTING_STAGES = ("fetch", "landmarks", "crops", "speech", "encode")
+
 REASONS = {
     "duplicate": "the dataset has the same interval in another clip",
     "cannot_fetch": "the source cannot be obtained",
