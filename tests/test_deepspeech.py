@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 
+from difftalk.config.speech import Speech
 from difftalk.runtime.errors import UserError
 from difftalk.speech.deepspeech import DeepSpeech, fit, import_graph, load_deepspeech, network_input
 from difftalk.speech.table import read_speech
-from difftalk.stages import speech as features
+from difftalk.stages import speech
 
 
 def noise(frames: int, seed: int = 0) -> np.ndarray:
@@ -278,9 +279,9 @@ def test_the_stage_writes_the_logits_of_whole_clips(weights, constants, tmp_path
         )
         for name, s in sounds.items()
     }
-    features.run(
+    speech.run(
         crops=write_crops(tmp_path / "crops.tar", black),
-        settings=features.Settings(backend="deepspeech"),
+        settings=Speech(backend="deepspeech"),
         out=tmp_path / "speech.parquet",
         rejects=tmp_path / "speech.csv",
         max_reject_fraction=0,
