@@ -109,7 +109,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(film: Path) -> np.ndarray:
+def film_frames(film: Path) -> np.ndarray:
     """The frames of `film`, (50, 256, 256, 3) uint8 RGB."""
     return np.stack(list(read_frames(film)))
 
