@@ -13,6 +13,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from drawn_clips import speaker, write_crops
 
+from difftalk.config.encode import Encode
 from difftalk.media.shards import Crop, read_crops
 from difftalk.media.video import read_video
 from difftalk.models.autoencoder import build_autoencoder, decode_latents
@@ -108,13 +109,13 @@ def test_what_is_loaded_takes_the_shortcut_and_moves(made: Path) -> None:
 
 
 def test_a_call_gives_the_frames_of_the_stages(made: Path, crop: Crop, tmp_path: Path) -> None:
-    """Encode in float32 and sample as the workflow does, then the same clip through the pipeline: the same bits."""
+    """Encoding in float32 and sampling as the workflow does gives the same bits as the pipeline."""
     shard = tmp_path / "test-000.tar"
     paths = {"crops": made / "crops" / "test-000.tar", "speech": made / "speech" / "test-000.parquet"}
     encode.run(
         **paths,
         autoencoder=made / "autoencoder",
-        settings=encode.Settings(dtype="float32", batch_size=32),
+        settings=Encode(dtype="float32", batch_size=32),
         out=shard,
         rejects=tmp_path / "rejects.csv",
         max_reject_fraction=0.0,
