@@ -1,8 +1,9 @@
-"""Sync experts, which judge whether lips and audio are in sync: SyncNet v2, and a small one of its kind for small crops.
+"""Sync experts, which judge whether lips and audio are in sync.
 
-Both have two streams, one for five consecutive frames (0.2 s) and one for 20 MFCC steps (0.2 s), whose embeddings are
-close where video and audio belong to the same moment (Chung and Zisserman, Out of Time, 2016). `load_syncnet(folder)`
-gives either behind one class; `config.json` in the folder says which it is.
+There are SyncNet v2 and a small one of its kind for small crops. Both have two streams, one for five
+consecutive frames (0.2 s) and one for 20 MFCC steps (0.2 s), whose embeddings are close where video and audio
+belong to the same moment (Chung and Zisserman, Out of Time, 2016). `load_syncnet(folder)` gives either behind
+one class; `config.json` in the folder says which it is.
 """
 
 import json
@@ -24,9 +25,9 @@ from difftalk.models.sync_inputs import (
     lip_box,
     mfcc_windows,
 )
+from difftalk.pretrained.model_folder import CONFIG_NAME, SYNC_EXPERT
 from difftalk.runtime.errors import UserError
 
-CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 V2_EMBEDDING = 1024  # length of an embedding of SyncNet v2
 V2_SIZE, V2_FILL = 224, 110  # side of its face crop in pixels, and the grey outside of the frame
 
@@ -53,7 +54,7 @@ class SyncnetConfig:
 
 
 class SyncNetV2(nn.Module):
-    """SyncNet v2 of joonson/syncnet_python (MIT), with its tensor names, so that `syncnet_v2.model` loads."""
+    """SyncNet v2 of joonson/syncnet_python (MIT), with the tensor names of `syncnet_v2.model`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,8 +80,8 @@ class SyncNetV2(nn.Module):
     def video(self, lips: Tensor) -> Tensor:
         """Embed crops (N, 3, T, 224, 224), BGR, 0..255: (N, T - 4, 1024).
 
-        Only the first convolution reaches over time, without padding: a whole clip gives exactly the embeddings of
-        its five-frame windows.
+        Only the first convolution reaches over time, without padding: a whole clip gives exactly the
+        embeddings of its five-frame windows.
         """
         features = self.netcnnlip(lips)[..., 0, 0].transpose(1, 2)  # (N, T - 4, 512)
         return self.netfclip(features.flatten(0, 1)).unflatten(0, features.shape[:2])
@@ -91,7 +92,10 @@ class SyncNetV2(nn.Module):
 
 
 class SmallSyncNet(nn.Module):
-    """The two streams at the size of the demo: lip crops of 32 pixels, embeddings of one norm (`scale`)."""
+    """The two streams at the size of the demo: lip crops of 32 pixels.
+
+    All embeddings have the norm `scale`.
+    """
 
     mfcc_mean: Tensor
     mfcc_std: Tensor
@@ -148,7 +152,7 @@ class SyncExpert:
 
     @property
     def zero_padded(self) -> bool:
-        """Whether the ends of a clip are compared with zero vectors, as the released protocol of v2 does."""
+        """Whether the ends of a clip are compared with zero vectors, as in the protocol of v2."""
         return self.config.architecture == "syncnet_v2"
 
     @torch.no_grad()
@@ -159,8 +163,8 @@ class SyncExpert:
 
         Args:
             frames: (T, H, W, 3) uint8 RGB, the face crop.
-            landmarks: (T, 68, 2) points of the *true* clip in pixels of the crop. They place the mouth, once for the
-                whole clip, so that a generated clip is judged on the same region as the real one.
+            landmarks: (T, 68, 2) points of the *true* clip in pixels of the crop. They place the mouth, once
+                for the whole clip, so that a generated clip is judged on the same region as the real one.
             chunk_frames: how many windows go through the network at a time.
         """
         if len(frames) < LIP_FRAMES:
@@ -213,26 +217,28 @@ def save_syncnet(
         k: (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu()
         for k, v in network.state_dict().items()
     }
-    save_file(tensors, folder / WEIGHTS_NAME)
-    (folder / WEIGHTS_NAME).chmod(0o644)  # safetensors writes for the owner alone
+    weights = folder / SYNC_EXPERT.weights_name
+    save_file(tensors, weights)
+    weights.chmod(0o644)  # safetensors writes for the owner alone
     text = json.dumps(asdict(config), indent=2, sort_keys=True)
     (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def load_syncnet(folder: str | Path, device: str | torch.device = "cpu") -> SyncExpert:
-    """Load the sync expert of a folder that `save_syncnet` wrote; half precision is widened to float32.
+    """Load the sync expert of a folder that `save_syncnet` wrote.
+
+    Weights stored in half precision are widened to float32, which is exact.
 
     Raises:
         UserError: if the folder is none, or its weights do not fit its config.
     """
     folder = Path(folder)
-    if not (folder / CONFIG_NAME).is_file() or not (folder / WEIGHTS_NAME).is_file():
-        raise UserError(f"{folder} is no sync expert: {CONFIG_NAME} and {WEIGHTS_NAME} are needed")
+    SYNC_EXPERT.check(folder)
     values = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     try:
         config = SyncnetConfig(**{**values, "channels": tuple(values["channels"])})
         network = build_syncnet(config)
-        tensors = load_file(folder / WEIGHTS_NAME)
+        tensors = load_file(folder / SYNC_EXPERT.weights_name)
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except (KeyError, TypeError, RuntimeError) as e:
         raise UserError(
