@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from random_shards import write_random_shard, write_small_autoencoder
 
+from difftalk.config.training import TrainingSettings
 from difftalk.stages import train
+from difftalk.training import loop
 
 
 def main() -> None:
@@ -26,10 +28,10 @@ def main() -> None:
     parser.add_argument("--precision", choices=["no", "bf16"], default="bf16")
     args = parser.parse_args()
 
-    settings = train.Settings(
+    settings = TrainingSettings(
         steps=args.steps, batch_size=args.batch_size, precision=args.precision, log_every=1
     )
-    save = train.save_checkpoint
+    save = loop.save_checkpoint
 
     def save_and_tell(*arguments: Any) -> Path:
         steps_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -42,7 +44,7 @@ def main() -> None:
         print(f"checkpoint: {path.stat().st_size / 1e9:.2f} GB in {seconds:.0f} s")
         return path
 
-    train.save_checkpoint = save_and_tell
+    loop.save_checkpoint = save_and_tell
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_random_shard(folder / "train-000.tar", clips=1, frames=130)

@@ -3,8 +3,8 @@
 python benchmarks/kills.py --kills 20
 python benchmarks/kills.py --kills 10 --processes 2 --data-workers 1
 
-Each attempt is killed at a random moment, one in four while it starts and the others while it trains, and taken up by the
-same command; a training that comes through is compared with the undisturbed one and begun anew, until there were as
+Each attempt is killed at a random moment, one in four while it starts and the others while it trains, and resumed by
+the same command. A training that finishes is compared with the uninterrupted one and begun again, until there were as
 many kills.
 """
 
@@ -65,7 +65,7 @@ def main() -> None:
             started = until_it_trains(job, folder / "state-whole")
             assert job.wait() == 0
         start_s, loop_s = started - began, time.monotonic() - started
-        print(f"undisturbed: {start_s:.1f} s to start, {loop_s:.1f} s for {args.steps} steps", flush=True)
+        print(f"uninterrupted: {start_s:.1f} s to start, {loop_s:.1f} s for {args.steps} steps", flush=True)
 
         kills = finished = status = 0
         while kills < args.kills or status != 0:
@@ -99,7 +99,7 @@ def main() -> None:
                     flush=True,
                 )
         print(
-            f"{kills} kills, {finished} trainings came through, every one with the weights of the undisturbed"
+            f"{kills} kills, {finished} trainings finished, every one with the weights of the uninterrupted"
         )
 
 

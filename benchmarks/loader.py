@@ -12,7 +12,8 @@ from pathlib import Path
 
 from random_shards import write_random_shard
 
-from difftalk.training.data import LatentClips, Steps, batch_indices, load_steps
+from difftalk.models.examples import LatentClips
+from difftalk.training.data import Steps, batch_indices, load_steps
 
 HDTF_FRAMES = 1_500_000  # 16 hours
 

@@ -11,6 +11,7 @@ import time
 import torch
 
 from difftalk.models.denoiser import build_denoiser, use_one_token_shortcut
+from difftalk.runtime.device import default_device
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     torch.manual_seed(0)
     model = build_denoiser((256, 512, 768, 1024), 2, 32, 128, 2, args.size).to(device)
     x = torch.randn(args.batch_size, 9, args.size, args.size, device=device)

@@ -89,3 +89,14 @@ def test_conditions_decide_what_the_denoiser_sees(
 def test_a_loss_that_is_not_a_number_stops_the_training(made: Path) -> None:
     with pytest.raises(UserError, match=r"loss became nan at step \d+.*learning_rate"):
         train(made, "diverged", learning_rate=1.0e30, gradient_clip=1.0e30)
+
+
+def test_what_a_training_without_curves_needs_not_is_not_imported(made: Path) -> None:
+    imported = subprocess.run(
+        [sys.executable, "-c", "import sys, difftalk.training.loop; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "torch" in imported
+    assert not {"tensorboard", "difftalk.sampling.pipeline", "cv2", "matplotlib"} & set(imported)

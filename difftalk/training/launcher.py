@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-LAST_WORDS_S = 10.0  # between the end of one process in failure and that of the others, who would wait for it
+GRACE_S = 10.0  # after one process has failed, until the others, which would wait for it, are killed
 PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
 
 
@@ -29,10 +29,18 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def launch(processes: int, argv: Sequence[str]) -> int:
-    """Run `difftalk ARGV` in `processes` processes and return 0, or the exit status of the first that failed.
+def launch(processes: int, argv: Sequence[str], module: str = "difftalk") -> int:
+    """Run a command in several processes that train together.
 
-    SIGTERM and SIGUSR1 are handed on to all. CPU threads (`OMP_NUM_THREADS`) are shared out among them.
+    SIGTERM and SIGUSR1 are forwarded to all. CPU threads (`OMP_NUM_THREADS`) are shared out among them.
+
+    Args:
+        processes: how many.
+        argv: arguments of the command.
+        module: the command, as `python -m` takes it.
+
+    Returns:
+        0, or the exit status of the first that failed; 128 + the signal's number where a signal ended it.
     """
     threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1) // processes)
     shared = {
@@ -45,17 +53,17 @@ def launch(processes: int, argv: Sequence[str]) -> int:
     children = []
     for number in range(processes):
         environment = {k: str(v) for k, v in (shared | {"RANK": number, "LOCAL_RANK": number}).items()}
-        command = [sys.executable, "-m", "difftalk", *argv]
+        command = [sys.executable, "-m", module, *argv]
         children.append(
             subprocess.Popen(command, env=os.environ | environment, preexec_fn=_end_with_parent)  # noqa: PLW1509
         )
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         for child in children:
             child.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, hand_on)
+        signal.signal(number, forward)
 
     failed, since = 0, 0.0
     try:
@@ -63,7 +71,7 @@ def launch(processes: int, argv: Sequence[str]) -> int:
             if not failed:
                 failed = next((c.returncode for c in children if c.returncode), 0)
                 since = time.monotonic()
-            elif time.monotonic() - since > LAST_WORDS_S:
+            elif time.monotonic() - since > GRACE_S:
                 break
             time.sleep(0.1)
     finally:
