@@ -1,8 +1,9 @@
-"""Training steps at the paper's full size, on this machine's GPU or else its CPU: seconds and peak memory.
+"""Time training steps at the paper's size, on a GPU or else the CPU, and their peak memory.
 
 python benchmarks/full_size_step.py --batch-size 1
 
-It is the training itself (`difftalk train`) on a shard of random latents of 3 x 64 x 64; on a GPU raise --batch-size.
+It is the training itself (`difftalk train`) on a shard of random latents of 3 x 64 x 64. On a GPU, use
+a larger --batch-size.
 """
 
 import argparse
@@ -64,7 +65,8 @@ def main() -> None:
         else f"CPU, {torch.get_num_threads()} threads"
     )
     print(
-        f"{facts['parameters']['unet']:,} parameters of the UNet, {args.precision}, batch of {args.batch_size}, {where}"
+        f"{facts['parameters']['unet']:,} parameters of the UNet, {args.precision}, "
+        f"batch of {args.batch_size}, {where}"
     )
     for line in log:
         print(f"step {line['step']}: {args.batch_size / line['images_per_s']:.1f} s, loss {line['loss']:.4f}")

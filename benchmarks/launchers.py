@@ -1,9 +1,10 @@
-"""What a launcher of several processes does when a training is killed or signalled: ours against torchrun, in one run.
+"""Compare launchers of several processes under kills and signals: ours against torchrun.
 
 python benchmarks/launchers.py
 
-Each launcher starts two processes of a dummy training (this file with --worker), which answers SIGUSR1 and SIGTERM as
-ours does: it finishes its step and exits with 128 + the signal's number. A Markdown table is printed.
+Each launcher starts two processes of a dummy training (this file with --worker), which answers SIGUSR1 and
+SIGTERM as ours does: it finishes its step and exits with 128 + the signal's number. The output is a table in
+Markdown, a row a launcher.
 """
 
 import argparse
@@ -28,9 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--worker", metavar="FOLDER", type=Path, help="be a worker that notes its steps there")
+    parser.add_argument("--worker", metavar="FOLDER", type=Path, help="be a worker that writes there")
     parser.add_argument("--status", type=int, help="of a worker: exit with this at once, in rank 0")
-    parser.add_argument("--ours", nargs=argparse.REMAINDER, help="start workers with these arguments by our launcher")
+    parser.add_argument("--ours", nargs=argparse.REMAINDER, help="start such workers by our launcher")
     args = parser.parse_args()
     if args.worker is not None:
         sys.exit(worker(args.worker, args.status))
@@ -93,7 +94,7 @@ def orphans(command: list[str]) -> str:
 
 
 def signalled(command: list[str], number: signal.Signals) -> str:
-    """Send the launcher a signal: the workers that finished their step, and the launcher's exit status."""
+    """Send the launcher a signal; return the workers that finished their step, and its status."""
 
     def send(job: subprocess.Popen, folder: Path) -> str:
         pids = [int(path.read_text()) for path in folder.glob("started-*")]
@@ -109,7 +110,7 @@ def signalled(command: list[str], number: signal.Signals) -> str:
 
 
 def exited(command: list[str], status: int) -> str:
-    """The launcher's exit status where rank 0 exits with `status`."""
+    """Return the launcher's exit status where rank 0 exits with `status`."""
     with tempfile.TemporaryDirectory() as name:
         arguments = ["--worker", name, "--status", str(status)]
         done = subprocess.run([*command, *arguments], env=environment(), capture_output=True, check=False)
@@ -117,7 +118,7 @@ def exited(command: list[str], status: int) -> str:
 
 
 def while_training(command: list[str], act: Callable[[subprocess.Popen, Path], str]) -> str:
-    """What `act` says of the launcher and the workers' folder, once all workers are within a step."""
+    """Return what `act` finds with the launcher and the workers' folder, once all are within a step."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with subprocess.Popen(
@@ -135,13 +136,13 @@ def while_training(command: list[str], act: Callable[[subprocess.Popen, Path], s
 
 
 def environment() -> dict[str, str]:
-    """This process's, with our package and this file importable."""
+    """Return this process's environment, with our package and this file importable."""
     paths = [str(HERE.parents[1]), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs, and is not just waiting to be reaped."""
+    """Return whether the process runs, and is not just waiting to be reaped."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""What the exact shortcut gains: forward and backward of the denoiser with cross-attention to one token, and as a bias.
+"""Time the one-token shortcut: the UNet with cross-attention to one token, and as a bias.
 
 python benchmarks/shortcut.py --precision no --batch-size 1
 
-The paper's UNet, on this machine's GPU or else its CPU; the two take turns, and the least of several times counts.
+The paper's UNet, on a GPU or else the CPU; the two take turns, and the least of several times counts.
 """
 
 import argparse
@@ -54,7 +54,8 @@ def main() -> None:
         f"{device}, precision {args.precision}, batch of {args.batch_size}, latent {args.size} x {args.size}"
     )
     print(
-        f"attention {attention:.2f} s, bias {bias:.2f} s, {attention / bias:.3f} times; outputs {apart:.1e} apart"
+        f"attention {attention:.2f} s, bias {bias:.2f} s, {attention / bias:.3f} times; "
+        f"outputs {apart:.1e} apart"
     )
 
 

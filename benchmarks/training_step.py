@@ -1,12 +1,13 @@
-"""Images per second of a training step: ours against the official formulation, same UNet, same batch, in one run.
+"""Compare images/s of a training step of ours with the official formulation, in one run.
 
 python benchmarks/training_step.py [--batch 32] [--compile]
 
-Official formulation: per image the first stage encodes target, masked frame and reference; all in float32; attention is
-softmax(q k) v spelled out, for the one context token too; AdamW and the average of the weights go tensor by tensor.
-Left out in its favour: decoding of its JPEG files, and its gradient checkpointing. Ours: latents from a training shard,
-read from disk within the step; bf16 autocast, channels last, the one-token shortcut, fused attention, fused AdamW.
-Steps are taken in turn and medians compared. On a GPU the nets are the paper's; on a CPU they are narrower.
+Both have the same UNet and batch. Official formulation: per image the first stage encodes target, masked
+frame and reference; all in float32; attention is softmax(q k) v spelled out, for the one context token too;
+AdamW and the average of the weights go tensor by tensor. Left out in its favour: decoding of its JPEG files,
+and its gradient checkpointing. Ours: latents from a training shard, read from disk within the step; bf16
+autocast, channels last, the one-token shortcut, fused attention, fused AdamW. Steps are taken in turn and
+medians compared. On a GPU the nets are the paper's; on a CPU they are narrower.
 """
 
 import argparse
@@ -276,7 +277,8 @@ def main() -> None:
     count = sum(p.numel() for p in unet.parameters())
     print(f"{name}; torch {torch.__version__}; UNet {args.channels}, {count:,} parameters, {width};")
     print(
-        f"first stage {args.first_stage}; latents {LATENT} x {LATENT}; batch {args.batch}; {args.repeats} steps each"
+        f"first stage {args.first_stage}; latents {LATENT} x {LATENT}; batch {args.batch}; "
+        f"{args.repeats} steps each"
     )
 
     with tempfile.TemporaryDirectory() as folder:

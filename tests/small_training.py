@@ -57,7 +57,7 @@ def train(
     processes: int = 1,
     **changes: object,
 ) -> Path:
-    """Train in this process; `changes` are settings other than `TINY`. Return the folder of the model."""
+    """Train in this process, with `changes` to `TINY`; return the folder of the model."""
     run(
         shards=[made / "train-000.tar"],
         autoencoder=made / "autoencoder",

@@ -1,4 +1,4 @@
-"""Fault tolerance of the training: signals, processes, damaged files, full disks, edited configuration, bad data."""
+"""Fault tolerance of training: signals, damaged files, full disks, edited settings, bad data."""
 
 import json
 import os
@@ -103,7 +103,7 @@ def difftalk_train(made: Path, name: str, processes: int, **changes: object) -> 
 
 
 def test_processes_that_prepare_batches_do_not_hold_up_the_end(made: Path) -> None:
-    """The workers ignore signals, which the training answers for them: Python would wait for them for ever."""
+    """Workers ignore signals: at its exit, Python would wait for them for ever."""
     command = [*difftalk_train(made, "prepared", 1, steps=5000), "--data-workers", "1"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as job:
         while not checkpoints(made, "prepared"):
@@ -117,7 +117,7 @@ def test_processes_that_prepare_batches_do_not_hold_up_the_end(made: Path) -> No
 
 
 def test_two_processes_train_the_model_of_one_with_twice_the_batch_though_signalled(made: Path) -> None:
-    """Two gloo processes of 2 x 1 frames each against one of 4, with a loss whose denominator differs by frame."""
+    """Two gloo processes of 2 x 1 frames against one of 4; the loss's denominator differs by frame."""
     changes = {"loss_region": "generated", "gradient_clip": 1.0, "steps": 12}
     one = train(made, "one", **changes)
     command = difftalk_train(made, "two", 2, gradient_accumulation_steps=2, **changes)
@@ -134,7 +134,8 @@ def test_two_processes_train_the_model_of_one_with_twice_the_batch_though_signal
     logs = [[json.loads(x) for x in (m / "log.jsonl").read_text().splitlines()] for m in (one, made / "two")]
     assert [line["step"] for line in logs[1]] == [2, 4, 6, 8, 10, 12]
     for ours, theirs in zip(*logs, strict=True):
-        # The same sums in another order: float32 rounding. Another batch or other noise would differ in the first digit.
+        # The same sums in another order: float32 rounding. Another batch or other noise would differ in the
+        # first digit.
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
     expected, found = weights(one), weights(made / "two")
     moved = torch.cat([(expected[k] - found[k]).flatten() for k in expected])

@@ -1,4 +1,4 @@
-"""Training: it learns, it resumes where it was killed, and what it writes can be sampled from."""
+"""Training: it learns, resumes where it was killed, and writes what can be sampled from."""
 
 import json
 import subprocess
@@ -39,7 +39,8 @@ from difftalk.config.training import TrainingSettings
 from difftalk.stages.train import run
 made = Path({str(made)!r})
 settings = from_dict(TrainingSettings, {TINY!r}, "test")
-run(shards=[made / "train-000.tar"], autoencoder=made / "autoencoder", settings=settings, state=state, out=made / "killed")
+shards, autoencoder = [made / "train-000.tar"], made / "autoencoder"
+run(shards=shards, autoencoder=autoencoder, settings=settings, state=state, out=made / "killed")
 """
     died = subprocess.run([sys.executable, "-c", victim], capture_output=True, check=False)
     assert died.returncode == -9, died.stderr.decode()

@@ -1,4 +1,4 @@
-"""Which frames are trained on: every one, once an epoch, with references far enough away, resumable at any step."""
+"""Which frames are trained on: every one, once an epoch, with references far enough away."""
 
 import pickle
 

@@ -1,7 +1,8 @@
-"""One stage in several processes on this machine, that train together: started, signalled and ended as one.
+"""The launcher: several processes on this machine that train together, signalled and ended as one.
 
-In place of `torchrun`, whose processes outlive it when it is killed, which SIGUSR1 ends on the spot, and which tells of
-every failure as status 1. The processes find each other by the same variables, so any other launcher will do as well.
+It stays beside `torchrun`, whose workers outlive it when it gets SIGKILL, and which exits with 1 whatever
+status a worker ended with (`python benchmarks/launchers.py`). The processes find each other by the same
+variables, so any other launcher will do as well.
 """
 
 import ctypes
@@ -19,13 +20,13 @@ PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent di
 
 
 def rank() -> int | None:
-    """Return the number of this process among those that train together; None where none was launched."""
+    """Return the number of this process among those that train together; None without a launcher."""
     given = os.environ.get("RANK")
     return None if given is None else int(given)
 
 
 def world_size() -> int:
-    """Return the number of processes that train together; 1 where none was launched."""
+    """Return the number of processes that train together; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -54,9 +55,12 @@ def launch(processes: int, argv: Sequence[str], module: str = "difftalk") -> int
     for number in range(processes):
         environment = {k: str(v) for k, v in (shared | {"RANK": number, "LOCAL_RANK": number}).items()}
         command = [sys.executable, "-m", module, *argv]
-        children.append(
-            subprocess.Popen(command, env=os.environ | environment, preexec_fn=_end_with_parent)  # noqa: PLW1509
+        child = subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - there are no threads yet
         )
+        children.append(child)
 
     def forward(number: int, frame: FrameType | None) -> None:
         for child in children:
@@ -89,4 +93,5 @@ def _free_port() -> int:
 
 
 def _end_with_parent() -> None:
+    """Let the kernel kill this process when its parent dies, however that happens (Linux)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
