@@ -118,7 +118,7 @@ def test_two_processes_train_the_model_of_one_with_twice_the_batch_though_signal
     """Two gloo processes of 2 x 1 frames each against one of 4, with a loss whose denominator differs by frame."""
     changes = {"loss_region": "generated", "gradient_clip": 1.0, "steps": 12}
     one = train(made, "one", **changes)
-    command = difftalk_train(made, "two", 2, accumulation=2, **changes)
+    command = difftalk_train(made, "two", 2, gradient_accumulation_steps=2, **changes)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
         while not checkpoints(made, "two"):
             assert job.poll() is None, (made / "two.log").read_text()
@@ -182,7 +182,7 @@ def test_another_configuration_is_refused_with_the_keys_that_differ(made: Path) 
         train(made, "edited", learning_rate=2e-3, ema_decay=0.9)
     assert checkpoints(made, "edited"), "nothing is deleted"
     with pytest.raises(UserError, match="steps 8 -> 9"):
-        train(made, "edited", final_rate=0.5, steps=9)
+        train(made, "edited", final_lr_fraction=0.5, steps=9)
 
 
 def test_more_steps_and_how_it_runs_may_change(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,6 +284,6 @@ def test_bad_data_stops_the_training_with_the_batch_and_the_last_good_checkpoint
 
 def test_a_batch_that_cannot_be_shared_out_evenly_is_refused(made: Path) -> None:
     with pytest.raises(
-        UserError, match=r"batch_size 4 .* multiple of 1 processes x training\.accumulation 3"
+        UserError, match=r"batch_size 4 .* multiple of 1 processes x training\.gradient_accumulation_steps 3"
     ):
-        train(made, "uneven", accumulation=3)
+        train(made, "uneven", gradient_accumulation_steps=3)

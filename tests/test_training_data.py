@@ -7,9 +7,10 @@ import pytest
 import torch
 from small_training import write_made
 
+from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
 from difftalk.training.checkpoint import resume, save_checkpoint
-from difftalk.training.data import LatentClips, Steps, batch_indices, draw_reference, load_steps
+from difftalk.training.data import Steps, batch_indices, draw_reference, load_steps
 
 
 def test_every_epoch_shows_every_frame_once_in_a_new_order() -> None:

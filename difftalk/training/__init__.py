@@ -1,1 +1,1 @@
-"""Training of the denoiser, of the first stage and of the sync expert."""
+"""Training: the denoiser's loop and what it is made of, and what the first stage and the sync expert share with it."""

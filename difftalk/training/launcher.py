@@ -19,9 +19,14 @@ PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent di
 
 
 def rank() -> int | None:
-    """The number of this process among those that train together; None where none was launched."""
+    """Return the number of this process among those that train together; None where none was launched."""
     given = os.environ.get("RANK")
     return None if given is None else int(given)
+
+
+def world_size() -> int:
+    """Return the number of processes that train together; 1 where none was launched."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def launch(processes: int, argv: Sequence[str]) -> int:
