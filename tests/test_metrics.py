@@ -16,12 +16,14 @@ from drawn_clips import speaker, write_crops, write_sample
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from difftalk.config.evaluation import Evaluation
 from difftalk.evaluation import metrics
+from difftalk.evaluation.mouth import MouthOpening, correlation, opening
+from difftalk.evaluation.scores import IMAGE_METRICS
 from difftalk.pretrained import table as weights
 from difftalk.runtime.errors import UserError
 from difftalk.stages import score
 from difftalk.stages import weights as obtain
-from difftalk.stages.score import Settings
 from difftalk.stages.syncnet import EMBEDDED
 
 
@@ -59,7 +61,7 @@ def test_ssim_equals_skimage_and_its_map_the_formula():
     np.testing.assert_allclose(metrics.ssim_map(truth, frame), np.mean(parts, axis=0), rtol=1e-7)
 
 
-def write_trunk(folder):
+def write_backbone(folder):
     """AlexNet's convolutions with random weights, in a file whose name carries its hash as torchvision's
     does."""
     torch.manual_seed(0)
@@ -73,8 +75,8 @@ def write_trunk(folder):
     return path.rename(named), state
 
 
-def test_lpips_equals_the_package_with_the_same_trunk(tmp_path):
-    path, state = write_trunk(tmp_path)
+def test_lpips_equals_the_package_with_the_same_backbone(tmp_path):
+    path, state = write_backbone(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
@@ -94,30 +96,30 @@ def test_lpips_equals_the_package_with_the_same_trunk(tmp_path):
     assert (found > 0).all()
 
 
-def test_lpips_without_its_trunk_is_missing_and_a_damaged_trunk_is_refused(tmp_path, monkeypatch):
+def test_lpips_without_its_backbone_is_missing_and_a_damaged_backbone_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("DIFFTALK_WEIGHTS", str(tmp_path / "weights"))
-    assert metrics.find_lpips_trunk(None) is None
-    with pytest.raises(UserError, match="lpips_trunk"):
-        metrics.find_lpips_trunk(str(tmp_path / "none.pth"))
+    assert metrics.find_lpips_backbone(None) is None
+    with pytest.raises(UserError, match="lpips_backbone"):
+        metrics.find_lpips_backbone(str(tmp_path / "none.pth"))
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
-    path, _ = write_trunk(tmp_path)
-    damaged = path.rename(cache / metrics.LPIPS_TRUNK)
-    assert metrics.find_lpips_trunk(None) == damaged
+    path, _ = write_backbone(tmp_path)
+    damaged = path.rename(cache / metrics.LPIPS_BACKBONE)
+    assert metrics.find_lpips_backbone(None) == damaged
     with pytest.raises(UserError, match="sha256"):
         metrics.Lpips(damaged)
 
 
-def test_lpips_takes_the_trunk_of_the_weights_table(tmp_path, monkeypatch):
+def test_lpips_takes_the_backbone_of_the_weights_table(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFTALK_WEIGHTS", str(tmp_path / "weights"))
-    path, _ = write_trunk(tmp_path)
+    path, _ = write_backbone(tmp_path)
     digits = path.stem.rpartition("-")[2]
     monkeypatch.setitem(weights.WEIGHTS, "alexnet", replace(weights.WEIGHTS["alexnet"], sha256=digits))
     obtain.import_file(name="alexnet", file=path)
-    found = metrics.find_lpips_trunk(None)
+    found = metrics.find_lpips_backbone(None)
     assert found == tmp_path / "weights" / "alexnet.safetensors"
-    assert metrics.find_lpips_trunk(str(path)) == path, "the configured file goes first"
+    assert metrics.find_lpips_backbone(str(path)) == path, "the configured file goes first"
     truth = speaker(1)[0][:2]
     values = [metrics.Lpips(p)(truth, noisy(truth), (8, 8, 40, 40))[0] for p in (found, path)]
     np.testing.assert_array_equal(*values)
@@ -135,12 +137,12 @@ def test_the_mouth_box_holds_the_mouth_of_all_frames_and_stays_inside():
 
 def test_mouth_opening_is_measured_from_the_picture_alone():
     frames, landmarks, _ = speaker(5, 4.0)
-    measure = metrics.MouthOpening()
-    truth = metrics.opening(landmarks)
-    assert metrics.correlation(measure(frames, landmarks), truth) > 0.9
+    measure = MouthOpening()
+    truth = opening(landmarks)
+    assert correlation(measure(frames, landmarks), truth) > 0.9
     # A still picture has nothing of the movement that the landmarks know of.
     still = measure(np.repeat(frames[:1], len(frames), axis=0), landmarks)
-    follows = metrics.correlation(still, truth)
+    follows = correlation(still, truth)
     assert follows is None or abs(follows) < 0.5
 
 
@@ -148,8 +150,8 @@ def test_correlation_is_pearsons_and_undefined_without_variation():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 50))
     expected = ((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std())
-    assert metrics.correlation(a, b) == pytest.approx(expected)
-    assert metrics.correlation(a, np.ones(50)) is None
+    assert correlation(a, b) == pytest.approx(expected)
+    assert correlation(a, np.ones(50)) is None
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +173,7 @@ def scored(tmp_path_factory):
             samples=folder / method,
             crops=crops,
             syncnet=EMBEDDED,
-            settings=Settings(),
+            settings=Evaluation(),
             out=out,
         )
         rows[method] = pq.read_table(out)
@@ -196,7 +198,7 @@ def test_a_clip_row_is_the_mean_of_its_frames(scored):
 def test_the_truth_has_no_picture_metrics_but_sync_and_mouth(scored):
     _, rows = scored
     for row in clip_rows(rows["ground_truth"]).values():
-        assert all(row[name] is None for name in score.PICTURE)
+        assert all(row[name] is None for name in IMAGE_METRICS)
         assert row["sync_confidence"] > 0 and row["mouth_corr"] > 0.9
 
 
@@ -209,7 +211,9 @@ def test_a_damaged_video_keeps_its_row(scored):
 def test_protocol_is_written_beside_the_rows(scored):
     _, rows = scored
     protocol = json.loads(rows["mine"].schema.metadata[b"protocol"])
-    assert protocol["crop_pixels"] == "64" and protocol["lpips"].startswith("not computed: no AlexNet trunk")
+    assert protocol["crop_pixels"] == "64" and protocol["lpips"].startswith(
+        "not computed: no AlexNet backbone"
+    )
     assert protocol == json.loads(rows["ground_truth"].schema.metadata[b"protocol"])
 
 
@@ -220,7 +224,7 @@ def test_videos_of_another_size_rate_or_length(scored, tmp_path):
     write_sample(tmp_path / "a.mp4", large, sound)
     write_sample(tmp_path / "b.mp4", frames[:30])
     out = tmp_path / "m.parquet"
-    settings = Settings()
+    settings = Evaluation()
     score.run(
         method="m",
         samples=tmp_path,
@@ -243,6 +247,6 @@ def test_a_folder_of_other_names_is_refused(scored, tmp_path):
             samples=tmp_path,
             crops=folder / "test-000.tar",
             syncnet=EMBEDDED,
-            settings=Settings(),
+            settings=Evaluation(),
             out=tmp_path / "m.parquet",
         )

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from drawn_clips import speaker, write_crops, write_sample
 
+from difftalk.config.report import ReportSettings
 from difftalk.media.audio import read_audio
 from difftalk.media.probe import probe
 from difftalk.media.video import read_video
+from difftalk.reporting import panels
+from difftalk.reporting.checks import checks
+from difftalk.reporting.curves import smoothed
 from difftalk.stages import report
-from difftalk.stages.report import Settings
 
 NASTY = 'x<script>"&'
 
@@ -51,7 +54,7 @@ def page(tmp_path_factory):
     for name in ("one", "two"):
         report.run(
             tables=tables, funnel=folder / "funnel.csv", quality=[folder / "q.csv"], models=[model],
-            samples=samples, crops=[crops], settings=Settings(run=NASTY, gallery_clips=2),
+            samples=samples, crops=[crops], settings=ReportSettings(run=NASTY, gallery_clips=2),
             out=folder / name / "report", zip=folder / name / "report.zip",
         )  # fmt: skip
     return folder
@@ -90,7 +93,7 @@ def test_names_are_escaped(page):
 def test_it_shows_tables_funnel_quality_and_curves(page):
     text = (page / "one" / "report" / "index.html").read_text()
     assert "31.25" in text and "LPIPS not computed" in text
-    assert "shorter than was asked for" in text
+    assert "shorter than requested" in text
     assert "100.00% of 120 frames" in text and "4.00% of the outer" in text and "reached" in text
     assert "<svg" in text and "Conditions" not in text  # a table without rows is left out
 
@@ -100,7 +103,7 @@ def test_gallery_videos_play_with_sound_and_say_that_they_are_synthetic(page):
     info = probe(path)
     frames, _, sound = speaker(1, 1.2)
     assert info.codec == "h264" and info.has_audio and info.fps == 25
-    assert (info.width, info.height) == (4 * 192, 192 + report.LABEL_HEIGHT)
+    assert (info.width, info.height) == (4 * 192, 192 + panels.LABEL_HEIGHT)
     assert len(read_video(path)) == len(frames)
     heard = read_audio(path)[: len(sound)]
     assert np.corrcoef(heard, sound[: len(heard)])[0, 1] > 0.9
@@ -110,12 +113,12 @@ def test_gallery_videos_play_with_sound_and_say_that_they_are_synthetic(page):
 
 
 def test_panels_are_source_masked_reference_and_methods_without_seeds(page):
-    clip = report.chosen_clips([page / "test-000.tar"], 1)[0]
-    found = report.by_method(sorted((page / "samples").glob("*/*")))
-    panels = report.panels_of(clip, found, ())
-    assert [p.label for p in panels] == ["source", "masked", "reference", "difftalk"]
-    assert (panels[1].frames[0, -1] == 0).all()
-    assert report.by_method([page / "samples" / "difftalk"]) == {
+    clip = panels.chosen_clips([page / "test-000.tar"], 1)[0]
+    found = panels.by_method(sorted((page / "samples").glob("*/*")))
+    shown = panels.panels_of(clip, found, ())
+    assert [p.label for p in shown] == ["source", "masked", "reference", "difftalk"]
+    assert (shown[1].frames[0, -1] == 0).all()
+    assert panels.by_method([page / "samples" / "difftalk"]) == {
         "difftalk": [page / "samples/difftalk/test-000"]
     }
 
@@ -131,7 +134,7 @@ def test_the_same_report_is_the_same_bytes(page):
 def test_a_run_without_test_clips_still_has_a_page(page, tmp_path):
     report.run(
         tables=page / "tables", funnel=page / "funnel.csv", quality=[], models=[], samples=[], crops=[],
-        settings=Settings(), out=tmp_path / "r", zip=tmp_path / "r.zip",
+        settings=ReportSettings(), out=tmp_path / "r", zip=tmp_path / "r.zip",
     )  # fmt: skip
     assert "No test clip was kept" in (tmp_path / "r" / "index.html").read_text()
 
@@ -139,12 +142,12 @@ def test_a_run_without_test_clips_still_has_a_page(page, tmp_path):
 def test_gallery_takes_each_identity_before_a_second_clip_of_one(tmp_path):
     clips = {name: speaker(1, 1.2) for name in ("a", "b", "c")}
     path = write_crops(tmp_path / "t.tar", clips)
-    assert [c.clip_id for c in report.chosen_clips([path], 2)] == ["a", "b"]
+    assert [c.clip_id for c in panels.chosen_clips([path], 2)] == ["a", "b"]
 
 
 def test_smoothing_keeps_length_and_mean_of_a_constant():
-    assert np.allclose(report.smoothed(np.ones(30)), 1)
-    assert report.smoothed(np.arange(5.0)).shape == (5,)
+    assert np.allclose(smoothed(np.ones(30)), 1)
+    assert smoothed(np.arange(5.0)).shape == (5,)
 
 
 def test_checks_say_what_was_found_and_whether_it_holds():
@@ -154,5 +157,5 @@ def test_checks_say_what_was_found_and_whether_it_holds():
         "no_audio": {"sync_confidence": 0.5},
         "reference_copy": {"psnr_mouth": 20.0},
     }
-    assert [holds for _, _, holds in report.checks(rows)] == [True, True, True, False]
-    assert report.checks({"difftalk": rows["difftalk"] | {"mouth_corr": None}}) == []
+    assert [holds for _, _, holds in checks(rows)] == [True, True, True, False]
+    assert checks({"difftalk": rows["difftalk"] | {"mouth_corr": None}}) == []

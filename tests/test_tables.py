@@ -8,11 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from difftalk.config.report import TablesSettings
+from difftalk.evaluation.scores import SCHEMA
 from difftalk.media.shards import write_shard
+from difftalk.reporting.tables import TITLES
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.rejects import Reject, write_rejects
 from difftalk.stages import funnel, tables
-from difftalk.stages.score import SCHEMA
 
 PLAN = [(f"c{i}", "test" if i < 4 else "train") for i in range(8)]
 
@@ -52,7 +54,7 @@ def write_metrics(path, method, clips, protocol=None):
 def make(tmp_path, methods, **settings):
     paths = [write_metrics(tmp_path / "metrics" / f"{m}.parquet", m, clips) for m, clips in methods.items()]
     plan = write_plan(tmp_path / "plan.parquet")
-    tables.run(metrics=paths, plan=plan, settings=tables.Settings(**settings), out=tmp_path / "tables")
+    tables.run(metrics=paths, plan=plan, settings=TablesSettings(**settings), out=tmp_path / "tables")
     return tmp_path / "tables"
 
 
@@ -121,7 +123,7 @@ def test_seeds_show_mean_and_spread_and_whether_orders_exceed_it(tmp_path):
 def test_one_rule_gives_all_forms_and_names_are_escaped(tmp_path):
     out = make(tmp_path, {"x<b>|&_1": {"c0": {"psnr": 30.0}}}, run="r", notes={"sampling": "10 steps"})
     assert {p.name for p in out.iterdir()} == {
-        *(f"{t}.{s}" for t in tables.TITLES for s in ("csv", "md", "tex", "html")),
+        *(f"{t}.{s}" for t in TITLES for s in ("csv", "md", "tex", "html")),
         "protocol.json",
     }
     assert "x&lt;b&gt;|&amp;_1" in (out / "comparison.html").read_text()
@@ -141,7 +143,7 @@ def test_scores_of_two_protocols_are_not_mixed(tmp_path):
         tables.run(
             metrics=[one, two],
             plan=write_plan(tmp_path / "p"),
-            settings=tables.Settings(),
+            settings=TablesSettings(),
             out=tmp_path / "t",
         )
 
@@ -207,7 +209,7 @@ def test_the_funnel_adds_up_in_each_subset_and_as_a_page(flow):
     ]
     assert [r["clips"] for r in lines if r["subset"] == "WDA"] == ["6", "1", "1", "4"]
     page = flow["page"].read_text()
-    assert all(word in page for word in ("RD", "WDA", "after landmarks", "shorter than was asked for"))
+    assert all(word in page for word in ("RD", "WDA", "after landmarks", "shorter than requested"))
 
 
 @pytest.mark.parametrize(

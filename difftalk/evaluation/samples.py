@@ -49,9 +49,7 @@ def read_sample(path: Path | None, truth: np.ndarray, max_missing_frames: int) -
     info = probe(path)
     frames = read_video(path) if abs(info.fps - FPS) < 0.01 else np.stack(list(read_frames(path)))
     if abs(len(frames) - len(truth)) > max_missing_frames:
-        raise ClipError(
-            "length_mismatch", f"{path.name} has {len(frames)} frames, the clip has {len(truth)}"
-        )
+        raise ClipError("length_mismatch", f"{path.name} has {len(frames)} frames, the clip has {len(truth)}")
     height, width = truth.shape[1:3]
     if frames.shape[1:3] == (height, width):
         return frames

@@ -44,7 +44,9 @@ def model_card(
         data=_data(facts),
         training=[(key, _text(value)) for key, value in {"steps done": steps, **settings}.items()],
         losses=[(str(entry["step"]), f"{entry['loss']:.5f}") for entry in shown],
-        first_stage=[(key, _text(value)) for key, value in first_stage.items() if not isinstance(value, dict)],
+        first_stage=[
+            (key, _text(value)) for key, value in first_stage.items() if not isinstance(value, dict)
+        ],
         parameters=[(network, f"{count:,}") for network, count in parameters.items()],
         folder=f"{run}/models/{name}",
         run=run,

@@ -63,9 +63,7 @@ class Funnel:
         return Line(stage, reason, len(clips), hours, rate, nme)
 
 
-def build_funnel(
-    planned: list[Clip], cropped: set[str], rejects: Iterable[Reject], found: Found
-) -> Funnel:
+def build_funnel(planned: list[Clip], cropped: set[str], rejects: Iterable[Reject], found: Found) -> Funnel:
     """Return the funnel of a run, checked to add up.
 
     A clip counts at the first stage, in the order of the flow, that rejected it.

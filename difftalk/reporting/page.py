@@ -40,7 +40,9 @@ def report_page(
     """
     protocol: dict[str, str] = json.loads((tables / "protocol.json").read_text(encoding="utf-8"))
     read = {name: read_table(tables / f"{name}.csv", protocol) for name in TABLES}
-    logs = {folder.name: list(read_log(folder / "log.jsonl")) for folder in sorted(models, key=lambda m: m.name)}
+    logs = {
+        folder.name: list(read_log(folder / "log.jsonl")) for folder in sorted(models, key=lambda m: m.name)
+    }
     logs = {name: log for name, log in logs.items() if log}
     return render(
         "report.html.j2",

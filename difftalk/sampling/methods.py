@@ -19,8 +19,8 @@ from difftalk.runtime.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from difftalk.models.examples import LatentClips
     from difftalk.sampling.pipeline import DiffTalkPipeline
-    from difftalk.training.data import LatentClips
 
 FrameMaker = Callable[[Crop], np.ndarray]
 
@@ -118,13 +118,15 @@ def _reconstruction(shard_file: Path, autoencoder: Path, batch_size: int) -> Fra
 def _generated(shard_file: Path, autoencoder: Path, model: Path, settings: Sampling) -> FrameMaker:
     """A trained model, which generates the lower face of each frame."""
     from difftalk.models.autoencoder import decode_latents, load_autoencoder
+    from difftalk.models.examples import LatentClips
     from difftalk.runtime.device import default_device
     from difftalk.sampling.pipeline import DiffTalkPipeline
-    from difftalk.training.data import LatentClips
 
     device = default_device()
     first_stage = load_autoencoder(autoencoder, device)
-    pipeline = DiffTalkPipeline.from_pretrained(model, device, vqvae=None)  # the first stage is loaded already
+    pipeline = DiffTalkPipeline.from_pretrained(
+        model, device, vqvae=None
+    )  # the first stage is loaded already
     clips = LatentClips([shard_file], pipeline.conditioner.neighbours)
     number = {clip_id: i for i, clip_id in enumerate(clips.clip_ids)}
 

@@ -210,10 +210,11 @@ class DiffTalkPipeline(DiffusionPipeline):
         eta: float,
         generator: torch.Generator | None,
     ) -> torch.Tensor:
-        """Latents (B, C, h, w) of B frames; arguments as the attributes of `difftalk.models.examples.Examples`.
+        """Sample the latents (B, C, h, w) of B frames.
 
         Args:
-            known: latents of the real frame, used where `generated` is False.
+            known: (B, C, h, w) latents of the real frames, used where `generated` is False.
+            generated, masked, reference, speech, landmarks: as the attributes of `difftalk.models.examples.Examples`.
             steps: DDIM steps.
             eta: 0 is deterministic DDIM, 1 is DDPM's noise.
             generator: on the CPU, so that every device draws the same noise.

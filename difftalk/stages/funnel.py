@@ -44,7 +44,9 @@ def run(
     whole = funnel.lines({clip.clip_id for clip in planned})
     parts = {subset: funnel.lines(clips) for subset, clips in subsets_of(planned).items()}
     write_csv(out, COLUMNS, whole)
-    write_csv(by_subset, ("subset", *COLUMNS), [(subset, *line) for subset in parts for line in parts[subset]])
+    write_csv(
+        by_subset, ("subset", *COLUMNS), [(subset, *line) for subset in parts for line in parts[subset]]
+    )
     groups = {"all": whole} | (parts if len(parts) > 1 else {})
     with atomic_file(page) as tmp:
         tmp.write_text(funnel_page(groups), encoding="utf-8")
