@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from difftalk.models import syncnet
 from difftalk.models.formats import ldm as official
+from difftalk.models.formats.syncnet_v2 import import_syncnet_v2
 from difftalk.models.formats.torch_file import listed, read_state_dict
 from difftalk.runtime.errors import UserError
 
@@ -36,8 +37,8 @@ def _deepspeech(file: Path, out: Path, called: str) -> None:
 
 
 def _syncnet_v2(file: Path, out: Path, called: str) -> None:
-    network = syncnet.import_syncnet_v2(file)
-    syncnet.save_syncnet(out, syncnet.Config("syncnet_v2", about={"source": called}), network)
+    network = import_syncnet_v2(file)
+    syncnet.save_syncnet(out, syncnet.SyncnetConfig("syncnet_v2", about={"source": called}), network)
 
 
 def _s3fd(file: Path, out: Path, called: str) -> None:
