@@ -6,8 +6,8 @@ from pathlib import Path
 
 from difftalk.config.dataset import DatasetSettings
 from difftalk.config.download import Download
-from difftalk.datasets import open_dataset
 from difftalk.datasets.clips import Clip
+from difftalk.datasets.dataset import open_dataset
 from difftalk.media.probe import probe
 from difftalk.media.video import read_lazy_frames
 from difftalk.runtime.errors import ClipError
