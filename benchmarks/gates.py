@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 
 from difftalk.face.gates import PictureGates, Watch
-from difftalk.media.video import read_frames, write_video
+from difftalk.media.encode import write_video
+from difftalk.media.video import read_frames
 from difftalk.runtime.errors import ClipError
 
 RATIOS = (2.0, 3.0, 4.5, 6.0, 9.0, 12.0, 16.0)

@@ -36,7 +36,9 @@ from difftalk.datasets.clips import Clip, read_plan, write_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
 from difftalk.face import dlib_backend as dlib_faces
 from difftalk.media.audio import read_audio
-from difftalk.media.video import FPS, SOUND_RATE, open_media, read_frames, video_stream
+from difftalk.media.clock import FPS, SAMPLE_RATE
+from difftalk.media.probe import open_media, video_stream
+from difftalk.media.video import read_frames
 from difftalk.runtime.parallel import map_clips
 from difftalk.runtime.rejects import Reject, read_rejects
 from difftalk.stages import plan
@@ -208,7 +210,7 @@ class Sample:
             cv2.imwrite(str(self.folder / f"{k}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         sound = read_audio(self.video, start_s, end_s)
         for k, snippet in enumerate(sound.reshape(self.count, -1)):
-            soundfile.write(self.folder / f"{k}.wav", snippet, SOUND_RATE)
+            soundfile.write(self.folder / f"{k}.wav", snippet, SAMPLE_RATE)
 
     def seek(self) -> np.ndarray:
         """Seconds `(2,)` per frame where picture and sound of each are sought for in the file."""
@@ -219,7 +221,7 @@ class Sample:
                 picture = picture_at(self.video, k / FPS)
                 cv2.imwrite(str(self.folder / f"sought-{k}.jpg"), picture)
                 snippet = read_audio(self.video, k / FPS, (k + 1) / FPS)
-                soundfile.write(self.folder / f"sought-{k}.wav", snippet, SOUND_RATE)
+                soundfile.write(self.folder / f"sought-{k}.wav", snippet, SAMPLE_RATE)
 
         return timed(all_of_them) / len(numbers)
 

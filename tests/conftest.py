@@ -58,11 +58,11 @@ def snakemake(*arguments: str | Path, directory: Path, checkout: Path = ROOT) ->
         cwd=directory,
         check=False,
     )
-    return Finished(done.returncode, done.stdout, _jobs(done.stdout))
+    return Finished(done.returncode, done.stdout, job_counts(done.stdout))
 
 
-def _jobs(said: str) -> dict[str, int]:
-    """The table that follows `Job stats:`, without its total."""
+def job_counts(said: str) -> dict[str, int]:
+    """Jobs by rule: the table that follows `Job stats:`, without its total."""
     table = re.search(r"^Job stats:\njob +count\n[- ]+\n((?:\w+ +\d+\n)+)", said, re.MULTILINE)
     rows = (line.split() for line in table[1].splitlines()) if table else ()
     return {rule: int(count) for rule, count in rows if rule != "total"}

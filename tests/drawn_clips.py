@@ -5,9 +5,9 @@ from pathlib import Path
 
 from embed_syncnet import Filmed, film
 
-from difftalk.media.audio import encode_flac
+from difftalk.media.encode import encode_video, write_video
+from difftalk.media.flac import encode_flac
 from difftalk.media.shards import write_shard
-from difftalk.media.video import encode_video, write_video
 
 
 @cache
@@ -31,5 +31,5 @@ def write_crops(path: Path, clips: dict[str, Filmed], split: str = "test") -> Pa
 
 
 def write_sample(path: Path, frames, sound=None) -> Path:
-    write_video(path, frames, sound=sound, crf=4)
+    write_video(path, frames, audio=sound, crf=4)
     return path

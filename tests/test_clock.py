@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from difftalk.media.audio import read_audio
-from difftalk.media.video import FPS, SOUND_RATE, TIME_TOLERANCE_S, read_frames
+from difftalk.media.clock import FPS, SAMPLE_RATE
+from difftalk.media.video import TIME_TOLERANCE_S, read_frames
 
 SECONDS = 300
 EVERY, LENGTH = 10.0, 0.2  # seconds from flash to flash, and of each
@@ -106,10 +107,10 @@ def first_bright(path: Path, start_s: float) -> list[int]:
 def beep_starts(path: Path, start_s: float) -> list[float]:
     """Seconds of the clip at which the beeps begin: where the level first passes a quarter of the tone's."""
     sound = read_audio(path, start_s, SECONDS).astype(float)
-    assert len(sound) == round((SECONDS - start_s) * SOUND_RATE)
+    assert len(sound) == round((SECONDS - start_s) * SAMPLE_RATE)
     loud = np.abs(sound) > 32768 * 0.5 / 4
-    begins = [k for k in np.flatnonzero(loud) if not loud[max(k - SOUND_RATE, 0) : k].any()]
-    return [k / SOUND_RATE for k in begins]
+    begins = [k for k in np.flatnonzero(loud) if not loud[max(k - SAMPLE_RATE, 0) : k].any()]
+    return [k / SAMPLE_RATE for k in begins]
 
 
 @pytest.mark.parametrize("rate", RATES)

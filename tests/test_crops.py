@@ -6,8 +6,8 @@ import pytest
 
 from difftalk.face import align, tracks
 from difftalk.face import dlib_backend as dlib_faces
+from difftalk.media.encode import encode_video
 from difftalk.media.shards import read_crops
-from difftalk.media.video import encode_video
 from difftalk.stages import crops
 
 SOUND = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
@@ -142,7 +142,7 @@ def test_noise_of_the_landmarks_hardly_moves_the_crop(truth):
 
 def test_aligned_crops_show_the_face_where_their_landmarks_say(stage, rolling):
     frames, points = rolling
-    stage.add("a", encode_video(frames, sound=SOUND))
+    stage.add("a", encode_video(frames, audio=SOUND))
     assert stage.landmarks() == {}
     assert stage.crops(size=128, mode="aligned") == {}
     crop = only_crop(stage)

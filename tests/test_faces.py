@@ -11,8 +11,9 @@ from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
 from difftalk.face import dlib_backend as dlib_faces
 from difftalk.face import tracks
 from difftalk.face.gates import PictureGates
+from difftalk.media.encode import encode_video, write_video
 from difftalk.media.shards import read_crops
-from difftalk.media.video import encode_video, read_frames, write_video
+from difftalk.media.video import read_frames
 from difftalk.models import masks
 from difftalk.stages import crops, landmarks
 
@@ -209,7 +210,7 @@ def test_a_crop_holds_the_face_steadily_with_its_sound_and_landmarks(stage, film
     (crop,) = read_crops(stage.folder / "crops.tar")
     frames = crop.frames()
     assert frames.shape == (50, 128, 128, 3)
-    assert crop.sound.shape == (32_000,)
+    assert crop.audio.shape == (32_000,)
     assert crop.landmarks.shape == (50, 68, 2)
     expected = crops.to_crop(truth, tuple(crop.info["box"]), 128)
     assert error(crop.landmarks, expected) < 0.04
@@ -233,7 +234,7 @@ def test_gaps_in_the_track_are_interpolated_in_the_crop(stage, pictures):
     frames = pictures.copy()
     frames[20:25] = 128
     sound = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
-    stage.add("a", encode_video(frames, sound=sound))
+    stage.add("a", encode_video(frames, audio=sound))
     stage.landmarks(min_detection_rate=0.8, detect_every=1, gates=NO_GATES)
     assert stage.crops() == {}
     (crop,) = read_crops(stage.folder / "crops.tar")
@@ -255,11 +256,11 @@ def test_workers_and_repetition_change_nothing(stage, film):
 
 def test_crops_that_cannot_be_used_say_why(stage, pictures):
     sound = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
-    stage.add("short", encode_video(pictures, sound=sound), 0.0, 0.3)
-    stage.add("curt", encode_video(pictures, sound=sound[:24_000]))
+    stage.add("short", encode_video(pictures, audio=sound), 0.0, 0.3)
+    stage.add("curt", encode_video(pictures, audio=sound[:24_000]))
     half = np.ascontiguousarray(pictures[:, 88:, :])
-    stage.add("low", encode_video(half, sound=sound))
-    stage.add("good", encode_video(pictures, sound=sound))
+    stage.add("low", encode_video(half, audio=sound))
+    stage.add("good", encode_video(pictures, audio=sound))
     assert stage.landmarks() == {}
     assert stage.crops() == {"short": "too_short", "curt": "length_mismatch", "low": "out_of_frame"}
     assert [c.clip_id for c in read_crops(stage.folder / "crops.tar")] == ["good-0"]

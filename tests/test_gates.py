@@ -11,8 +11,9 @@ from conftest import Stage
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
 from difftalk.face.gates import PictureGates, Watch
 from difftalk.media.audio import read_audio
+from difftalk.media.encode import encode_video
 from difftalk.media.shards import read_crops
-from difftalk.media.video import encode_video, read_frames
+from difftalk.media.video import read_frames
 from difftalk.runtime.errors import UserError
 from difftalk.stages.crops import SoundGates, SyncGate
 from difftalk.stages.syncnet import EMBEDDED
@@ -124,7 +125,7 @@ def test_a_second_face_of_comparable_size_is_told(stage, pictures):
 
 
 def test_the_difference_in_length_that_is_borne_is_a_setting(stage, pictures):
-    stage.add("curt", encode_video(pictures, sound=SOUND[:24_000]))
+    stage.add("curt", encode_video(pictures, audio=SOUND[:24_000]))
     stage.landmarks()
     assert stage.crops() == {"curt": "length_mismatch"}
     assert stage.lost["curt"].detail == "1.50 s of sound, 2.00 s of pictures, length_mismatch_seconds=0.04"
@@ -133,7 +134,7 @@ def test_the_difference_in_length_that_is_borne_is_a_setting(stage, pictures):
 
 
 def test_short_clips_are_borne_where_nothing_is_asked(stage, pictures):
-    stage.add("short", encode_video(pictures, sound=SOUND), 0.0, 0.4)
+    stage.add("short", encode_video(pictures, audio=SOUND), 0.0, 0.4)
     stage.landmarks()
     assert stage.crops(min_frames=11) == {"short": "too_short"}
     assert stage.crops(min_frames=None) == {}
@@ -149,7 +150,7 @@ def sync_stage(tmp_path_factory, film, pictures):
     far = np.concatenate([sound[12 * 640 :], np.zeros(12 * 640, np.int16)])
     voices = {"true": sound, "early": early, "late": late, "far": far, "noise": SOUND}
     for name, voice in voices.items():
-        stage.add(name, encode_video(pictures, sound=voice))
+        stage.add(name, encode_video(pictures, audio=voice))
     assert stage.landmarks() == {}
     return stage
 
@@ -175,9 +176,9 @@ def test_a_constant_offset_is_repaired_and_what_is_out_of_sync_is_lost(sync_stag
     true = read_audio(film, 0.0, 2.0)
     for crop in found.values():
         assert crop.info["sync"]["confidence"] > 3
-        assert len(crop.sound) == 32_000
+        assert len(crop.audio) == 32_000
         # AAC twice: the second encoding may move a sample or two.
-        assert abs(sound_offset(crop.sound, true)) <= 16
+        assert abs(sound_offset(crop.audio, true)) <= 16
 
 
 def test_limits_of_the_sync_gate_can_be_left_out(sync_stage):

@@ -24,8 +24,11 @@ from difftalk.datasets.clips import read_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
 from difftalk.datasets.download import GONE, Download, _understood, have
 from difftalk.media.audio import read_audio
+from difftalk.media.clock import SAMPLE_RATE
+from difftalk.media.encode import write_video
+from difftalk.media.probe import probe
 from difftalk.media.shards import read_crops
-from difftalk.media.video import SOUND_RATE, probe, read_frames, write_video
+from difftalk.media.video import read_frames
 from difftalk.models.autoencoder import build_autoencoder
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.rejects import read_rejects
@@ -111,11 +114,11 @@ def film(folder: Path) -> dict[str, Path]:
     frames, sound = list(read_frames(files["a.mp4"])), read_audio(files["a.mp4"])
     for name, width, height in (("1080p.mp4", 1920, 1080), ("720p.mp4", 1280, 720)):
         wide = [in_a_room(f, width, height) for f in frames]
-        write_video(folder / name, wide, sound=sound, crf=23)
+        write_video(folder / name, wide, audio=sound, crf=23)
     write_video(folder / "mute.mp4", frames)
-    write_video(folder / "silent.mp4", frames, sound=np.zeros_like(sound))
+    write_video(folder / "silent.mp4", frames, audio=np.zeros_like(sound))
     wall = np.random.default_rng(0).integers(0, 255, (75, 64, 64, 3), dtype=np.uint8)
-    write_video(folder / "wall.mp4", wall, sound=sound)
+    write_video(folder / "wall.mp4", wall, audio=sound)
     write_video(folder / "pictures.mp4", frames)
     varying(folder / "varies.mp4", frames, sound)
     sound_alone(folder / "sound.m4a", sound)
@@ -137,7 +140,7 @@ def varying(path: Path, frames: list[np.ndarray], sound: np.ndarray) -> None:
     with av.open(str(path), "w") as out:
         video, audio = (
             out.add_stream("libx264", rate=25),
-            out.add_stream("aac", rate=SOUND_RATE, layout="mono"),
+            out.add_stream("aac", rate=SAMPLE_RATE, layout="mono"),
         )
         video.width, video.height, video.pix_fmt = frames[0].shape[1], frames[0].shape[0], "yuv420p"
         for k in (k for k in range(len(frames)) if k % 3 != 2):
@@ -150,13 +153,13 @@ def varying(path: Path, frames: list[np.ndarray], sound: np.ndarray) -> None:
 
 def sound_alone(path: Path, sound: np.ndarray) -> None:
     with av.open(str(path), "w", format="mp4") as out:
-        encode(out, out.add_stream("aac", rate=SOUND_RATE, layout="mono"), sound)
+        encode(out, out.add_stream("aac", rate=SAMPLE_RATE, layout="mono"), sound)
 
 
 def encode(out, stream, sound: np.ndarray) -> None:
     for first in range(0, len(sound), 1024):
         piece = av.AudioFrame.from_ndarray(sound[None, first : first + 1024], format="s16", layout="mono")
-        piece.sample_rate, piece.pts, piece.time_base = SOUND_RATE, first, Fraction(1, SOUND_RATE)
+        piece.sample_rate, piece.pts, piece.time_base = SAMPLE_RATE, first, Fraction(1, SAMPLE_RATE)
         out.mux(stream.encode(piece))
     out.mux(stream.encode())
 

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from difftalk.media.shards import read_shard, write_shard
 from difftalk.runtime.errors import UserError
-from difftalk.training.checkpoints import differences, load_newest, save_checkpoint
+from difftalk.training.checkpoint import differences, resume, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +197,8 @@ def test_edited_code_is_refused_unless_it_is_accepted(made: Path) -> None:
     start(made, "coded")
     for path in (made / "state-coded").glob("step-*.pt"):
         checkpoint = torch.load(path, weights_only=True)
-        origin = json.loads(checkpoint["made_of"])
-        checkpoint["made_of"] = json.dumps(origin | {"code": "0" * 64})
+        origin = json.loads(checkpoint["provenance"])
+        checkpoint["provenance"] = json.dumps(origin | {"code": "0" * 64})
         torch.save(checkpoint, path)
     with pytest.raises(UserError, match="code: the training's was edited"):
         train(made, "coded")
@@ -234,7 +234,7 @@ def test_one_wrong_bit_in_the_newest_checkpoint_and_the_one_before_is_taken(
     content = bytearray(newest.read_bytes())
     content[200_000] ^= 1
     newest.write_bytes(content)
-    found = load_newest(tmp_path, "{}")
+    found = resume(tmp_path, "{}")
     assert found is not None and found["step"] == 1
     assert "step-00000002.pt: damaged" in capsys.readouterr().err
 

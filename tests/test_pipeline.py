@@ -124,7 +124,7 @@ def test_a_call_gives_the_frames_of_the_stages(made: Path, crop: Crop, tmp_path:
     settings = Settings(steps=2, eta=0.5, batch_size=32)
     expected = sample_clip(pipeline, clips, 0, settings, "cpu")
 
-    frames, speech = crop.frames(), mfcc_features(crop.sound, 2 * len(crop.landmarks))
+    frames, speech = crop.frames(), mfcc_features(crop.audio, 2 * len(crop.landmarks))
     found = pipeline(
         frames,
         crop.landmarks,
@@ -142,7 +142,7 @@ def test_a_call_gives_the_frames_of_the_stages(made: Path, crop: Crop, tmp_path:
 def test_another_reference_and_other_speech_change_the_frames(made: Path, crop: Crop) -> None:
     pipeline = DiffTalkPipeline.from_pretrained(made / "models" / "ours")
     frames, landmarks = crop.frames()[:8], crop.landmarks[:8]
-    speech = mfcc_features(crop.sound, 16)
+    speech = mfcc_features(crop.audio, 16)
 
     def call(speech: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
         made = pipeline(

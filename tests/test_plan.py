@@ -8,7 +8,7 @@ import pytest
 
 from difftalk.datasets import local, split_identities
 from difftalk.datasets.clips import Clip, clips_with_sources, read_plan, source_file
-from difftalk.media.video import encode_video
+from difftalk.media.encode import encode_video
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.rejects import read_rejects
 from difftalk.stages import fetch, plan
@@ -33,7 +33,7 @@ def pictures(seconds: float) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def good_video() -> bytes:
-    return encode_video(pictures(3), sound=speech(3), crf=30)
+    return encode_video(pictures(3), audio=speech(3), crf=30)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from drawn_clips import speaker, write_crops, write_sample
 
 from difftalk.media.audio import read_audio
-from difftalk.media.video import probe, read_video
+from difftalk.media.probe import probe
+from difftalk.media.video import read_video
 from difftalk.stages import report
 from difftalk.stages.report import Settings
 

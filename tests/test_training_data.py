@@ -8,7 +8,7 @@ import torch
 from small_training import write_made
 
 from difftalk.runtime.errors import UserError
-from difftalk.training.checkpoints import load_newest, save_checkpoint
+from difftalk.training.checkpoint import resume, save_checkpoint
 from difftalk.training.data import LatentClips, Steps, batch_indices, draw_reference, load_steps
 
 
@@ -77,11 +77,11 @@ def test_newest_whole_checkpoint_of_the_same_settings_is_found(tmp_path, capsys)
     assert kept == ["step-00000002.pt", "step-00000003.pt"]
     newest = tmp_path / "step-00000003.pt"
     newest.write_bytes(newest.read_bytes()[:500])
-    found = load_newest(tmp_path, "{}")
+    found = resume(tmp_path, "{}")
     assert found is not None and found["step"] == 2
     assert "step-00000003.pt: damaged" in capsys.readouterr().err
     with pytest.raises(UserError, match="steps absent -> 5"):
-        load_newest(tmp_path, '{"settings": {"steps": 5}}')
+        resume(tmp_path, '{"settings": {"steps": 5}}')
 
 
 def test_a_checkpoint_that_would_run_code_is_not_unpickled(tmp_path) -> None:
@@ -90,5 +90,5 @@ def test_a_checkpoint_that_would_run_code_is_not_unpickled(tmp_path) -> None:
             return (tmp_path.joinpath("sprung").touch, ())
 
     (tmp_path / "step-00000001.pt").write_bytes(pickle.dumps(Trap()))
-    assert load_newest(tmp_path, "{}") is None
+    assert resume(tmp_path, "{}") is None
     assert not (tmp_path / "sprung").exists()

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from difftalk.config.gates import MAX_SHIFT_FRAMES
 from difftalk.config.section import Section
+from difftalk.media.clock import MAX_SHIFT_FRAMES
 
 
 class Evaluation(Section):

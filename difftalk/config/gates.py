@@ -3,9 +3,7 @@
 from pydantic import Field
 
 from difftalk.config.section import Section
-
-# Largest shift of the audio against the frames that SyncNet's protocol tries, either way.
-MAX_SHIFT_FRAMES = 15
+from difftalk.media.clock import MAX_SHIFT_FRAMES
 
 
 class PictureGates(Section):

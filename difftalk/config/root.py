@@ -1,8 +1,10 @@
 """The whole configuration, as `config.yaml` and its overlays have it."""
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.config.crops import Crops
@@ -20,11 +22,17 @@ from difftalk.config.syncnet import SyncnetTraining
 from difftalk.config.training import Experiment, ExperimentName, Training
 
 
+def _folder_name(name: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9_-]+", name):
+        raise PydanticCustomError("name", "is not usable as a name: letters, digits, - and _ make one")
+    return name
+
+
 class Config(Section):
     """Configuration of the difftalk workflow."""
 
-    run: str = Field(
-        "demo", pattern="^[A-Za-z0-9_-]+$", description="Name of the run; all its outputs are below `results/{run}/`."
+    run: Annotated[str, AfterValidator(_folder_name)] = Field(
+        "demo", description="Name of the run; all its outputs are below `results/{run}/`."
     )
     gpu: int = Field(
         0, ge=0, le=1,

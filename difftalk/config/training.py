@@ -1,5 +1,6 @@
 """Sections `training` and `experiments`: how the denoiser is trained, and which models there are."""
 
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, create_model
@@ -111,7 +112,9 @@ class Experiment(Section):
         (1,), min_length=1, description="One model is trained for each; all but the first get a suffix such as `-seed2`."
     )
     training: TrainingOverrides = Field(  # type: ignore[valid-type]
-        TrainingOverrides(), description="Keys of the section `training` that differ for this experiment alone."
+        TrainingOverrides(),
+        description="Keys of the section `training` that differ for this experiment alone.",
+        json_schema_extra={"x-overrides": True},
     )
 
     def settings(self, common: Training, seed: int) -> TrainingSettings:
@@ -122,9 +125,11 @@ class Experiment(Section):
 
 
 def _usable_name(name: str) -> str:
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
+        raise PydanticCustomError("name", "is not usable as a name: letters, digits and _ make one")
     if name in RESERVED:
         raise PydanticCustomError("reserved", "is not usable as a name: it has a meaning of its own in results/")
     return name
 
 
-ExperimentName = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$"), AfterValidator(_usable_name)]
+ExperimentName = Annotated[str, AfterValidator(_usable_name)]

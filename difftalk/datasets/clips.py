@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from difftalk.media.video import FPS
+from difftalk.media.clock import FPS
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import atomic_file
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from difftalk.datasets import split_identities
 from difftalk.datasets.clips import Clip
 from difftalk.datasets.download import Download
-from difftalk.media.video import SUFFIXES, length_s
+from difftalk.media.probe import SUFFIXES, length_s
 from difftalk.runtime.errors import ClipError, UserError
 
 # The rest of a source after whole clips is a clip of its own if it is at least this long.

@@ -19,7 +19,7 @@ import dlib
 import numpy as np
 
 from difftalk.face.tracks import SAME_FACE_IOU, Face, FaceBox, iou
-from difftalk.media.video import Picture
+from difftalk.media.video import LazyFrame
 from difftalk.runtime.errors import UserError
 
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
@@ -37,7 +37,7 @@ BOXES = ((0.0, -0.03, 1.0), (0.03, 0.02, 1.03), (-0.03, 0.02, 0.97))
 
 
 def follow(
-    frames: Iterable[np.ndarray | Picture], detect_every: int, min_face_px: float
+    frames: Iterable[np.ndarray | LazyFrame], detect_every: int, min_face_px: float
 ) -> Iterator[Face | None]:
     """One face, or None, for each `(H, W, 3)` uint8 RGB picture: the largest, for as long as it is there.
 
@@ -76,7 +76,7 @@ def follow(
 
 
 def _search(
-    frame: np.ndarray | Picture, min_face_px: float | None, last: np.ndarray | None
+    frame: np.ndarray | LazyFrame, min_face_px: float | None, last: np.ndarray | None
 ) -> tuple[np.ndarray, float] | None:
     """The face that was at `last`, else the largest of a whole picture, from the coarsest scale that shows one.
 
@@ -97,7 +97,7 @@ def _search(
     return None
 
 
-def _confirm(frame: np.ndarray | Picture, box: np.ndarray) -> tuple[np.ndarray, float] | None:
+def _confirm(frame: np.ndarray | LazyFrame, box: np.ndarray) -> tuple[np.ndarray, float] | None:
     """The face at `box`, looked for in its surroundings."""
     grey, corner = _surroundings(frame, box, 0.6)
     found = _detect(grey, corner, CLOSE_UP_PX / (box[2] - box[0]), MIN_SCORE_KNOWN)
@@ -105,7 +105,7 @@ def _confirm(frame: np.ndarray | Picture, box: np.ndarray) -> tuple[np.ndarray, 
     return max(found, key=lambda f: iou(f[0], box)) if found else None
 
 
-def _others(frame: np.ndarray | Picture, box: np.ndarray) -> int:
+def _others(frame: np.ndarray | LazyFrame, box: np.ndarray) -> int:
     """How many faces at least half as wide as that at `box` are elsewhere in the picture.
 
     The picture is scaled so that the smallest of these is just large enough for the detector, but to OTHERS_PX at most.
@@ -133,7 +133,7 @@ def _detect(
     return [(side / scale + offset, float(s)) for side, s in zip(sides, scores, strict=True)]
 
 
-def _points(frame: np.ndarray | Picture, box: np.ndarray) -> np.ndarray:
+def _points(frame: np.ndarray | LazyFrame, box: np.ndarray) -> np.ndarray:
     """Landmarks of the face in `box`: `(68, 2)` float32 in picture coordinates, pixel centres at whole numbers."""
     grey, corner = _surroundings(frame, box, 0.5)
     scale = FACE_PX / (box[2] - box[0])
@@ -150,7 +150,7 @@ def _points(frame: np.ndarray | Picture, box: np.ndarray) -> np.ndarray:
 
 
 def _surroundings(
-    frame: np.ndarray | Picture, box: np.ndarray, around: float
+    frame: np.ndarray | LazyFrame, box: np.ndarray, around: float
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """The grey part of a picture that holds a box and `around` box sides on each side, and its corner (x, y)."""
     height, width = frame.shape[:2]

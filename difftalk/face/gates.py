@@ -13,10 +13,11 @@ from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
 from difftalk.face.tracks import Face
-from difftalk.media.video import FPS, Picture
+from difftalk.media.clock import FPS
+from difftalk.media.video import LazyFrame
 from difftalk.runtime.errors import ClipError
 
-P = TypeVar("P", np.ndarray, Picture)
+P = TypeVar("P", np.ndarray, LazyFrame)
 
 SMALL_PX = 160  # longer side of the small pictures
 # A cut must also change the mean of hue, saturation and brightness by this much, of 255.
@@ -89,10 +90,10 @@ class Watch:
         """First frame and length, in frames, of the longest stretch in which the picture does not change."""
         return self._stillest
 
-    def _look(self, frame: np.ndarray | Picture) -> None:
+    def _look(self, frame: np.ndarray | LazyFrame) -> None:
         scale = SMALL_PX / max(frame.shape[:2])
         height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
-        if isinstance(frame, Picture) and scale < 1:
+        if isinstance(frame, LazyFrame) and scale < 1:
             small = frame.scaled(width, height)
         else:
             how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR

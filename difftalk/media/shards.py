@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from difftalk.media.audio import decode_flac
+from difftalk.media.flac import decode_flac
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import atomic_file
 
@@ -85,14 +85,14 @@ class Crop:
 
     Args:
         video: mp4 bytes, 25 fps, square.
-        sound: `(N,)` int16, mono, 16 kHz.
+        audio: `(N,)` int16, mono, 16 kHz.
         landmarks: `(T, 68, 2)` float32, x and y in pixels of the crop.
         info: clip_id, source_id, identity, split, frames, fps, size, box (x0, y0, x1, y1 in source pixels).
     """
 
     clip_id: str
     video: bytes
-    sound: np.ndarray
+    audio: np.ndarray
     landmarks: np.ndarray
     info: dict[str, Any]
 
@@ -106,8 +106,8 @@ class Crop:
 def read_crops(path: str | Path) -> Iterator[Crop]:
     """Yield the clips of a crops shard; pictures stay encoded until `Crop.frames` is called."""
     for clip_id, files in read_shard(path):
-        sound = decode_flac(files["flac"])
-        yield Crop(clip_id, files["mp4"], sound, files["landmarks.npy"], files["json"])
+        audio = decode_flac(files["flac"])
+        yield Crop(clip_id, files["mp4"], audio, files["landmarks.npy"], files["json"])
 
 
 def _open(path: str | Path) -> tarfile.TarFile:

@@ -19,13 +19,12 @@ from python_speech_features import mfcc
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from difftalk.media.video import SOUND_RATE
+from difftalk.media.clock import SAMPLE_RATE
 from difftalk.runtime.errors import UserError
 
 LIP_FRAMES = 5  # frames in one video window
 AUDIO_STEPS = 20  # MFCC steps of 10 ms in one audio window
 STEPS_PER_FRAME = 4
-SAMPLES_PER_FRAME = 640
 MFCC_COEFFICIENTS = 13
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
@@ -172,7 +171,7 @@ class SyncExpert:
         Args:
             samples: (N,) int16 at 16 kHz: the networks know sound on that scale only.
         """
-        windows = audio_windows(mfcc(samples, SOUND_RATE, numcep=MFCC_COEFFICIENTS))
+        windows = audio_windows(mfcc(samples, SAMPLE_RATE, numcep=MFCC_COEFFICIENTS))
         parts = [
             self.network.audio(torch.from_numpy(windows[i : i + chunk]).to(self.device))
             for i in range(0, len(windows), chunk)

@@ -10,6 +10,9 @@ from difftalk.runtime.files import atomic_file
 
 COLUMNS = ("clip_id", "stage", "reason", "detail")
 
+# The stages that reject clips, in the order of the flow.
+REJECTING_STAGES = ("fetch", "landmarks", "crops", "speech", "encode")
+
 REASONS = {
     "duplicate": "the dataset has the same stretch in another clip",
     "cannot_fetch": "the source could not be had",

@@ -18,7 +18,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 from torch import nn
 
-from difftalk.media.video import SOUND_RATE
+from difftalk.media.clock import SAMPLE_RATE
 from difftalk.pretrained.table import locate
 from difftalk.runtime.errors import UserError
 
@@ -48,7 +48,7 @@ def network_input(sound: np.ndarray) -> np.ndarray:
     Args:
         sound: `(N,)` int16 mono 16 kHz. T is half the number of 10 ms rows, rounded up: `N / 320` where that is whole.
     """
-    rows = mfcc(sound, SOUND_RATE, numcep=CEPSTRA)[::2]
+    rows = mfcc(sound, SAMPLE_RATE, numcep=CEPSTRA)[::2]
     padded = np.pad(rows, ((CONTEXT, CONTEXT), (0, 0)))
     around = np.arange(len(rows))[:, None] + np.arange(2 * CONTEXT + 1)
     stacked = padded[around].reshape(len(rows), INPUTS)

@@ -3,9 +3,9 @@
 import numpy as np
 from python_speech_features import mfcc
 
-from difftalk.media.video import SOUND_RATE
+from difftalk.media.clock import SAMPLE_RATE
 
-STEP_SAMPLES = SOUND_RATE // 50
+STEP_SAMPLES = SAMPLE_RATE // 50
 # Of the MFCC below it: 25 ms windows every 10 ms.
 MFCC_WINDOW, MFCC_STEP = 400, 160
 
@@ -26,7 +26,7 @@ def mfcc_features(sound: np.ndarray, steps: int) -> np.ndarray:
     x += np.random.default_rng(0).standard_normal(len(x))
     # Row 2s of the 10 ms grid shall be centred on (s + 0.5) * 320 samples.
     lead = (MFCC_WINDOW - STEP_SAMPLES) // 2
-    rows = mfcc(np.pad(x, (lead, lead + MFCC_STEP)), SOUND_RATE)
+    rows = mfcc(np.pad(x, (lead, lead + MFCC_STEP)), SAMPLE_RATE)
     first = _differences(rows)
     features = np.concatenate([rows, first, _differences(first)], axis=1)[: 2 * steps : 2]
     deviation = np.maximum(features.std(axis=0), 1e-3)

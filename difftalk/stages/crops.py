@@ -12,9 +12,13 @@ from difftalk.datasets.clips import Clip, clips_with_sources
 from difftalk.face.align import align, cut_aligned, mean_square, similarities
 from difftalk.face.table import read_landmarks
 from difftalk.face.tracks import fill_gaps
-from difftalk.media.audio import encode_flac, read_audio
+from difftalk.media.audio import read_audio
+from difftalk.media.clock import FPS, SAMPLE_RATE
+from difftalk.media.encode import encode_video
+from difftalk.media.flac import encode_flac
+from difftalk.media.probe import VideoInfo, probe
 from difftalk.media.shards import write_shard
-from difftalk.media.video import FPS, SOUND_RATE, Picture, VideoInfo, encode_video, probe, read_pictures
+from difftalk.media.video import LazyFrame, read_lazy_frames
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.parallel import map_clips
 from difftalk.runtime.rejects import Reject, check_fraction, write_rejects
@@ -161,14 +165,14 @@ def clip_crop(job: _Job) -> dict[str, Any]:
     info = probe(job.source)
     points = fill_gaps(job.frames, job.points, max(int(job.frames[-1]) + 1, clip.frames))
     placing = place(points, clip, info, settings)
-    cut = _cut(read_pictures(job.source, clip.start_s, clip.end_s), placing, settings.size)
+    cut = _cut(read_lazy_frames(job.source, clip.start_s, clip.end_s), placing, settings.size)
     count = len(cut)
     if settings.min_frames is not None and count < settings.min_frames:
         raise ClipError("too_short", f"{count} frames, min_frames={settings.min_frames}")
     _check_length(clip, info, count, settings.gates)
     landmarks = _in_crop(points[:count], placing, settings.size)
     sound = read_audio(job.source, clip.start_s, clip.start_s + count / FPS)
-    assert len(sound) == round(count / FPS * SOUND_RATE)
+    assert len(sound) == round(count / FPS * SAMPLE_RATE)
     about = {
         "clip_id": clip.clip_id,
         "source_id": clip.source_id,
@@ -243,7 +247,7 @@ def scaled_box(box: tuple[float, ...], box_height: float | None, height: int) ->
     return left, top, left + side, top + side
 
 
-def _cut(frames: Iterable[Picture], placing: Placing, size: int) -> list[np.ndarray]:
+def _cut(frames: Iterable[LazyFrame], placing: Placing, size: int) -> list[np.ndarray]:
     if placing.maps is None:
         return [cut_square(frame, placing.box, size) for frame in frames]
     finer = max(int(np.ceil((placing.box[2] - placing.box[0]) / size)), 1)
@@ -262,7 +266,7 @@ def _in_crop(points: np.ndarray, placing: Placing, size: int) -> np.ndarray:
 def _check_length(clip: Clip, info: VideoInfo, count: int, gates: SoundGates) -> None:
     """Raise `length_mismatch` where sound and pictures of a clip differ too much."""
     limit = gates.length_mismatch_seconds
-    sound_end_s = clip.end_s if info.sound_s is None else min(clip.end_s, info.sound_s)
+    sound_end_s = clip.end_s if info.audio_s is None else min(clip.end_s, info.audio_s)
     sound_s, pictures_s = sound_end_s - clip.start_s, count / FPS
     if limit is not None and abs(sound_s - pictures_s) > limit + 1e-6:
         seconds = f"{sound_s:.2f} s of sound, {pictures_s:.2f} s of pictures"
@@ -302,7 +306,7 @@ def outside_fraction(box: Box, picture: tuple[int, int]) -> float:
     return 1 - inside / ((x1 - x0) * (y1 - y0))
 
 
-def cut_square(frame: np.ndarray | Picture, box: Box, size: int) -> np.ndarray:
+def cut_square(frame: np.ndarray | LazyFrame, box: Box, size: int) -> np.ndarray:
     """The `(size, size, 3)` crop of a picture, the border repeated where the square leaves it.
 
     Scaled down by area averaging, up by bicubic interpolation.

@@ -10,7 +10,8 @@ from difftalk.datasets import open_dataset
 from difftalk.datasets.clips import Clip, read_plan, write_usable
 from difftalk.datasets.download import Download
 from difftalk.datasets.frozen import write_manifest
-from difftalk.media.video import probe, read_pictures
+from difftalk.media.probe import probe
+from difftalk.media.video import read_lazy_frames
 from difftalk.runtime.errors import ClipError
 from difftalk.runtime.files import atomic_folder, checksum, inside
 from difftalk.runtime.parallel import map_clips
@@ -115,7 +116,7 @@ def fetch_source(job: _Job) -> Fetched:
     if not info.has_audio:
         # It is lost either way; but a file that is damaged too should say so, for that is what its owner must know.
         for clip in job.clips:
-            for _ in read_pictures(video, clip.start_s, min(clip.end_s, info.duration_s)):
+            for _ in read_lazy_frames(video, clip.start_s, min(clip.end_s, info.duration_s)):
                 pass
         raise ClipError("no_audio", f"{video.name}: no audio stream")
     if all(c.frames < 1 for c in job.clips):

@@ -14,7 +14,8 @@ from difftalk.datasets.clips import Clip, clips_with_sources
 from difftalk.face.gates import PictureGates, Watch, frozen, scene_cut, several_faces
 from difftalk.face.table import SCHEMA
 from difftalk.face.tracks import Face, fill_gaps, smooth, split_tracks
-from difftalk.media.video import FPS, Picture, read_pictures
+from difftalk.media.clock import FPS
+from difftalk.media.video import LazyFrame, read_lazy_frames
 from difftalk.runtime.errors import ClipError
 from difftalk.runtime.files import atomic_file
 from difftalk.runtime.parallel import map_clips
@@ -133,7 +134,7 @@ def clip_landmarks(job: _Job) -> Track:
         ClipError: where the source cannot be decoded; other reasons are in the track.
     """
     clip, settings = job.clip, job.settings
-    frames = read_pictures(job.source, clip.start_s, clip.end_s)
+    frames = read_lazy_frames(job.source, clip.start_s, clip.end_s)
     asked = clip.frames
     may_lack = asked - (settings.min_detection_rate or 0.0) * asked
     watch = Watch(settings.gates)
@@ -160,7 +161,7 @@ def clip_landmarks(job: _Job) -> Track:
     )
 
 
-def _follow(frames: Iterable[Picture], settings: Settings) -> Iterator[Face | None]:
+def _follow(frames: Iterable[LazyFrame], settings: Settings) -> Iterator[Face | None]:
     smallest = settings.min_face_px or SMALLEST_FACE_PX
     if settings.backend == "dlib":
         from difftalk.face import dlib_backend as dlib_faces

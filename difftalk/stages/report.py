@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from difftalk.evaluation.metrics import opening
+from difftalk.media.encode import write_video
 from difftalk.media.shards import Crop, read_crops
-from difftalk.media.video import read_video, write_video
+from difftalk.media.video import read_video
 from difftalk.models.masks import mask_image
 from difftalk.runtime.files import atomic_file, atomic_folder
 from difftalk.runtime.rejects import REASONS
@@ -138,7 +139,7 @@ def show_clip(clip: Crop, found: dict[str, list[Path]], settings: Settings, medi
     write_video(
         media / f"{name}.mp4",
         (grid([(p.label, p.frames[i]) for p in panels], scale) for i in range(count)),
-        sound=clip.sound[: count * 640],
+        audio=clip.audio[: count * 640],
         crf=settings.crf,
         metadata=SYNTHETIC,
     )

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from diffusers import VQModel
 
+from difftalk.media.encode import write_video
 from difftalk.media.shards import Crop, map_arrays, read_crops
-from difftalk.media.video import write_video
 from difftalk.models.autoencoder import decode_latents, load_autoencoder
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import atomic_folder, inside
@@ -71,7 +71,7 @@ def run(
                 path = inside(beside, f"{crop.clip_id}.mp4")
                 tag = {} if method == "ground_truth" else SYNTHETIC
                 write_video(
-                    path, make(crop), sound=crop.sound, crf=settings.crf, pix_fmt=PIXELS, metadata=tag
+                    path, make(crop), audio=crop.audio, crf=settings.crf, pix_fmt=PIXELS, metadata=tag
                 )
                 shown.advance()
 

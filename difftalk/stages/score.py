@@ -18,8 +18,10 @@ import pyarrow.parquet as pq
 
 from difftalk.evaluation import metrics
 from difftalk.evaluation.sync import measure_sync
+from difftalk.media.clock import FPS
+from difftalk.media.probe import probe
 from difftalk.media.shards import Crop, map_arrays, read_crops
-from difftalk.media.video import FPS, probe, read_frames, read_video
+from difftalk.media.video import read_frames, read_video
 from difftalk.models.syncnet import SyncExpert, load_syncnet
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.files import atomic_file
@@ -186,7 +188,7 @@ class Scorer:
         row["mouth_open"] = float(opening.mean())
         sync = measure_sync(
             self.expert.video_embeddings(frames, landmarks),
-            self.expert.audio_embeddings(clip.sound[: count * 640]),
+            self.expert.audio_embeddings(clip.audio[: count * 640]),
             self.settings.max_shift,
             self.expert.zero_padded,
         )

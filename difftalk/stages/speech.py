@@ -59,7 +59,7 @@ def run(*, crops: Path, settings: Settings, out: Path, rejects: Path, max_reject
     """
     backend = load_backend(settings.backend)
     jobs = [
-        (crop.clip_id, _Job(crop.sound, len(crop.landmarks), settings, backend)) for crop in read_crops(crops)
+        (crop.clip_id, _Job(crop.audio, len(crop.landmarks), settings, backend)) for crop in read_crops(crops)
     ]
     lost: list[Reject] = []
     with atomic_file(out) as beside, pq.ParquetWriter(beside, SCHEMA) as writer:

@@ -15,7 +15,7 @@ from python_speech_features import mfcc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from difftalk.media.video import SOUND_RATE
+from difftalk.media.clock import SAMPLE_RATE
 from difftalk.models.syncnet import (
     LIP_FRAMES,
     MFCC_COEFFICIENTS,
@@ -63,7 +63,7 @@ class Clip:
     @classmethod
     def of(cls, frames: np.ndarray, landmarks: np.ndarray, samples: np.ndarray, lip_size: int) -> "Clip":
         lips = cut_box(frames, lip_box(landmarks, ZOOM), round(lip_size * ZOOM))
-        sound = audio_windows(mfcc(samples, SOUND_RATE, numcep=MFCC_COEFFICIENTS))
+        sound = audio_windows(mfcc(samples, SAMPLE_RATE, numcep=MFCC_COEFFICIENTS))
         count = min(len(lips) - LIP_FRAMES + 1, len(sound))
         return cls(lips[: count + LIP_FRAMES - 1], sound[:count])
 
@@ -109,7 +109,7 @@ def _clips_of(crops: list[Path], lip_size: int) -> list[Clip]:
     from difftalk.media.shards import read_crops
 
     return [
-        Clip.of(crop.frames(), crop.landmarks, crop.sound, lip_size)
+        Clip.of(crop.frames(), crop.landmarks, crop.audio, lip_size)
         for path in crops
         for crop in read_crops(path)
     ]

@@ -29,13 +29,13 @@ from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import atomic_file
 from difftalk.runtime.progress import Progress, say
 from difftalk.sampling.pipeline import DiffTalkPipeline
-from difftalk.training.checkpoints import (
-    continued,
+from difftalk.training.checkpoint import (
+    load_checkpoint,
     keep_finished,
-    made_of,
-    newest_whole,
+    provenance,
+    latest_valid,
     restore_finished,
-    room_for,
+    write_errors_explained,
     save_checkpoint,
 )
 from difftalk.training.data import (
@@ -143,7 +143,7 @@ def run(
 
     # Nothing to do, if it was done and whoever asked for it did not notice.
     clips = LatentClips(shards, _neighbours(settings) if "audio" in settings.conditions else 1)
-    origin = made_of(settings, clips.extract(), __name__)
+    origin = provenance(settings, clips.extract(), __name__)
     found = broadcast_object_list([is_main and restore_finished(state, out, origin, MAY_CHANGE)])
     if found[0]:
         return
@@ -166,10 +166,10 @@ def run(
 
     # Continue where a killed run stopped, if it was of the same settings, data and code.
     start, log, losses, norms = 0, [], [], []
-    found = broadcast_object_list([newest_whole(state) if is_main else None])
+    found = broadcast_object_list([latest_valid(state) if is_main else None])
     saved: Path | None = found[0]
     if saved is not None:
-        checkpoint = continued(saved, origin, _may_change(settings), aloud=is_main)
+        checkpoint = load_checkpoint(saved, origin, _may_change(settings), verbose=is_main)
         start, log = checkpoint["step"], checkpoint["log"]
         losses, norms = checkpoint["losses"], checkpoint["norms"]
         if start > settings.steps:
@@ -293,7 +293,7 @@ def run(
             "torch": torch.__version__.split("+")[0],
         }
         pipeline = DiffTalkPipeline(unet, conditioner, scheduler, settings.conditions)
-        with room_for(out, f"the checkpoints in {state} are intact"):
+        with write_errors_explained(out, f"the checkpoints in {state} are intact"):
             pipeline.save(out, autoencoder=autoencoder, facts=facts, log=log)
         keep_finished(state, out, origin)
     accelerator.wait_for_everyone()
@@ -418,7 +418,7 @@ class Journal:
     board: SummaryWriter | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        with room_for(self.path, "nothing is lost"), atomic_file(self.path) as beside:
+        with write_errors_explained(self.path, "nothing is lost"), atomic_file(self.path) as beside:
             beside.write_text("".join(json.dumps(line) + "\n" for line in self.log))
         if self.curves is not None:
             if not self.log:
@@ -427,7 +427,7 @@ class Journal:
             self.board = SummaryWriter(self.curves, purge_step=last + 1)
 
     def write(self, line: dict[str, Any]) -> None:
-        with room_for(self.path, "the newest checkpoint is intact"):
+        with write_errors_explained(self.path, "the newest checkpoint is intact"):
             with self.path.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")
             if self.board is not None:
@@ -439,7 +439,7 @@ class Journal:
     def show(self, strip: np.ndarray, step: int) -> None:
         """`strip`: (H, W, 3) uint8."""
         if self.board is not None:
-            with room_for(self.path.parent, "the newest checkpoint is intact"):
+            with write_errors_explained(self.path.parent, "the newest checkpoint is intact"):
                 self.board.add_image(
                     "target | masked | reference | generated", strip, step, dataformats="HWC"
                 )

@@ -11,7 +11,8 @@ from difftalk.datasets import split_identities, stable_rank
 from difftalk.datasets.clips import Clip
 from difftalk.datasets.download import Download, have
 from difftalk.datasets.hdtf.annotations import TABLE, AnnotatedClip, read_table
-from difftalk.media.video import FPS, SUFFIXES, length_s, probe
+from difftalk.media.clock import FPS
+from difftalk.media.probe import SUFFIXES, length_s, probe
 from difftalk.runtime.errors import ClipError, UserError
 
 # The clips that DiffTalk was trained on, as its authors published them (names alone).

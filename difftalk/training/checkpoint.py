@@ -1,0 +1,213 @@
+"""Checkpoints that survive a kill: written atomically, verified before use, resumed only by the same training."""
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from difftalk.config.section import Section
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.files import atomic_file, atomic_folder
+from difftalk.runtime.fingerprint import fingerprint
+from difftalk.runtime.progress import say
+
+KEPT_CHECKPOINTS = 2
+FINISHED = "finished"
+WRITE_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file is too large",
+}
+
+
+def provenance(settings: Section, arrays: Iterable[np.ndarray], module: str) -> str:
+    """Return what a training's result depends on, as JSON: its settings, its data and its code.
+
+    Args:
+        settings: the settings of the stage.
+        arrays: enough of the data to tell one data set from another.
+        module: name of the module that reaches all of the training's code by its imports.
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    parts = {"settings": settings.as_dict(), "data": digest.hexdigest(), "code": fingerprint(module)}
+    return json.dumps(parts, sort_keys=True)
+
+
+def save_checkpoint(state: Path, step: int, provenance: str, tensors: dict[str, Any]) -> Path:
+    """Write `state/step-{step}.pt`, then delete all but the newest two.
+
+    Args:
+        state: folder of the checkpoints.
+        step: steps done so far.
+        provenance: from the function of that name; no other training resumes from the checkpoint.
+        tensors: state dicts and plain numbers, nothing that needs code to be unpickled.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        UserError: if it could not be written, such as on a full disk; those before it are intact.
+    """
+    path = state / f"step-{step:08d}.pt"
+    with (
+        write_errors_explained(path, "the checkpoints before it are intact"),
+        atomic_file(path) as tmp,
+        tmp.open("wb") as file,
+    ):
+        torch.save({"step": step, "provenance": provenance, **tensors}, file)
+    for old in _checkpoints(state)[KEPT_CHECKPOINTS:]:
+        old.unlink()
+    return path
+
+
+def resume(state: Path, provenance: str, may_change: Collection[str] = ()) -> dict[str, Any] | None:
+    """Load the latest valid checkpoint; None where there is none. See `latest_valid` and `load_checkpoint`."""
+    path = latest_valid(state)
+    return None if path is None else load_checkpoint(path, provenance, may_change)
+
+
+def latest_valid(state: Path) -> Path | None:
+    """Return the newest checkpoint that is intact; None where there is none.
+
+    The checksum of every byte is verified. A damaged file is named and skipped.
+    """
+    for path in _checkpoints(state):
+        try:
+            with zipfile.ZipFile(path) as members:
+                damaged = members.testzip()
+            if damaged is not None:
+                raise ValueError(f"checksum of {damaged}")
+            _read(path)
+        except (
+            RuntimeError, OSError, EOFError, ValueError, AttributeError, KeyError, pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as e:  # fmt: skip
+            say(f"{path}: damaged ({type(e).__name__}), trying the one before")
+            continue
+        return path
+    return None
+
+
+def load_checkpoint(
+    path: Path, provenance: str, may_change: Collection[str] = (), *, verbose: bool = True
+) -> dict[str, Any]:
+    """Load the checkpoint `path`, if the training that asks for it is the one that wrote it.
+
+    Args:
+        path: the file.
+        provenance: of the training that asks.
+        may_change: settings that may differ, and `code`.
+        verbose: print which of those differ.
+
+    Raises:
+        UserError: naming every setting that differs, with both values, and whether data or code do.
+    """
+    checkpoint = _read(path)
+    changed = differences(checkpoint.get("provenance", "{}"), provenance)
+    refused = [description for key, description in changed.items() if key not in may_change]
+    if refused:
+        raise UserError(
+            f"{path} is of another training: {'; '.join(refused)}. Put this back to continue it, or delete "
+            f"{path.parent} to start afresh"
+        )
+    if changed and verbose:
+        say(f"{path}: continued, although changed since: {'; '.join(changed.values())}")
+    return checkpoint
+
+
+def differences(old: str, new: str) -> dict[str, str]:
+    """Compare two provenances: settings, `data` or `code` that differ, each with a description for a person."""
+    before, now = json.loads(old), json.loads(new)
+    absent = object()
+    found = {}
+    settings = before.get("settings", {}), now.get("settings", {})
+    for key in sorted({*settings[0], *settings[1]}):
+        values = [s.get(key, absent) for s in settings]
+        if values[0] != values[1]:
+            shown = ("absent" if v is absent else json.dumps(v) for v in values)
+            found[key] = f"{key} {' -> '.join(shown)}"
+    for part, description in (
+        ("data", "data: the clips are others"),
+        ("code", "code: the training's was edited"),
+    ):
+        if before.get(part) != now.get(part):
+            found[part] = description
+    return found
+
+
+def keep_finished(state: Path, model: Path, provenance: str) -> None:
+    """Replace the checkpoints by a record of the finished model: hard links, which take no room.
+
+    Whoever ran the job may die before it notices the end, or send a signal in the last moment, and then deletes the
+    model as unfinished.
+    """
+    with suppress(OSError), atomic_folder(state / FINISHED) as tmp:  # no links: another file system
+        shutil.copytree(model, tmp / "model", copy_function=os.link)
+        (tmp / "provenance.json").write_text(provenance)
+    for path in (*_checkpoints(state), state / "log.jsonl"):
+        path.unlink(missing_ok=True)
+
+
+def restore_finished(state: Path, model: Path, provenance: str, may_change: Collection[str] = ()) -> bool:
+    """Put the recorded model back, if it is of this training; the record of another one is deleted.
+
+    Returns:
+        Whether the model is in its place.
+    """
+    record = state / FINISHED
+    if not (record / "provenance.json").is_file():
+        return False
+    if set(differences((record / "provenance.json").read_text(), provenance)) - set(may_change):
+        shutil.rmtree(record)
+        return False
+    with atomic_folder(model) as tmp:
+        shutil.copytree(record / "model", tmp, copy_function=os.link, dirs_exist_ok=True)
+    say(f"{model}: this training had come to its end, its model is put back; to train anew delete {state}")
+    return True
+
+
+@contextmanager
+def write_errors_explained(path: Path, reassurance: str) -> Iterator[None]:
+    """Turn a failed write into a `UserError` with the reason: disk full, quota, or what the system says.
+
+    Args:
+        path: the file or folder that is written inside the block.
+        reassurance: what is intact nevertheless, for the end of the message.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as e:
+        # torch reports a failed write as a RuntimeError of its own, raised on top of the system's.
+        cause: BaseException | None = e
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        reason = WRITE_ERRORS.get(cause.errno or 0, cause.strerror or str(cause))
+        raise UserError(f"{path} could not be written: {reason}; {reassurance}") from e
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Tensors stay mapped in the file until they are used, so that it costs no memory beside the model's."""
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return checkpoint
+
+
+def _checkpoints(state: Path) -> list[Path]:
+    """Newest first."""
+    files = state.glob("step-*.pt") if state.is_dir() else ()
+    return sorted((p for p in files if re.fullmatch(r"step-\d{8}", p.stem)), reverse=True)
