@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from difftalk.face.gates import PictureGates, Watch
+from difftalk.config.gates import PictureGates
+from difftalk.face.gates import SceneMonitor
 from difftalk.media.encode import write_video
 from difftalk.media.video import read_frames
 from difftalk.runtime.errors import ClipError

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from difftalk.stages.speech import load_backend
+from difftalk.speech.features import load_backend
 
 WIDTH = 2048
 

@@ -4,11 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from difftalk.face import align, tracks
-from difftalk.face import dlib_backend as dlib_faces
+from difftalk.face import align, dlib_backend, geometry, tracks
 from difftalk.media.encode import encode_video
 from difftalk.media.shards import read_crops
-from difftalk.stages import crops
 
 SOUND = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
 
@@ -42,7 +40,7 @@ def test_a_box_given_for_720_lines_is_scaled_to_those_of_the_source(stage, film,
     ],
 )
 def test_boxes_are_squares_of_whole_pixels(box, box_height, height, expected):
-    assert crops.scaled_box(box, box_height, height) == expected
+    assert geometry.scaled_box(box, box_height, height) == expected
 
 
 def test_a_box_that_leaves_the_picture_repeats_its_border(stage, film, pictures):
@@ -78,7 +76,7 @@ def test_a_clip_without_a_box_gets_the_square_of_its_track_enlarged_by_its_ratio
 
 def test_no_ratio_enlarges_a_square_beyond_the_picture():
     points = np.tile(np.linspace(100, 300, 68)[None, :, None], (1, 1, 2))
-    x0, y0, x1, y1 = crops.square(points, (640, 360), 0.1, 2.0)
+    x0, y0, x1, y1 = geometry.square(points, (640, 360), 0.1, 2.0)
     assert (y0, y1, x1 - x0) == (0, 360, 360)
 
 
@@ -115,7 +113,7 @@ def test_an_aligned_face_is_upright_and_steady_while_the_head_moves(rolling):
     assert np.abs(eyes(points)[1]).max() > 15, "as filmed, the head rolls"
     assert np.abs(roll).max() < 4
     assert np.ptp(size) < 0.05 * size.mean()
-    middle = seen[:, tracks.STILL].mean(axis=1)
+    middle = seen[:, tracks.RIGID].mean(axis=1)
     assert np.ptp(middle, axis=0).max() < 0.02 * 256
     # From frame to frame nothing trembles: a fifth of a pixel at most from the middle of the neighbours.
     assert np.abs(middle[2:] - 2 * middle[1:-1] + middle[:-2]).max() / 2 < 0.2
@@ -135,7 +133,7 @@ def test_noise_of_the_landmarks_hardly_moves_the_crop(truth):
     still = np.repeat(truth[:1], 100, axis=0)
     noisy = still + np.random.default_rng(0).normal(0, 0.5, still.shape)
     calm = align.align(still, align.similarities(tracks.smooth(noisy), 256, 0.1))
-    steps = np.linalg.norm(np.diff(calm[:, tracks.STILL].mean(axis=1), axis=0), axis=1)
+    steps = np.linalg.norm(np.diff(calm[:, tracks.RIGID].mean(axis=1), axis=0), axis=1)
     # 0.5 pixels of noise in each of 31 points is 0.1 in their mean; what is left of it must not be visible.
     assert steps.max() < 0.1
 
@@ -151,11 +149,11 @@ def test_aligned_crops_show_the_face_where_their_landmarks_say(stage, rolling):
     assert np.abs(eyes(crop.landmarks)[1]).max() < 5
     x0, y0, x1, y1 = crop.info["box"]
     assert x1 - x0 == y1 - y0
-    middle = points[:, tracks.STILL].mean(axis=(0, 1))
+    middle = points[:, tracks.RIGID].mean(axis=(0, 1))
     assert x0 < middle[0] < x1
     assert y0 < middle[1] < y1
     # Looked for anew in the crops, the face is where the landmarks say.
-    again = list(dlib_faces.follow(crop.frames().repeat(2, axis=1).repeat(2, axis=2), 5, 48))
+    again = list(dlib_backend.follow(crop.frames().repeat(2, axis=1).repeat(2, axis=2), 5, 48))
     found = (np.stack([f.points for f in again]) + 0.5) / 2 - 0.5
     apart = np.linalg.norm(found - crop.landmarks, axis=-1).mean(axis=-1)
     assert np.median(apart) < 0.06 * eyes(crop.landmarks)[0].mean()

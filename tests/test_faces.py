@@ -6,23 +6,22 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.signal import savgol_filter
 
+from difftalk.config.gates import PictureGates
 from difftalk.datasets.clips import Clip
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
-from difftalk.face import dlib_backend as dlib_faces
-from difftalk.face import tracks
-from difftalk.face.gates import PictureGates
+from difftalk.face import dlib_backend, geometry, tracks
+from difftalk.face.table import SCHEMA, read_landmarks
 from difftalk.media.encode import encode_video, write_video
 from difftalk.media.shards import read_crops
 from difftalk.media.video import read_frames
 from difftalk.models import masks
-from difftalk.stages import crops, landmarks
 
 # Faces here come and go as no scene does.
-NO_GATES = PictureGates(None, None, None)
+NO_GATES = PictureGates(scene_cut_ratio=None, several_faces_share=None, frozen_seconds=None)
 
 
 def found_in(frames, detect_every: int = 5) -> list:
-    return list(dlib_faces.follow(frames, detect_every, 48))
+    return list(dlib_backend.follow(frames, detect_every, 48))
 
 
 def error(found: np.ndarray, true: np.ndarray) -> float:
@@ -116,7 +115,7 @@ def test_smoothing_takes_the_jitter_out_of_a_still_head_and_leaves_the_mouth(tru
     noisy = still + rng.normal(0, 0.5, still.shape)
     calm = tracks.smooth(noisy)
     inner = slice(5, -5)
-    before, after = (np.abs(x - still)[inner, tracks.STILL].mean() for x in (noisy, calm))
+    before, after = (np.abs(x - still)[inner, tracks.RIGID].mean() for x in (noisy, calm))
     assert after < 0.65 * before
     moved = calm[inner, 60:68, 1].mean(axis=1)
     assert np.ptp(moved) == pytest.approx(8, rel=0.1)
@@ -147,11 +146,11 @@ def test_landmarks_are_written_per_frame_with_their_error(stage, film, truth):
     stage.add("a", film)
     assert stage.landmarks() == {}
     table = pq.read_table(stage.folder / "landmarks.parquet")
-    assert table.schema.equals(landmarks.SCHEMA)
+    assert table.schema.equals(SCHEMA)
     rows = table.to_pylist()
     assert [r["frame"] for r in rows] == list(range(50))
     assert (len(rows[0]["box"]), len(rows[0]["points"])) == (4, 136)
-    _, found = landmarks.read_landmarks(stage.folder / "landmarks.parquet")["a-0"]
+    _, found = read_landmarks(stage.folder / "landmarks.parquet")["a-0"]
     np.testing.assert_allclose(found[3].ravel(), rows[3]["points"])
     header, line = (stage.folder / "quality.csv").read_text().splitlines()
     assert header == "clip_id,frames,detected,nme"
@@ -188,7 +187,7 @@ def test_clips_that_cannot_be_used_say_why(stage, pictures):
         "small": "small_face",
         "damaged": "cannot_decode",
     }, "and a clip that fetch has lost is not lost twice"
-    assert landmarks.read_landmarks(stage.folder / "landmarks.parquet") == {}
+    assert read_landmarks(stage.folder / "landmarks.parquet") == {}
 
 
 def test_a_face_that_is_missing_for_some_frames_is_missing_in_the_table(stage, pictures):
@@ -196,7 +195,7 @@ def test_a_face_that_is_missing_for_some_frames_is_missing_in_the_table(stage, p
     frames[20:30] = 128
     stage.add("a", encode_video(frames))
     assert stage.landmarks(min_detection_rate=0.7, detect_every=1, gates=NO_GATES) == {}
-    numbers, _ = landmarks.read_landmarks(stage.folder / "landmarks.parquet")["a-0"]
+    numbers, _ = read_landmarks(stage.folder / "landmarks.parquet")["a-0"]
     assert list(numbers) == [*range(20), *range(30, 50)]
 
 
@@ -212,7 +211,7 @@ def test_a_crop_holds_the_face_steadily_with_its_sound_and_landmarks(stage, film
     assert frames.shape == (50, 128, 128, 3)
     assert crop.audio.shape == (32_000,)
     assert crop.landmarks.shape == (50, 68, 2)
-    expected = crops.to_crop(truth, tuple(crop.info["box"]), 128)
+    expected = geometry.to_crop(truth, tuple(crop.info["box"]), 128)
     assert error(crop.landmarks, expected) < 0.04
     assert crop.landmarks.min() > 0
     assert crop.landmarks.max() < 128
@@ -221,7 +220,7 @@ def test_a_crop_holds_the_face_steadily_with_its_sound_and_landmarks(stage, film
     box = crop.info["box"]
     for k in [0, 25, 49]:
         want = cv2.resize(
-            crops.cut_square(pictures[k], tuple(box), box[2] - box[0]),
+            geometry.cut_square(pictures[k], tuple(box), box[2] - box[0]),
             (128, 128),
             interpolation=cv2.INTER_AREA,
         )
@@ -269,7 +268,7 @@ def test_crops_that_cannot_be_used_say_why(stage, pictures):
 def test_an_empty_shard_goes_through(stage, film):
     stage.add("a", film)
     assert stage.landmarks(shard="test-000") == {}
-    assert pq.read_schema(stage.folder / "landmarks.parquet").equals(landmarks.SCHEMA)
+    assert pq.read_schema(stage.folder / "landmarks.parquet").equals(SCHEMA)
     assert stage.crops(shard="test-000") == {}
     assert list(read_crops(stage.folder / "crops.tar")) == []
 
@@ -281,14 +280,14 @@ def points_between(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
 
 
 def test_the_square_stays_in_the_picture_where_it_fits():
-    x0, y0, x1, y1 = crops.square(points_between(5, 400, 205, 590), (1000, 600), 0.2)
+    x0, y0, x1, y1 = geometry.square(points_between(5, 400, 205, 590), (1000, 600), 0.2)
     assert x1 - x0 == y1 - y0 >= 200 * 1.4
     assert (x0, y1) == (0, 600)
-    assert crops.outside_fraction((x0, y0, x1, y1), (1000, 600)) == 0
+    assert geometry.outside_fraction((x0, y0, x1, y1), (1000, 600)) == 0
 
 
 def test_the_square_leaves_a_picture_that_is_too_small_evenly():
-    box = crops.square(points_between(50, 50, 350, 250), (1000, 300), 0.0)
+    box = geometry.square(points_between(50, 50, 350, 250), (1000, 300), 0.0)
     assert box[3] - box[1] >= 300
     assert box[1] <= 0
     assert box[3] >= 300
@@ -297,13 +296,13 @@ def test_the_square_leaves_a_picture_that_is_too_small_evenly():
 def test_borders_are_repeated_and_pixels_land_where_the_landmarks_say():
     picture = np.zeros((100, 100, 3), np.uint8)
     picture[40:44, 60:64] = 255
-    cut = crops.cut_square(picture, (20, -20, 120, 80), 200)
+    cut = geometry.cut_square(picture, (20, -20, 120, 80), 200)
     y, x = (v.mean() for v in np.nonzero(cut[..., 0] > 128))
     np.testing.assert_allclose(
-        crops.to_crop(np.array([61.5, 41.5]), (20, -20, 120, 80), 200), [x, y], atol=0.1
+        geometry.to_crop(np.array([61.5, 41.5]), (20, -20, 120, 80), 200), [x, y], atol=0.1
     )
     picture[:, -1] = 77
-    assert (crops.cut_square(picture, (20, -20, 120, 80), 100)[:, 80:] == 77).all()
+    assert (geometry.cut_square(picture, (20, -20, 120, 80), 100)[:, 80:] == 77).all()
 
 
 # Masks

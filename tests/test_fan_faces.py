@@ -16,7 +16,8 @@ from face_alignment.detection.sfd.net_s3fd import s3fd
 from face_alignment.models import FAN
 from safetensors.torch import save_file
 
-from difftalk.face import face_alignment_backend as fan_faces
+from difftalk.config.landmarks import LandmarksSettings
+from difftalk.face import face_alignment_backend
 from difftalk.face.face_alignment_backend import Networks, follow_by
 from difftalk.pretrained.table import WEIGHTS
 from difftalk.runtime.errors import UserError
@@ -58,7 +59,7 @@ def library(weights, monkeypatch) -> FaceAlignment:
 @pytest.fixture
 def ours(weights, monkeypatch) -> Networks:
     monkeypatch.setenv("DIFFTALK_WEIGHTS", str(weights))
-    return fan_faces.networks.__wrapped__()
+    return face_alignment_backend.networks.__wrapped__()
 
 
 def library_points(library: FaceAlignment, frame: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -118,7 +119,7 @@ def test_peaks_move_a_quarter_of_a_cell_except_at_the_border():
     maps = torch.zeros(1, 68, 64, 64)
     maps[0, 0, 20, 10], maps[0, 0, 20, 11], maps[0, 0, 19, 10] = 1.0, 0.5, 0.5
     maps[0, 1, 0, 30], maps[0, 1, 0, 31] = 0.7, 0.5
-    at, scores = fan_faces.peaks(maps)
+    at, scores = face_alignment_backend.peaks(maps)
     assert at[0, 0].tolist() == [10.75, 20.25]
     assert at[0, 1].tolist() == [30.5, 0.5]
     assert scores[0, :2].tolist() == pytest.approx([1.0, 0.7])
@@ -212,7 +213,7 @@ def test_windows_leave_no_seam(nets, monkeypatch):
     frames = [picture((3 + k / 8, 2, BLUE)) for k in range(14)]
     whole = list(follow_by(nets, frames, 4, 48))
     for window in (4, 8):
-        monkeypatch.setattr(fan_faces, "WINDOW", window)
+        monkeypatch.setattr(face_alignment_backend, "WINDOW", window)
         parts = list(follow_by(nets, iter(frames), 4, 48))
         assert len(parts) == len(frames)
         for a, b in zip(whole, parts, strict=True):
@@ -232,7 +233,7 @@ def test_missing_weights_are_said_before_any_work(tmp_path, monkeypatch):
             plan=Path("absent.parquet"),
             shard="train-000",
             sources=tmp_path,
-            settings=landmarks.Settings(backend="face_alignment"),
+            settings=LandmarksSettings(backend="face_alignment"),
             out=tmp_path / "landmarks.parquet",
             quality=tmp_path / "quality.csv",
             rejects=tmp_path / "rejects.csv",

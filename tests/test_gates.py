@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 from conftest import Stage
 
+from difftalk.config.gates import AudioGates, PictureGates, SyncGate
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
-from difftalk.face.gates import PictureGates, Watch
+from difftalk.face.gates import SceneMonitor
 from difftalk.media.audio import read_audio
 from difftalk.media.encode import encode_video
 from difftalk.media.shards import read_crops
 from difftalk.media.video import read_frames
 from difftalk.runtime.errors import UserError
-from difftalk.stages.crops import SoundGates, SyncGate
 from difftalk.stages.syncnet import EMBEDDED
 
 SOUND = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
 
 
-def watched(frames) -> Watch:
-    watch = Watch(PictureGates())
-    assert sum(1 for _ in watch.through(frames)) == len(frames)
-    return watch
+def watched(frames) -> SceneMonitor:
+    monitor = SceneMonitor(PictureGates())
+    assert sum(1 for _ in monitor.through(frames)) == len(frames)
+    return monitor
 
 
 def other_scene(pictures: np.ndarray) -> np.ndarray:
@@ -79,24 +79,24 @@ def test_a_frozen_picture_is_told_with_its_length(stage, pictures):
     stage.add("a", encode_video(frames, crf=30), 0.0, 3.2)
     assert stage.landmarks() == {"a": "frozen"}
     # What stands still is 1.64 s; at this compression the first frames after the stop are still settling.
-    start, length = watched(list(read_frames(stage.folder / "sources" / "a.mp4"))).standstill()
+    start, length = watched(list(read_frames(stage.folder / "sources" / "a.mp4"))).longest_freeze()
     assert 10 <= start <= 18
     assert start + length == pytest.approx(51, abs=1)
-    assert stage.lost["a"].detail.startswith(f"the picture stands still for {length / 25:.2f} s from ")
+    assert stage.lost["a"].detail.startswith(f"the video freezes for {length / 25:.2f} s from ")
     assert stage.landmarks(gates=PictureGates(frozen_seconds=None)) == {}
 
 
 def test_pictures_that_are_repeated_now_and_then_are_not_frozen(pictures):
     """24 to 25 frames a second repeats one in each second, 10 to 25 shows each twice or three times."""
-    assert watched(pictures[np.arange(50) * 24 // 25]).standstill()[1] <= 3
-    assert watched(pictures[np.arange(50) * 10 // 25 * 2]).standstill()[1] <= 6
+    assert watched(pictures[np.arange(50) * 24 // 25]).longest_freeze()[1] <= 3
+    assert watched(pictures[np.arange(50) * 10 // 25 * 2]).longest_freeze()[1] <= 6
 
 
 def test_one_small_part_that_moves_is_enough(pictures):
     frames = pictures[:1].repeat(50, axis=0)
     for k, frame in enumerate(frames):
         cv2.circle(frame, (128, 128), 4 + k % 4, (255, 255, 255), -1)
-    assert watched(frames).standstill()[1] <= 3
+    assert watched(frames).longest_freeze()[1] <= 3
 
 
 # Other faces
@@ -116,7 +116,7 @@ def test_a_second_face_of_comparable_size_is_told(stage, pictures):
     stage.add("small", encode_video(beside(pictures, 100)))
     assert stage.landmarks() == {"two": "several_faces"}
     assert stage.lost["two"].detail == (
-        "another face at least half as wide in 2 of 2 frames looked at, several_faces_share=0.2"
+        "another face at least half as wide in 2 of 2 inspected frames, several_faces_share=0.2"
     )
     assert stage.landmarks(gates=PictureGates(several_faces_share=None)) == {}
 
@@ -128,9 +128,9 @@ def test_the_difference_in_length_that_is_borne_is_a_setting(stage, pictures):
     stage.add("curt", encode_video(pictures, audio=SOUND[:24_000]))
     stage.landmarks()
     assert stage.crops() == {"curt": "length_mismatch"}
-    assert stage.lost["curt"].detail == "1.50 s of sound, 2.00 s of pictures, length_mismatch_seconds=0.04"
+    assert stage.lost["curt"].detail == "1.50 s of audio, 2.00 s of video, length_mismatch_seconds=0.04"
     for limit in (0.6, None):
-        assert stage.crops(gates=SoundGates(length_mismatch_seconds=limit)) == {}
+        assert stage.crops(gates=AudioGates(length_mismatch_seconds=limit)) == {}
 
 
 def test_short_clips_are_borne_where_nothing_is_asked(stage, pictures):
@@ -162,7 +162,7 @@ def sound_offset(sound: np.ndarray, expected: np.ndarray) -> int:
 
 
 def test_a_constant_offset_is_repaired_and_what_is_out_of_sync_is_lost(sync_stage, film):
-    gate = SoundGates(sync=SyncGate(min_confidence=3.0, max_offset=5))
+    gate = AudioGates(sync=SyncGate(min_confidence=3.0, max_offset=5))
     reasons = sync_stage.crops(gates=gate, syncnet=EMBEDDED)
     assert reasons == {"far": "out_of_sync", "noise": "out_of_sync"}
     assert sync_stage.lost["far"].detail.endswith("offset 12 frames, max_offset=5")
@@ -182,7 +182,7 @@ def test_a_constant_offset_is_repaired_and_what_is_out_of_sync_is_lost(sync_stag
 
 
 def test_limits_of_the_sync_gate_can_be_left_out(sync_stage):
-    gate = SoundGates(sync=SyncGate(min_confidence=None, max_offset=None))
+    gate = AudioGates(sync=SyncGate(min_confidence=None, max_offset=None))
     assert sync_stage.crops(gates=gate, syncnet=EMBEDDED) == {}
     (early,) = [c for c in read_crops(sync_stage.folder / "crops.tar") if c.clip_id == "early-0"]
     assert early.info["sync"]["offset"] == 4
@@ -191,12 +191,13 @@ def test_limits_of_the_sync_gate_can_be_left_out(sync_stage):
 
 def test_a_sync_gate_without_an_expert_is_the_users_mistake(stage):
     with pytest.raises(UserError, match="--syncnet"):
-        stage.crops(gates=SoundGates(sync=SyncGate()))
+        stage.crops(gates=AudioGates(sync=SyncGate()))
 
 
 def test_torch_is_imported_for_the_sync_gate_alone():
     program = (
-        "import sys, difftalk.stages.crops, difftalk.stages.landmarks, difftalk.face.dlib_backend;"
+        "import sys, difftalk.stages.crops, difftalk.stages.landmarks, difftalk.face.crops, difftalk.face.follow;"
+        "import difftalk.face.dlib_backend;"
         "print('torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

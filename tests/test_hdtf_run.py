@@ -20,9 +20,11 @@ import pytest
 from conftest import ROOT, command, snakemake
 from video_site import Site, breaks_off, fails, in_parts, plays, running
 
+from difftalk.config.download import Download
 from difftalk.datasets.clips import read_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
-from difftalk.datasets.download import GONE, Download, _understood, have
+from difftalk.datasets.download import fetch_video
+from difftalk.datasets.site_errors import GONE, classify_error
 from difftalk.media.audio import read_audio
 from difftalk.media.clock import SAMPLE_RATE
 from difftalk.media.encode import write_video
@@ -184,7 +186,7 @@ class Finished:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     folder = tmp_path_factory.mktemp("hdtf")
     table = folder / "clips.csv"
-    parser = [sys.executable, "-m", "difftalk.datasets.hdtf.annotations", annotations(folder / "annotations")]
+    parser = [sys.executable, ROOT / "tools" / "hdtf_table.py", annotations(folder / "annotations")]
     subprocess.run([*parser, "--out", table], check=True, cwd=ROOT, capture_output=True)
     site = Site(files=film(folder / "films"))
     own = folder / "own"
@@ -349,14 +351,14 @@ def test_a_site_that_stays_busy_fails_the_job_and_loses_nothing(tmp_path: Path) 
     site.pages = {"alive-00001": plays("a.mp4"), "busy-000000": fails(429)}
     with running(site):
         how = Download(url=site.url, sleep_s=0, request_sleep_s=0, attempts=3, backoff_s=0.01, timeout_s=5)
-        have("alive-00001", tmp_path / "store", how)
+        fetch_video("alive-00001", tmp_path / "store", how)
         with pytest.raises(
             UserError, match=r"attempt 3 of 3: .*429.*Nothing that was fetched is lost.*dataset.skip"
         ):
-            have("busy-000000", tmp_path / "store", how)
+            fetch_video("busy-000000", tmp_path / "store", how)
         assert site.asked["busy-000000"] == 3
         asked = site.asked["alive-00001"]
-        have("alive-00001", tmp_path / "store", how)
+        fetch_video("alive-00001", tmp_path / "store", how)
         assert site.asked["alive-00001"] == asked
 
 
@@ -382,6 +384,6 @@ def test_what_a_site_says_is_the_end_of_it_or_to_be_asked_again(words: str, reas
     """The sentences are YouTube's, as yt-dlp 2026.10 passes them on."""
     from yt_dlp.utils import DownloadError
 
-    meant = _understood(DownloadError(f"ERROR: {words}"))
+    meant = classify_error(DownloadError(f"ERROR: {words}"))
     assert (meant.reason if isinstance(meant, ClipError) else None) == reason
     assert reason is None or reason in GONE

@@ -13,6 +13,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from drawn_clips import speaker, write_crops
 
+from difftalk.config.encode import Encode
 from difftalk.media.shards import Crop, read_crops
 from difftalk.media.video import read_video
 from difftalk.models.autoencoder import build_autoencoder, decode_latents
@@ -114,7 +115,7 @@ def test_a_call_gives_the_frames_of_the_stages(made: Path, crop: Crop, tmp_path:
     encode.run(
         **paths,
         autoencoder=made / "autoencoder",
-        settings=encode.Settings(dtype="float32", batch_size=32),
+        settings=Encode(dtype="float32", batch_size=32),
         out=shard,
         rejects=tmp_path / "rejects.csv",
         max_reject_fraction=0.0,

@@ -8,14 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 from drawn_clips import write_crops
 
+from difftalk.config.speech import Speech
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.rejects import read_rejects
 from difftalk.speech import mfcc
+from difftalk.speech.features import level_db
 from difftalk.speech.mfcc import mfcc_features
-from difftalk.speech.table import read_speech
+from difftalk.speech.table import SCHEMA, read_speech
 from difftalk.speech.windows import neighbour_windows, windows
-from difftalk.stages import speech as features
-from difftalk.stages.speech import level_db
+from difftalk.stages import speech
 
 
 def noise(seconds: float, level: float = 3000.0, seed: int = 0) -> np.ndarray:
@@ -96,9 +97,9 @@ def make_crops(tmp_path, sounds: dict[str, np.ndarray]) -> None:
 
 
 def run(tmp_path, max_reject_fraction: float = 1.0) -> None:
-    features.run(
+    speech.run(
         crops=tmp_path / "crops.tar",
-        settings=features.Settings(),
+        settings=Speech(),
         out=tmp_path / "speech.parquet",
         rejects=tmp_path / "speech.csv",
         max_reject_fraction=max_reject_fraction,
@@ -108,8 +109,8 @@ def run(tmp_path, max_reject_fraction: float = 1.0) -> None:
 def test_a_shard_has_a_row_per_step_and_silent_clips_are_rejected(tmp_path):
     make_crops(tmp_path, {"a": noise(1), "b": np.zeros(16_000, np.int16), "c": noise(1.2, seed=1)})
     run(tmp_path)
-    speech = read_speech(tmp_path / "speech.parquet")
-    assert {k: v.shape for k, v in speech.items()} == {"a": (50, 39), "c": (60, 39)}
+    found = read_speech(tmp_path / "speech.parquet")
+    assert {k: v.shape for k, v in found.items()} == {"a": (50, 39), "c": (60, 39)}
     rows = pq.read_table(tmp_path / "speech.parquet").to_pylist()
     assert [r["step"] for r in rows if r["clip_id"] == "c"] == list(range(60))
     (reject,) = read_rejects(tmp_path / "speech.csv")
@@ -129,7 +130,7 @@ def test_an_empty_shard_is_an_empty_table(tmp_path):
     make_crops(tmp_path, {})
     run(tmp_path)
     assert read_speech(tmp_path / "speech.parquet") == {}
-    assert pq.read_schema(tmp_path / "speech.parquet").equals(features.SCHEMA)
+    assert pq.read_schema(tmp_path / "speech.parquet").equals(SCHEMA)
 
 
 def test_a_shard_that_is_silent_as_a_whole_is_an_error(tmp_path):
@@ -141,7 +142,7 @@ def test_a_shard_that_is_silent_as_a_whole_is_an_error(tmp_path):
 
 def test_mfcc_imports_no_torch():
     script = (
-        "import sys; from difftalk.stages.speech import load_backend; load_backend('mfcc');"
+        "import sys; from difftalk.speech.features import load_backend; load_backend('mfcc');"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

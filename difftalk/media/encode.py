@@ -1,6 +1,8 @@
-"""Encode videos: H.264 and AAC in mp4, the same input giving the same bytes."""
+"""Encode and mux videos: H.264 and AAC in mp4, the same input giving the same bytes."""
 
+import heapq
 import io
+import itertools
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +12,7 @@ import av
 import numpy as np
 
 from difftalk.media.clock import FPS, SAMPLE_RATE
-from difftalk.runtime.errors import UserError
+from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.files import atomic_file
 
 
@@ -24,22 +26,23 @@ def write_video(
     pix_fmt: str = "yuv420p",
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write an mp4 of H.264 and, with `audio`, AAC. The same input gives the same bytes.
+    """Write an mp4 of H.264 and, with `audio`, AAC; the same input gives the same bytes.
 
     Args:
-        frames: `(H, W, 3)` uint8 RGB pictures, all of one size; an iterator is consumed as it is encoded.
-        fps: pictures per second; an int or a float such as 29.97.
-        audio: `(N,)` int16, mono, 16 kHz, sample 0 at the time of the first picture.
+        path: the file to write.
+        frames: `(H, W, 3)` uint8 RGB arrays, all of one size; an iterator is consumed as it is encoded.
+        fps: frames per second; an int or a float such as 29.97.
+        audio: `(N,)` int16, mono, 16 kHz, sample 0 at the time of the first frame.
         crf: x264's constant rate factor, 0 (lossless) to 51.
         pix_fmt: `yuv420p` plays everywhere, `yuv444p` keeps full colour resolution.
         metadata: container tags, such as `comment`.
 
     Raises:
-        UserError: if there are no pictures, or a side is odd with `yuv420p`.
+        UserError: if there are no frames, or a side is odd with `yuv420p`.
     """
-    with atomic_file(path) as beside:
+    with atomic_file(path) as tmp:
         x264 = {"crf": str(crf), "preset": "medium"}
-        _encode(str(beside), frames, fps, audio, x264, pix_fmt, metadata, {"movflags": "+faststart"})
+        _encode(str(tmp), frames, fps, audio, x264, pix_fmt, metadata, {"movflags": "+faststart"})
 
 
 def encode_video(
@@ -52,7 +55,7 @@ def encode_video(
     pix_fmt: str = "yuv420p",
     metadata: dict[str, str] | None = None,
 ) -> bytes:
-    """As `write_video`, to bytes."""
+    """Encode as `write_video` does, to bytes; `preset` is x264's."""
     out = io.BytesIO()
     _encode(out, frames, fps, audio, {"crf": str(crf), "preset": preset}, pix_fmt, metadata, {})
     return out.getvalue()
@@ -68,10 +71,10 @@ def _encode(
     metadata: dict[str, str] | None,
     container_options: dict[str, str],
 ) -> None:
-    pictures = iter(frames)
-    first = next(pictures, None)
+    remaining = iter(frames)
+    first = next(remaining, None)
     if first is None:
-        raise UserError("a video needs at least one picture")
+        raise UserError("a video needs at least one frame")
     height, width = first.shape[:2]
     if pix_fmt == "yuv420p" and (height % 2 or width % 2):
         raise UserError(f"{width}x{height} pixels: H.264 in {pix_fmt} needs even sides")
@@ -89,8 +92,8 @@ def _encode(
             audio_stream = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
             audio_stream.bit_rate = 96_000
         sent = 0
-        for k, picture in enumerate(_chain(first, pictures)):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        for k, pixels in enumerate(itertools.chain([first], remaining)):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame = frame.reformat(
                 format=pix_fmt,
                 dst_colorspace=av.video.reformatter.Colorspace.ITU601,
@@ -109,6 +112,7 @@ def _encode(
 
 
 def _encode_audio(container: Any, stream: Any, audio: np.ndarray, sent: int, upto: int) -> int:
+    """Encode the samples from `sent` to `upto`, and return how many are encoded by then."""
     chunk = audio[sent:upto]
     if len(chunk):
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk)[None], format="s16", layout="mono")
@@ -117,6 +121,32 @@ def _encode_audio(container: Any, stream: Any, audio: np.ndarray, sent: int, upt
     return sent + len(chunk)
 
 
-def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield first
-    yield from rest
+def mux(video_file: Path, audio_file: Path, out: Path) -> None:
+    """Copy the video stream of one file and the audio stream of another into one Matroska file, without decoding.
+
+    Raises:
+        ClipError: `cannot_decode` if one of them does not hold its stream.
+    """
+    try:
+        with (
+            atomic_file(out) as tmp,
+            av.open(str(video_file)) as video,
+            av.open(str(audio_file)) as audio,
+            # The same packets give the same bytes, so that checksums hold.
+            av.open(str(tmp), "w", format="matroska", options={"fflags": "+bitexact"}) as both,
+        ):
+            streams = [video.streams.video[0], audio.streams.audio[0]]
+            targets = [both.add_stream_from_template(s) for s in streams]
+            packets = [_packets(video, streams[0], 0), _packets(audio, streams[1], 1)]
+            for _, number, packet in heapq.merge(*packets, key=lambda p: p[:2]):
+                packet.stream = targets[number]
+                both.mux(packet)
+    except (av.FFmpegError, IndexError) as e:
+        raise ClipError("cannot_decode", f"{video_file.name}, {audio_file.name}: {e}") from e
+
+
+def _packets(container: Any, stream: Any, number: int) -> Iterator[tuple[float, int, Any]]:
+    """Yield (seconds, number, packet) of a stream, in the order of decoding."""
+    for packet in container.demux(stream):
+        if packet.dts is not None:
+            yield float(packet.dts * packet.time_base), number, packet

@@ -1,22 +1,18 @@
-"""The table of HDTF's clips: parsed from a checkout of the annotation files, written and read as CSV.
+"""The table of HDTF's clips: parse the authors' annotation files, write and read the table as CSV.
 
-    python -m difftalk.datasets.hdtf.annotations FOLDER --out difftalk/datasets/hdtf/clips.csv
-
-`FOLDER` is `HDTF_dataset` of https://github.com/MRzzm/HDTF: five text files for each of RD, WDA and WRA, fields
-separated by spaces, no header.
+The annotations are `HDTF_dataset` of https://github.com/MRzzm/HDTF: five text files for each of RD, WDA and WRA,
+fields separated by spaces, no header. `tools/hdtf_table.py` makes the package's `clips.csv` from them.
 """
 
-import argparse
 import csv
 import dataclasses
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import atomic_file
+from difftalk.runtime.files import write_csv
 
 TABLE = Path(__file__).with_name("clips.csv")
 SUBSETS = ("RD", "WDA", "WRA")
@@ -279,12 +275,9 @@ def _ratio(line: _Line) -> float:
     return float(line.fields[0])
 
 
-def write_table(path: str | Path, rows: list[AnnotatedClip]) -> None:
-    """Write the rows as CSV with a header; what a clip has not is an empty field."""
-    with atomic_file(path) as beside, beside.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(dataclasses.astuple(row) for row in rows)
+def write_table(path: str | Path, rows: Iterable[AnnotatedClip]) -> None:
+    """Write the rows as CSV with a header; an attribute that is None is an empty field."""
+    write_csv(path, COLUMNS, (dataclasses.astuple(row) for row in rows))
 
 
 def read_table(path: str | Path = TABLE) -> list[AnnotatedClip]:
@@ -333,31 +326,3 @@ def _row(fields: list[str], where: str) -> AnnotatedClip:
         speaker=text["speaker"],
         verdict=text["verdict"],
     )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m difftalk.datasets.hdtf.annotations",
-        description="Make the table of HDTF's clips from a checkout of the annotation files.",
-    )
-    parser.add_argument("folder", type=Path, help="HDTF_dataset of https://github.com/MRzzm/HDTF")
-    parser.add_argument("--out", type=Path, required=True, help="the table, CSV")
-    given = parser.parse_args(arguments)
-    try:
-        rows = read_annotations(given.folder)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    write_table(given.out, rows)
-    clips = [row for row in rows if row.index is not None]
-    boxed = [row for row in clips if row.w is not None]
-    print(
-        f"{len({(row.subset, row.name) for row in rows})} videos, {len({row.youtube_id for row in rows})} ids, "
-        f"{len(clips)} clips of {sum(row.seconds for row in clips) / 3600:.2f} h, "
-        f"{len(boxed)} with boxes of {sum(row.seconds for row in boxed) / 3600:.2f} h: {given.out}"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
