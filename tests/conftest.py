@@ -1,5 +1,5 @@
-"""What the tests share: a snakemake to run in a folder of its own, one small run of the whole workflow, a drawn speaker
-and the stages that work on faces."""
+"""What the tests share: snakemake in a folder of its own, one small run of the whole workflow, a
+drawn speaker, and the stages that work on faces."""
 
 import os
 import re
@@ -109,7 +109,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(film: Path) -> np.ndarray:
+def film_frames(film: Path) -> np.ndarray:
     """The frames of `film`, (50, 256, 256, 3) uint8 RGB."""
     return np.stack(list(read_frames(film)))
 

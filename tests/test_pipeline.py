@@ -109,7 +109,7 @@ def test_what_is_loaded_takes_the_shortcut_and_moves(made: Path) -> None:
 
 
 def test_a_call_gives_the_frames_of_the_stages(made: Path, crop: Crop, tmp_path: Path) -> None:
-    """Encode in float32 and sample as the workflow does, then the same clip through the pipeline: the same bits."""
+    """Encoding in float32 and sampling as the workflow does gives the same bits as the pipeline."""
     shard = tmp_path / "test-000.tar"
     paths = {"crops": made / "crops" / "test-000.tar", "speech": made / "speech" / "test-000.parquet"}
     encode.run(

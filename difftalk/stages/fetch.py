@@ -1,5 +1,6 @@
 """Download, render or link the sources of a shard, and check them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from difftalk.config.dataset import DatasetSettings
@@ -23,9 +24,9 @@ def run(
 ) -> None:
     """Fill a folder with links to the files of the shard's sources.
 
-    What had to be downloaded or rendered is kept in the store, so that neither a rerun nor another shard layout downloads
-    it twice. All clips of a source that cannot be obtained, does not open, or has no video or audio, are rejected; so are
-    clips that end after their source.
+    What had to be downloaded or rendered is kept in the store, so that neither a rerun nor another shard
+    layout downloads it twice. All clips of a source that cannot be obtained, does not open, or has no video
+    or audio, are rejected; so are clips that end after their source.
 
     Args:
         plan: plan/clips.parquet.
@@ -60,12 +61,13 @@ def run(
         lost.add(*(Reject(c.clip_id, STAGE, *c.left_out.split(": ", 1)) for c in clips if c.left_out))
         for source_id, found in map_clips(fetch_source, jobs, stage=STAGE, workers=workers, unit="sources"):
             if isinstance(found, Reject):
-                lost.add(*(Reject(c.clip_id, STAGE, found.reason, found.detail) for c in of_source[source_id]))
+                lost.add(*(replace(found, clip_id=clip.clip_id) for clip in of_source[source_id]))
                 continue
             lost.add(*(Reject.of(clip_id, STAGE, error) for clip_id, error in found.lost.items()))
             for name, file in found.files.items():
                 link_source(inside(tmp, name), file, store)
             video = next(iter(found.files.values()))
             fetched[source_id] = video.name, video.stat().st_size, found.sha256
-        write_usable(tmp, list({clip.clip_id for clip in clips} - {reject.clip_id for reject in lost.rejects}))
+        rejected = {reject.clip_id for reject in lost.rejects}
+        write_usable(tmp, [clip.clip_id for clip in clips if clip.clip_id not in rejected])
     write_manifest(manifest, fetched)
