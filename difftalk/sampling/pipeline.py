@@ -14,7 +14,7 @@ from diffusers.utils import BaseOutput
 
 from difftalk.models.autoencoder import decode_latents, downsampling, encode_frames, load_autoencoder
 from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW, Conditioner
-from difftalk.models.denoiser import stack_inputs, use_one_token_shortcut
+from difftalk.models.denoiser import Denoiser, use_one_token_shortcut
 from difftalk.models.masks import generated_mask, mask_image
 from difftalk.reporting.card import model_card
 from difftalk.runtime.errors import UserError
@@ -196,7 +196,7 @@ class DiffTalkPipeline(DiffusionPipeline):
         eta: float,
         generator: torch.Generator | None,
     ) -> torch.Tensor:
-        """Latents (B, C, h, w) of B frames; arguments as the attributes of `difftalk.training.data.Examples`.
+        """Latents (B, C, h, w) of B frames; arguments as the attributes of `difftalk.models.examples.Examples`.
 
         Args:
             known: latents of the real frame, used where `generated` is False.
@@ -204,12 +204,11 @@ class DiffTalkPipeline(DiffusionPipeline):
             eta: 0 is deterministic DDIM, 1 is DDPM's noise.
             generator: on the CPU, so that every device draws the same noise.
         """
-        dtype = self.unet.dtype
-        context = self.conditioner(speech.to(dtype), landmarks.to(dtype))
+        denoiser = Denoiser(self.unet, self.conditioner, self.conditions)
+        context = denoiser.context(speech, landmarks)
 
         def predict(noisy: torch.Tensor, timestep: int) -> torch.Tensor:
-            inputs = stack_inputs(noisy, masked, reference, self.conditions)
-            return self.unet(inputs.to(dtype), timestep, context).sample
+            return denoiser.predict(noisy, timestep, masked, reference, context)
 
         return ddim_inpaint(predict, self.scheduler, known, generated, steps, eta, generator)
 
