@@ -14,7 +14,7 @@ from difftalk.config.sampling import Sampling
 from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
 from difftalk.sampling.pipeline import DiffTalkPipeline
-from difftalk.stages.sample import sample_clip
+from difftalk.sampling.methods import sample_clip
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from diffusers import VQModel
 
-from difftalk.runtime.errors import UserError
-
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+from difftalk.pretrained.model_folder import FIRST_STAGE
 
 
 def build_autoencoder(
@@ -51,9 +49,7 @@ def load_autoencoder(folder: Path, device: str | torch.device = "cpu") -> VQMode
     Raises:
         UserError: if the folder does not hold a `config.json` and safetensors weights.
     """
-    for name in ("config.json", WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: no {name}: not a first stage in diffusers' format (VQModel)")
+    FIRST_STAGE.check(folder)
     model: VQModel = VQModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     return model.float().to(device).eval().requires_grad_(False)
 

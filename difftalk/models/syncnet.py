@@ -24,9 +24,9 @@ from difftalk.models.sync_inputs import (
     lip_box,
     mfcc_windows,
 )
+from difftalk.pretrained.model_folder import CONFIG_NAME, SYNC_EXPERT
 from difftalk.runtime.errors import UserError
 
-CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 V2_EMBEDDING = 1024  # length of an embedding of SyncNet v2
 V2_SIZE, V2_FILL = 224, 110  # side of its face crop in pixels, and the grey outside of the frame
 
@@ -213,8 +213,9 @@ def save_syncnet(
         k: (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu()
         for k, v in network.state_dict().items()
     }
-    save_file(tensors, folder / WEIGHTS_NAME)
-    (folder / WEIGHTS_NAME).chmod(0o644)  # safetensors writes for the owner alone
+    weights = folder / SYNC_EXPERT.weights_name
+    save_file(tensors, weights)
+    weights.chmod(0o644)  # safetensors writes for the owner alone
     text = json.dumps(asdict(config), indent=2, sort_keys=True)
     (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
 
@@ -226,13 +227,12 @@ def load_syncnet(folder: str | Path, device: str | torch.device = "cpu") -> Sync
         UserError: if the folder is none, or its weights do not fit its config.
     """
     folder = Path(folder)
-    if not (folder / CONFIG_NAME).is_file() or not (folder / WEIGHTS_NAME).is_file():
-        raise UserError(f"{folder} is no sync expert: {CONFIG_NAME} and {WEIGHTS_NAME} are needed")
+    SYNC_EXPERT.check(folder)
     values = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     try:
         config = SyncnetConfig(**{**values, "channels": tuple(values["channels"])})
         network = build_syncnet(config)
-        tensors = load_file(folder / WEIGHTS_NAME)
+        tensors = load_file(folder / SYNC_EXPERT.weights_name)
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except (KeyError, TypeError, RuntimeError) as e:
         raise UserError(
