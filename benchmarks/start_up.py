@@ -25,7 +25,14 @@ from difftalk.media.shards import write_shard
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = {"import torch": "import torch", "import torch, diffusers": "import torch, diffusers"}
 # Keys that tell a small training from the paper's, as old and new versions have them.
-TRAINING = {"channels": [32, 64], "layers": 1, "head_channels": 16, "steps": 1, "batch_size": 4, "log_every": 1}
+TRAINING = {
+    "channels": [32, 64],
+    "layers": 1,
+    "head_channels": 16,
+    "steps": 1,
+    "batch_size": 4,
+    "log_every": 1,
+}
 
 
 def commands(inputs: Path, outputs: Path) -> dict[str, list[str]]:
@@ -113,7 +120,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkout", type=Path, action="append", default=[], help="another version to compare with")
+    parser.add_argument(
+        "--checkout", type=Path, action="append", default=[], help="another version to compare with"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
 
