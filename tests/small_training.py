@@ -1,17 +1,19 @@
-"""A training of seconds, on a shard that is made up for it."""
+"""A training of seconds on a small made-up shard, for the tests of training."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from difftalk.config.settings import from_dict
+from difftalk.config.section import from_dict
+from difftalk.config.training import TrainingSettings
 from difftalk.media.shards import write_shard
 from difftalk.models.autoencoder import build_autoencoder
-from difftalk.stages.train import Settings, run
+from difftalk.stages.train import run
 
-TINY = {
+TINY: dict[str, Any] = {
     "channels": [16, 32],
     "layers": 1,
     "head_channels": 16,
@@ -25,7 +27,7 @@ TINY = {
 
 
 def write_made(folder: Path) -> Path:
-    """A shard of two clips of 70 noisy pictures of one scene, and an untrained first stage."""
+    """A shard of two clips of 70 noisy frames of one scene, and an untrained first stage."""
     rng = np.random.default_rng(0)
     scene = rng.normal(size=(3, 8, 8))
 
@@ -48,22 +50,29 @@ def write_made(folder: Path) -> Path:
 
 
 def train(
-    made: Path, name: str, curves: Path | None = None, data_workers: int = 0, **changes: object
+    made: Path,
+    name: str,
+    curves: Path | None = None,
+    data_workers: int = 0,
+    processes: int = 1,
+    **changes: object,
 ) -> Path:
-    """Train in this process; `changes` are settings other than `TINY`. Returns the folder of the model."""
+    """Train in this process, with `changes` to `TINY`; return the folder of the model."""
     run(
         shards=[made / "train-000.tar"],
         autoencoder=made / "autoencoder",
-        settings=from_dict(Settings, TINY | changes, "test"),
+        settings=from_dict(TrainingSettings, TINY | changes, "test"),
         state=made / f"state-{name}",
         out=made / name,
         curves=curves,
         data_workers=data_workers,
+        processes=processes,
     )
     return made / name
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of a model's folder, by network and name."""
     found = {}
     for file in sorted(model.glob("*/*.safetensors")):
         found |= {f"{file.parent.name}.{k}": v for k, v in load_file(file).items()}

@@ -14,22 +14,23 @@ from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from drawn_clips import speaker, write_crops
 
 from difftalk.config.encode import Encode
+from difftalk.config.sampling import Sampling
 from difftalk.media.shards import Crop, read_crops
 from difftalk.media.video import read_video
 from difftalk.models.autoencoder import build_autoencoder, decode_latents
 from difftalk.models.conditioning import Conditioner
 from difftalk.models.denoiser import OneTokenAttention, build_denoiser, noise_schedule
+from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
+from difftalk.sampling.methods import clip_seed, sample_clip
 from difftalk.sampling.pipeline import DiffTalkPipeline
 from difftalk.speech.mfcc import mfcc_features
 from difftalk.speech.table import SCHEMA
 from difftalk.stages import encode
-from difftalk.stages.sample import Settings, sample_clip, seed_of
-from difftalk.training.data import LatentClips
 
 FACTS = {
     "run": "tiny",
-    "settings": {"steps": 3, "prediction": "v_prediction"},
+    "settings": {"steps": 3, "prediction_type": "v_prediction"},
     "clips": 2,
     "frames": 120,
     "shards": ["train-000.tar", "train-001.tar"],
@@ -122,7 +123,7 @@ def test_a_call_gives_the_frames_of_the_stages(made: Path, crop: Crop, tmp_path:
     )
     pipeline = DiffTalkPipeline.from_pretrained(made / "models" / "ours")
     clips = LatentClips([shard], pipeline.conditioner.neighbours)
-    settings = Settings(steps=2, eta=0.5, batch_size=32)
+    settings = Sampling(steps=2, eta=0.5, batch_size=32)
     expected = sample_clip(pipeline, clips, 0, settings, "cpu")
 
     frames, speech = crop.frames(), mfcc_features(crop.audio, 2 * len(crop.landmarks))
@@ -132,7 +133,7 @@ def test_a_call_gives_the_frames_of_the_stages(made: Path, crop: Crop, tmp_path:
         speech,
         num_inference_steps=2,
         eta=0.5,
-        generator=torch.Generator().manual_seed(seed_of("clip", settings.seed)),
+        generator=torch.Generator().manual_seed(clip_seed("clip", settings.seed)),
         batch_size=32,
     )
     assert torch.equal(found.latents, expected)
@@ -192,7 +193,7 @@ def test_the_card_says_what_is_known_and_nothing_of_the_clock(made: Path) -> Non
         "| shards | train-000.tar, train-001.tar |",
         "| shards_sha256 | ab12 |",
         "| steps done | 3 |",
-        "| prediction | v_prediction |",
+        "| prediction_type | v_prediction |",
         "| 3 | 0.33333 |",
         "| held_out_psnr | 27.5 |",
         "audio, landmarks, masked, reference",

@@ -1,4 +1,4 @@
-"""Training: it learns, it resumes where it was killed, and what it writes can be sampled from."""
+"""Training: it learns, resumes where it was killed, and writes what can be sampled from."""
 
 import json
 import subprocess
@@ -10,11 +10,11 @@ import pytest
 import torch
 from small_training import TINY, train, weights, write_made
 
+from difftalk.config.sampling import Sampling
+from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
+from difftalk.sampling.methods import sample_clip
 from difftalk.sampling.pipeline import DiffTalkPipeline
-from difftalk.stages.sample import Settings as SampleSettings
-from difftalk.stages.sample import sample_clip
-from difftalk.training.data import LatentClips
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,13 @@ def assassin():
         time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGKILL)
 threading.Thread(target=assassin, daemon=True).start()
-from difftalk.stages.train import Settings, run
-from difftalk.config.settings import from_dict
+from difftalk.config.section import from_dict
+from difftalk.config.training import TrainingSettings
+from difftalk.stages.train import run
 made = Path({str(made)!r})
-settings = from_dict(Settings, {TINY!r}, "test")
-run(shards=[made / "train-000.tar"], autoencoder=made / "autoencoder", settings=settings, state=state, out=made / "killed")
+settings = from_dict(TrainingSettings, {TINY!r}, "test")
+shards, autoencoder = [made / "train-000.tar"], made / "autoencoder"
+run(shards=shards, autoencoder=autoencoder, settings=settings, state=state, out=made / "killed")
 """
     died = subprocess.run([sys.executable, "-c", victim], capture_output=True, check=False)
     assert died.returncode == -9, died.stderr.decode()
@@ -53,14 +55,14 @@ run(shards=[made / "train-000.tar"], autoencoder=made / "autoencoder", settings=
 
 
 def test_training_learns_and_what_it_writes_is_sampled(made: Path) -> None:
-    model = train(made, "longer", steps=60, prediction="v_prediction", loss_region="generated")
+    model = train(made, "longer", steps=60, prediction_type="v_prediction", loss_region="generated")
     losses = [json.loads(line)["loss"] for line in (model / "log.jsonl").read_text().splitlines()]
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
     pipeline = DiffTalkPipeline.from_pretrained(model)
     assert pipeline.conditions == ("audio", "landmarks", "masked", "reference")
     clips = LatentClips([made / "train-000.tar"], neighbours=8)
-    settings = SampleSettings(steps=2, batch_size=32)
+    settings = Sampling(steps=2, batch_size=32)
     latents = sample_clip(pipeline, clips, 0, settings, "cpu")
     kept = np.broadcast_to(clips.clips[0]["generated"][:, None] == 0, latents.shape)
     assert np.array_equal(latents.numpy()[kept], clips.clips[0]["latents"].astype(np.float32)[kept])
@@ -88,3 +90,14 @@ def test_conditions_decide_what_the_denoiser_sees(
 def test_a_loss_that_is_not_a_number_stops_the_training(made: Path) -> None:
     with pytest.raises(UserError, match=r"loss became nan at step \d+.*learning_rate"):
         train(made, "diverged", learning_rate=1.0e30, gradient_clip=1.0e30)
+
+
+def test_what_a_training_without_curves_needs_not_is_not_imported(made: Path) -> None:
+    imported = subprocess.run(
+        [sys.executable, "-c", "import sys, difftalk.training.loop; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "torch" in imported
+    assert not {"tensorboard", "difftalk.sampling.pipeline", "cv2", "matplotlib"} & set(imported)

@@ -1,4 +1,4 @@
-"""Which frames are trained on: every one, once an epoch, with references far enough away, resumable at any step."""
+"""Which frames are trained on: every one, once an epoch, with references far enough away."""
 
 import pickle
 
@@ -7,9 +7,10 @@ import pytest
 import torch
 from small_training import write_made
 
+from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
 from difftalk.training.checkpoint import resume, save_checkpoint
-from difftalk.training.data import LatentClips, Steps, batch_indices, draw_reference, load_steps
+from difftalk.training.data import Steps, batch_indices, draw_reference, load_steps
 
 
 def test_every_epoch_shows_every_frame_once_in_a_new_order() -> None:
@@ -70,7 +71,7 @@ def test_a_worker_process_is_sent_paths_and_no_data(clips: LatentClips) -> None:
     assert pickle.loads(sent).clip_ids == clips.clip_ids
 
 
-def test_newest_whole_checkpoint_of_the_same_settings_is_found(tmp_path, capsys) -> None:
+def test_the_latest_valid_checkpoint_of_the_same_settings_is_found(tmp_path, capsys) -> None:
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, step, "{}", {"x": torch.full((1000,), float(step))})
     kept = sorted(p.name for p in tmp_path.iterdir())

@@ -1,7 +1,7 @@
-"""From sound and landmarks to the context of the denoiser's cross-attention.
+"""The condition encoders: from audio and landmarks to the denoiser's context token.
 
-The nets and their sizes are the paper's (D_A = D_L = 64): audio encoder 32,800, temporal filter 2,149 and landmark
-encoder 22,528 parameters, for 29 speech features and 39 landmarks.
+The networks and their sizes are the paper's (D_A = D_L = 64): audio encoder 32,800, temporal filter 2,149 and
+landmark encoder 22,528 parameters, for 29 speech features and 39 landmarks.
 """
 
 from itertools import pairwise
@@ -14,10 +14,8 @@ from torch import nn
 EMBEDDING = 64  # D_A and D_L of the paper
 SPEECH_WINDOW = 16  # 20-ms steps that one embedding sees
 FILTER_CHANNELS = 32  # of the 64, those the temporal filter weighs by
-LANDMARKS_SEEN = (
-    *range(4),
-    *range(13, 48),
-)  # no mouth (48-67) and no lower jaw (4-12): they would tell the answer
+# No mouth (48-67) and no lower jaw (4-12): they would leak the answer.
+LANDMARKS_SEEN = (*range(4), *range(13, 48))
 
 
 def _leaky() -> nn.LeakyReLU:
@@ -25,7 +23,7 @@ def _leaky() -> nn.LeakyReLU:
 
 
 class AudioEncoder(nn.Module):
-    """A window of 16 speech steps to one embedding: (N, 16, features) to (N, 64)."""
+    """Encode a window of 16 speech steps: (N, 16, features) to an embedding (N, 64)."""
 
     def __init__(self, features: int = 29) -> None:
         super().__init__()
@@ -41,9 +39,10 @@ class AudioEncoder(nn.Module):
 
 
 class TemporalFilter(nn.Module):
-    """Audio smoothing: a weighted mean of neighbouring embeddings, (B, neighbours, 64) to (B, 64).
+    """Smooth the audio by a weighted mean of embeddings: (B, neighbours, 64) to (B, 64).
 
-    The weights are read off the first 32 channels and sum to one (Eq. 5 of the paper; AD-NeRF's audio attention).
+    The weights come from the first 32 channels and sum to one (Eq. 5 of the paper; AD-NeRF's audio
+    attention).
     """
 
     def __init__(self, neighbours: int = 8) -> None:
@@ -61,7 +60,7 @@ class TemporalFilter(nn.Module):
 
 
 class LandmarkEncoder(nn.Sequential):
-    """39 points of the upper face, (B, 39, 2) in [0, 1] of the crop, to (B, 64)."""
+    """Encode 39 points of the upper face: (B, 39, 2) in [0, 1] of the crop to (B, 64)."""
 
     def __init__(self) -> None:
         points = len(LANDMARKS_SEEN)
@@ -73,7 +72,7 @@ class Conditioner(ModelMixin, ConfigMixin):
     """The context token of a frame: (B, 1, 64 for each of audio and landmarks that is used).
 
     Args:
-        audio: condition on sound.
+        audio: condition on audio.
         landmarks: condition on the upper face's landmarks.
         speech_features: numbers per speech step: 29 for DeepSpeech.
         neighbours: frames the temporal filter smooths over; 1 is no smoothing.
@@ -101,7 +100,7 @@ class Conditioner(ModelMixin, ConfigMixin):
         return EMBEDDING * ((self.audio_encoder is not None) + (self.landmark_encoder is not None))
 
     def forward(self, speech: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
-        """Context of `speech` (B, neighbours, 16, features) and `landmarks` (B, 39, 2)."""
+        """Encode `speech` (B, neighbours, 16, features) and `landmarks` (B, 39, 2)."""
         parts = []
         if self.audio_encoder is not None:
             embeddings = self.audio_encoder(speech.flatten(0, 1)).unflatten(0, speech.shape[:2])

@@ -1,4 +1,4 @@
-"""The denoiser: diffusers' conditional UNet over latents, its inputs and its noise as DiffTalk has them."""
+"""The denoiser: diffusers' UNet with DiffTalk's conditioning inputs and noise schedule."""
 
 from math import gcd
 
@@ -6,10 +6,95 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import nn
 
+from difftalk.config.training import TrainingSettings
+from difftalk.models.conditioning import Conditioner
+from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
 
 LATENT_CHANNELS = 3
+
+
+class Denoiser(nn.Module):
+    """UNet and condition encoders: all that is trained, and the one forward pass.
+
+    Training runs `forward`; sampling runs `context` once and `predict` at every noise level.
+
+    Args:
+        unet: predicts noise or velocity.
+        conditioner: encodes speech and landmarks to the context of its cross-attention.
+        conditions: the conditioning inputs, of `difftalk.config.training.CONDITIONS`.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, conditioner: Conditioner, conditions: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.unet, self.conditioner, self.conditions = unet, conditioner, conditions
+
+    def forward(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        masked: torch.Tensor,
+        reference: torch.Tensor,
+        speech: torch.Tensor,
+        landmarks: torch.Tensor,
+    ) -> torch.Tensor:
+        """Predict the noise (or velocity) in the latents `noisy` (B, C, h, w), in their shape.
+
+        Args:
+            noisy: latents at the noise levels `timesteps`.
+            timesteps: (B,) int64.
+            masked, reference, speech, landmarks: as the attributes of `difftalk.models.examples.Examples`.
+        """
+        return self.predict(noisy, timesteps, masked, reference, self.context(speech, landmarks))
+
+    def context(self, speech: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
+        """Encode speech and landmarks to the context token (B, 1, D)."""
+        dtype = self.unet.conv_in.weight.dtype
+        return self.conditioner(speech.to(dtype), landmarks.to(dtype))
+
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor | int,
+        masked: torch.Tensor,
+        reference: torch.Tensor,
+        context: torch.Tensor,
+    ) -> torch.Tensor:
+        """Run the UNet on [noisy, masked, reference] (DiffTalk's order), of those conditioned on."""
+        spatial = {"masked": masked, "reference": reference}
+        inputs = torch.cat([noisy, *(x for name, x in spatial.items() if name in self.conditions)], dim=1)
+        return self.unet(inputs.to(self.unet.conv_in.weight.dtype), timesteps, context).sample
+
+
+def untrained_denoiser(settings: TrainingSettings, clips: LatentClips) -> Denoiser:
+    """Build an untrained denoiser, sized for the experiment's conditions and for the clips.
+
+    Raises:
+        UserError: if nothing is left to condition the cross-attention on, or the channels do not fit.
+    """
+    conditions = settings.conditions
+    neighbours = settings.smoothing_frames if settings.smoothing else 1
+    try:
+        conditioner = Conditioner(
+            "audio" in conditions, "landmarks" in conditions, clips.speech_features, neighbours
+        )
+    except ValueError as e:
+        raise UserError(f"train: conditions {list(conditions)}: {e}") from None
+    spatial = ("masked" in conditions) + ("reference" in conditions)
+    unet = build_denoiser(
+        settings.channels,
+        settings.layers,
+        settings.head_channels,
+        conditioner.width,
+        spatial,
+        clips.latent_shape[1],
+    )
+    use_one_token_shortcut(unet, settings.one_token_shortcut)
+    return Denoiser(unet, conditioner, conditions)
 
 
 def build_denoiser(
@@ -20,13 +105,16 @@ def build_denoiser(
     spatial_conditions: int,
     latent_size: int,
 ) -> UNet2DConditionModel:
-    """The UNet; attention at every resolution but the highest.
+    """Build an untrained UNet; attention at every resolution but the highest.
 
     `build_denoiser((256, 512, 768, 1024), 2, 32, 128, 2, 64)` is the paper's, 530,152,963 parameters.
 
     Args:
         channels: per resolution, from the highest down.
-        spatial_conditions: latents stacked below the noisy one, of masked frame and reference: 0, 1 or 2.
+        layers: residual blocks per resolution.
+        head_channels: channels per attention head.
+        context_width: size of the context token.
+        spatial_conditions: latents stacked onto the noisy one, of masked frame and reference: 0, 1 or 2.
         latent_size: height and width of a latent.
 
     Raises:
@@ -34,7 +122,8 @@ def build_denoiser(
     """
     if len(channels) < 2 or any(c % head_channels for c in channels[1:]):
         raise UserError(
-            f"training.channels {list(channels)}: two or more, all but the first a multiple of head_channels={head_channels}"
+            f"training.channels {list(channels)}: two or more, all but the first a multiple of "
+            f"head_channels={head_channels}"
         )
     below = len(channels) - 1
     model = UNet2DConditionModel(
@@ -54,18 +143,22 @@ def build_denoiser(
     return model
 
 
-def noise_schedule(prediction: str) -> DDIMScheduler:
-    """LDM's "linear" schedule: 1000 steps, sqrt(beta) linear from 0.0015 to 0.0195."""
+def noise_schedule(prediction_type: str) -> DDIMScheduler:
+    """Build LDM's "linear" schedule: 1000 steps, sqrt(beta) linear from 0.0015 to 0.0195.
+
+    Args:
+        prediction_type: what the denoiser predicts, `epsilon` (the noise) or `v_prediction` (the velocity).
+    """
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.0015,
         beta_end=0.0195,
         beta_schedule="scaled_linear",
-        prediction_type=prediction,
+        prediction_type=prediction_type,
         clip_sample=False,
         set_alpha_to_one=True,
         steps_offset=1,
-        timestep_spacing="trailing" if prediction == "v_prediction" else "leading",
+        timestep_spacing="trailing" if prediction_type == "v_prediction" else "leading",
     )
 
 
@@ -89,21 +182,14 @@ class OneTokenAttention:
 
 
 def use_one_token_shortcut(model: UNet2DConditionModel, use: bool = True) -> None:
-    """Put `OneTokenAttention` in place of every cross-attention, or real attention back; results stay the same.
+    """Replace every cross-attention by `OneTokenAttention`, or bring real attention back.
 
-    So do weights and their names. The queries, the keys and the norm before them change nothing, so they are not
-    trained in the shortcut: processes that train together would wait for their gradients.
+    Results, weights and their names stay the same. The queries, the keys and the norm before them change
+    nothing, so they are not trained in the shortcut: processes that train together would wait for their
+    gradients.
     """
     for block in model.modules():
         if isinstance(block, BasicTransformerBlock):
             block.attn2.set_processor(OneTokenAttention() if use else AttnProcessor2_0())
             for unused in (block.norm2, block.attn2.to_q, block.attn2.to_k):
                 unused.requires_grad_(not use)
-
-
-def stack_inputs(
-    noisy: torch.Tensor, masked: torch.Tensor, reference: torch.Tensor, conditions: tuple[str, ...]
-) -> torch.Tensor:
-    """The UNet's input, in DiffTalk's order: [noisy, masked, reference], without those not conditioned on."""
-    spatial = {"masked": masked, "reference": reference}
-    return torch.cat([noisy, *(x for name, x in spatial.items() if name in conditions)], dim=1)

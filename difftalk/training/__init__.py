@@ -1,1 +1,1 @@
-"""Training of the denoiser, of the first stage and of the sync expert."""
+"""Training: the denoiser's loop, and what all trainings share, such as checkpoints."""

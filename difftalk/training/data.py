@@ -1,132 +1,27 @@
-"""Training examples straight from the shards: batch k, noise included, is a function of the seed and k alone.
+"""Batches of training examples: batch k, noise included, is a function of seed and k alone.
 
-So the position to resume from is the number of the step, and it takes no state to show every frame once an epoch: each
-process of a training takes its slice of the same batch, whichever worker of it prepares which step.
+So the position to resume from is the number of the step, and it takes no state to show every frame once an
+epoch. Each process of a training takes its slice of the same batch, whichever worker prepares it.
 """
 
 import signal
-from bisect import bisect_right
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from difftalk.media.shards import map_arrays
-from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW
-from difftalk.runtime.errors import UserError
-from difftalk.speech.windows import neighbour_windows
-
-
-@dataclass
-class Examples:
-    """What the denoiser sees of B frames; latents of about unit variance.
-
-    Numbers are as they are stored (float16 or float32) until `to`, on whose device they become float32.
-
-    Attributes:
-        target: (B, C, h, w) latents of the frames.
-        masked: (B, C, h, w) latents of the frames with the mouth masked.
-        reference: (B, C, h, w) latents of another frame of each clip.
-        speech: (B, neighbours, 16, features).
-        landmarks: (B, 39, 2) in [0, 1] of the crop.
-        generated: (B, 1, h, w) bool, True where the face is to be generated.
-    """
-
-    target: torch.Tensor
-    masked: torch.Tensor
-    reference: torch.Tensor
-    speech: torch.Tensor
-    landmarks: torch.Tensor
-    generated: torch.Tensor
-
-    def to(self, device: torch.device | str) -> "Examples":
-        there = {k: v.to(device, non_blocking=True) for k, v in vars(self).items()}
-        return Examples(**{k: v.float() if v.is_floating_point() else v for k, v in there.items()})
-
-    def pin_memory(self) -> "Examples":
-        """For the loader, whose batches travel to a GPU while it computes."""
-        return Examples(**{k: v.pin_memory() for k, v in vars(self).items()})
-
-
-class LatentClips:
-    """All frames of some training shards, mapped in place: memory stays bounded however large the shards are.
-
-    Args:
-        shards: paths of `shards/{shard}.tar`.
-        neighbours: frames of speech per example: 8 with audio smoothing, 1 without.
-    """
-
-    def __init__(self, shards: Iterable[Path], neighbours: int) -> None:
-        self.shards = list(shards)
-        clips = {clip_id: arrays for path in self.shards for clip_id, arrays in map_arrays(path).items()}
-        if not clips:
-            raise UserError("train: the shards hold no clip; the funnel says why they were rejected")
-        self.clip_ids = sorted(clips)
-        self.clips = [clips[c] for c in self.clip_ids]
-        self.neighbours = neighbours
-        self._ends = list(accumulate(len(c["latents"]) for c in self.clips))
-
-    def __reduce__(self) -> tuple[type, tuple[list[Path], int]]:
-        """A worker process gets the paths and maps the shards itself."""
-        return type(self), (self.shards, self.neighbours)
-
-    def __len__(self) -> int:
-        """Frames in all clips."""
-        return self._ends[-1]
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w)"""
-        return self.clips[0]["latents"].shape[1:]
-
-    @property
-    def speech_features(self) -> int:
-        return int(self.clips[0]["speech"].shape[1])
-
-    def extract(self) -> Iterator[np.ndarray]:
-        """A little of every clip, enough to tell data sets apart: its name, its first and its last frame."""
-        for clip_id, arrays in zip(self.clip_ids, self.clips, strict=True):
-            yield np.frombuffer(clip_id.encode(), np.uint8)
-            yield np.array(arrays["latents"].shape)
-            for name in ("latents", "masked", "speech", "landmarks", "generated"):
-                yield arrays[name][[0, -1]]
-
-    def locate(self, index: int) -> tuple[int, int]:
-        """Clip number and frame of the `index`-th frame."""
-        clip = bisect_right(self._ends, index)
-        return clip, index - (self._ends[clip - 1] if clip else 0)
-
-    def examples(self, frames: list[tuple[int, int]], references: list[int]) -> Examples:
-        """Gather `(clip, frame)` pairs, each with the frame of the same clip that serves as its reference."""
-
-        def gather(name: str, of: Iterable[tuple[int, int]]) -> torch.Tensor:
-            return torch.from_numpy(np.stack([self.clips[c][name][f] for c, f in of]))
-
-        def speech_around(clip: int, frame: int) -> np.ndarray:
-            return neighbour_windows(
-                self.clips[clip]["speech"], np.array([frame]), self.neighbours, SPEECH_WINDOW
-            )[0]
-
-        return Examples(
-            target=gather("latents", frames),
-            masked=gather("masked", frames),
-            reference=gather("latents", [(c, r) for (c, _), r in zip(frames, references, strict=True)]),
-            speech=torch.from_numpy(np.stack([speech_around(c, f) for c, f in frames])),
-            landmarks=gather("landmarks", frames)[:, LANDMARKS_SEEN, :],
-            generated=gather("generated", frames).bool().unsqueeze(1),
-        )
+from difftalk.models.examples import Examples, LatentClips
 
 
 def batch_indices(length: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Frames of batch `step`: each epoch is a new permutation of all `length` frames, cut into batches without rest.
+    """Return the frames of batch `step`, as numbers below `length`.
 
-    An epoch ends inside a batch where the sizes do not divide; the next one fills it up. So every frame is seen
-    exactly once an epoch, and the position to resume from is the step number.
+    Each epoch is a new permutation of all frames, cut into batches without a remainder. An epoch ends inside
+    a batch where the sizes do not divide; the next one fills it up. So every frame is seen exactly once an
+    epoch, and the position to resume from is the step number.
     """
     first = step * batch_size
     picked = np.empty(batch_size, np.int64)
@@ -143,7 +38,7 @@ def _epoch_order(length: int, epoch: int, seed: int) -> np.ndarray:
 
 
 def draw_reference(rng: np.random.Generator, frame: int, frames: int, distance: int) -> int:
-    """A frame at least `distance` away from `frame`, uniformly; in a clip too short for that, the farthest end."""
+    """Draw a frame at least `distance` away from `frame`; in too short a clip, the farthest end."""
     before, after = max(0, frame - distance + 1), max(0, frames - frame - distance)
     if before + after == 0:
         return 0 if frame >= frames - 1 - frame else frames - 1
@@ -152,7 +47,7 @@ def draw_reference(rng: np.random.Generator, frame: int, frames: int, distance: 
 
 
 def frames_of_batch(clips: LatentClips, batch_size: int, step: int, seed: int) -> list[tuple[int, int]]:
-    """Clip number and frame of each example of batch `step`."""
+    """Return clip number and frame of each example of batch `step`."""
     return [clips.locate(int(i)) for i in batch_indices(len(clips), batch_size, step, seed)]
 
 
@@ -164,7 +59,7 @@ def training_batch(
     reference_distance: int,
     part: slice = slice(None),
 ) -> Examples:
-    """Batch `step`, or a part of it, its references drawn anew every time."""
+    """Gather batch `step`, or a part of it; its references are drawn anew each time."""
     frames = frames_of_batch(clips, batch_size, step, seed)
     rng = np.random.default_rng((seed, step, 1))
     references = [
@@ -188,14 +83,16 @@ class TrainingBatch:
     timesteps: torch.Tensor
 
     def to(self, device: torch.device | str) -> "TrainingBatch":
+        """Copy to `device`."""
         noise, timesteps = (x.to(device, non_blocking=True) for x in (self.noise, self.timesteps))
         return TrainingBatch(self.examples.to(device), noise, timesteps)
 
     def pin_memory(self) -> "TrainingBatch":
+        """Copy to page-locked memory; the loader calls this."""
         return TrainingBatch(self.examples.pin_memory(), self.noise.pin_memory(), self.timesteps.pin_memory())
 
     def split(self, parts: int) -> Iterator["TrainingBatch"]:
-        """Equal parts, in order."""
+        """Yield equal parts, in order."""
         size = len(self.noise) // parts
         for first in range(0, len(self.noise), size):
             part = slice(first, first + size)
@@ -205,7 +102,7 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class Steps(Dataset[TrainingBatch]):
-    """`steps[k]` is what process `rank` of `ranks` is to do in step k.
+    """Batches by number: `steps[k]` is the part of process `rank` of `ranks` in step k.
 
     Attributes:
         batch_size: frames in a step, of all ranks together; a multiple of `ranks`.
@@ -237,12 +134,16 @@ class Steps(Dataset[TrainingBatch]):
 def load_steps(
     steps: Steps, first: int, end: int, workers: int, *, pin: bool
 ) -> Generator[TrainingBatch, None, None]:
-    """`steps[first]` to `steps[end - 1]` in order, prepared ahead by `workers` processes; 0: here, when asked for.
+    """Yield `steps[first]` to `steps[end - 1]` in order, prepared ahead by worker processes.
 
-    Whoever stops before the end closes it: that ends the processes.
+    Whoever stops before the end closes the generator: that ends the processes.
 
     Args:
-        pin: into page-locked memory, from which a GPU copies while it computes.
+        steps: what to do in each step.
+        first: step to begin with.
+        end: step before which to stop.
+        workers: processes; 0 prepares each batch here, when it is asked for.
+        pin: load into page-locked memory, from which a GPU copies while it computes.
     """
     if workers == 0:
         yield from (steps[step] for step in range(first, end))
@@ -253,7 +154,7 @@ def load_steps(
         sampler=range(first, end),
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=_ignore_signals,
     )
     batches = iter(loader)
     try:
@@ -263,7 +164,7 @@ def load_steps(
         del batches
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """SLURM and terminals signal every process; the parent decides when its workers may end."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore what SLURM and terminals send to every process: the parent decides when its workers end."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

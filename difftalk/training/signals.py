@@ -1,0 +1,35 @@
+"""SIGTERM and SIGUSR1, SLURM's warnings before a time limit, as a request to stop."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+@dataclass
+class StopRequest:
+    """Whether this process got a signal that asks it to stop.
+
+    Attributes:
+        signal: its number; 0: none so far.
+    """
+
+    signal: int = 0
+
+
+@contextmanager
+def deferred_signals() -> Iterator[StopRequest]:
+    """Let SIGTERM and SIGUSR1 only be noted inside the block, for a loop to stop when it can."""
+    request = StopRequest()
+
+    def note(number: int, frame: object) -> None:
+        request.signal = number
+
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
