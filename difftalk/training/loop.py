@@ -19,6 +19,7 @@ from diffusers import DDIMScheduler
 from difftalk.config.training import TrainingSettings
 from difftalk.models.denoiser import Denoiser, noise_schedule, untrained_denoiser
 from difftalk.models.examples import LatentClips
+from difftalk.runtime.device import default_device
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import Progress, say
 from difftalk.training.checkpoint import (
@@ -66,7 +67,7 @@ def train_denoiser(
     files and errors are those of the stage `train`.
     """
     # Set up: processes and device, as the launcher started them.
-    on_gpu = torch.cuda.is_available()
+    on_gpu = default_device() == "cuda"
     accelerator = _accelerator(settings, on_gpu)
     device, ranks, is_main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
 
