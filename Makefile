@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORES ?= all
 
-.PHONY: demo test constraints config-table
+.PHONY: demo test constraints config-docs
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -32,6 +32,6 @@ constraints:
 	$(BIN)/python tools/constraints.py > constraints.txt.new
 	mv constraints.txt.new constraints.txt
 
-# The table of keys in config/README.md, from the descriptions in the schema.
-config-table: .venv/installed
-	$(BIN)/python -m difftalk.config.validate config/README.md
+# The schema that editors read and the table of keys in config/README.md, from the models in difftalk/config.
+config-docs: .venv/installed
+	$(BIN)/python tools/config_docs.py

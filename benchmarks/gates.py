@@ -1,9 +1,9 @@
-"""How far the thresholds of the gates on pictures are from what they let pass and from what they must not.
+"""How far the thresholds of the gates on frames are from what they accept and from what they must reject.
 
 python benchmarks/gates.py VIDEO ...
 
-Live: every video as it is. Cuts: the first second of each before the second one of each other. Stops: each video halted
-for 2 s after 0.8 s, and encoded by x264 as badly as --crf says.
+Live: every video as it is. Cuts: the first second of each followed by the second one of each other. Freezes:
+each video frozen for 2 s after 0.8 s, and encoded by x264 at each --crf.
 """
 
 import argparse
@@ -14,25 +14,28 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from difftalk.face.gates import PictureGates, Watch
-from difftalk.media.video import read_frames, write_video
+from difftalk.config.gates import PictureGates
+from difftalk.face.gates import SceneMonitor
+from difftalk.media.clock import FPS
+from difftalk.media.encode import write_video
+from difftalk.media.video import read_frames
 from difftalk.runtime.errors import ClipError
 
 RATIOS = (2.0, 3.0, 4.5, 6.0, 9.0, 12.0, 16.0)
 SIZE = (480, 360)
-BEFORE, STOPPED = 20, 50
+BEFORE, FROZEN = 20, 2 * FPS  # frames
 
 
 def cuts(frames: list[np.ndarray], ratio: float) -> list[int]:
-    watch = Watch(PictureGates(scene_cut_ratio=ratio))
-    list(watch.through(frames))
-    return watch.cuts()
+    monitor = SceneMonitor(PictureGates(scene_cut_ratio=ratio))
+    list(monitor.through(frames))
+    return monitor.cuts()
 
 
-def standstill_s(frames: list[np.ndarray]) -> float:
-    watch = Watch(PictureGates())
-    list(watch.through(frames))
-    return watch.standstill()[1] / 25
+def longest_freeze_s(frames: list[np.ndarray]) -> float:
+    monitor = SceneMonitor(PictureGates())
+    list(monitor.through(frames))
+    return monitor.longest_freeze()[1] / FPS
 
 
 def main() -> None:
@@ -48,33 +51,34 @@ def main() -> None:
     for path in args.videos:
         frames: list[np.ndarray] = []
         try:
-            for frame in itertools.islice(read_frames(path), round(args.seconds * 25)):
+            for frame in itertools.islice(read_frames(path), round(args.seconds * FPS)):
                 frames.append(cv2.resize(frame, SIZE, interpolation=cv2.INTER_AREA))
         except ClipError as e:
             print(f"{path.name}: {e}")
-        if len(frames) >= 2 * 25:
+        if len(frames) >= 2 * FPS:
             clips[path.name] = frames
 
-    print("| video | longest standstill s | cuts at ratio", " | ".join(f"{r:g}" for r in RATIOS), "|")
+    print("| video | longest freeze s | cuts at ratio", " | ".join(f"{r:g}" for r in RATIOS), "|")
     print("|---|---|" + "---|" * len(RATIOS))
     for name, frames in clips.items():
         counts = " | ".join(str(len(cuts(frames, r))) for r in RATIOS)
-        print(f"| {name} | {standstill_s(frames):.2f} | {counts} |", flush=True)
+        print(f"| {name} | {longest_freeze_s(frames):.2f} | {counts} |", flush=True)
 
-    pairs = [(a[:25], b[25:50]) for a, b in itertools.permutations(clips.values(), 2)]
-    found = {r: sum(cuts(a + b, r) == [25] for a, b in pairs) for r in RATIOS}
+    pairs = [(a[:FPS], b[FPS : 2 * FPS]) for a, b in itertools.permutations(clips.values(), 2)]
+    found = {r: sum(cuts(a + b, r) == [FPS] for a, b in pairs) for r in RATIOS}
     print(f"cuts found, of {len(pairs)}:", ", ".join(f"{n} at ratio {r:g}" for r, n in found.items()))
 
-    stops = []
+    freezes = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "stop.mp4"
+        path = Path(folder) / "freeze.mp4"
         for crf, (name, frames) in itertools.product(args.crf, clips.items()):
-            stop = frames[:BEFORE] + [frames[BEFORE]] * STOPPED + frames[BEFORE : BEFORE + 25]
-            write_video(path, stop, crf=crf)
-            stops.append((standstill_s(list(read_frames(path))), crf, name))
-    shortest = min(stops)
+            freeze = frames[:BEFORE] + [frames[BEFORE]] * FROZEN + frames[BEFORE : BEFORE + FPS]
+            write_video(path, freeze, crf=crf)
+            freezes.append((longest_freeze_s(list(read_frames(path))), crf, name))
+    shortest = min(freezes)
     print(
-        f"stops of {STOPPED / 25:g} s are measured as {shortest[0]:.2f} s ({shortest[2]}, crf {shortest[1]}) and more"
+        f"freezes of {FROZEN / FPS:g} s are measured as {shortest[0]:.2f} s "
+        f"({shortest[2]}, crf {shortest[1]}) and more"
     )
 
 

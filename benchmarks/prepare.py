@@ -1,15 +1,16 @@
-"""How fast videos become crops, landmarks and speech features: against the community's way, and the bare decode.
+"""Time the stages of preparing against the community's way, and against the bare decode.
 
 python benchmarks/prepare.py FOLDER [FOLDER ...] [--demo 6]
 
-Each folder of videos is a set; `--demo N` is one more, of N speakers rendered as the demo does. The stages run as the
-workflow runs them, one command each. The community's way, on the same files with the same detector and predictor:
-every frame to a JPEG on disk; each read back, searched for faces whole, at the full resolution, upsampled only where the
-detector needs that to find the face; landmarks to a text file and a crop to a JPEG; each frame's 40 ms of
-sound to a WAV file, features computed from that; one process. It runs on a sample of each clip's frames, and its time
-per frame counts for all of the clip's frames. Two variants: pictures upsampled once more, as in dlib's own example; and
-picture and sound of each frame sought anew in the file, as DiffTalk's community scripts
-(yxdydgithub/difftalk_preprocess) do, here without the two processes that they start for that.
+Each folder of videos is a set; `--demo N` is one more, of N speakers rendered as the demo does. The stages
+run as the workflow runs them, one command each. The community's way, on the same files with the same detector
+and predictor: every frame to a JPEG on disk; each read back, searched for faces whole, at the full
+resolution, upsampled only where the detector needs that to find the face; landmarks to a text file and a crop
+to a JPEG; each frame's 40 ms of audio to a WAV file, features computed from that; one process. It runs on a
+sample of each clip's frames, and its time per frame counts for all of the clip's frames. Two variants: frames
+upsampled once more, as in dlib's own example; and a seek in the file for each frame and its audio, as
+DiffTalk's community scripts (yxdydgithub/difftalk_preprocess) do, here without the two processes that they
+start for that.
 
 Rounds alternate between the ways, so that a machine which is busy for a while is so for all.
 """
@@ -32,11 +33,14 @@ import numpy as np
 import soundfile
 from python_speech_features import mfcc
 
+from difftalk.config.dataset import LocalSettings, Shards
 from difftalk.datasets.clips import Clip, read_plan, write_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
-from difftalk.face import dlib_backend as dlib_faces
+from difftalk.face import dlib_backend
 from difftalk.media.audio import read_audio
-from difftalk.media.video import FPS, SOUND_RATE, open_media, read_frames, video_stream
+from difftalk.media.clock import FPS, SAMPLE_RATE
+from difftalk.media.probe import open_media, video_stream
+from difftalk.media.video import read_frames
 from difftalk.runtime.parallel import map_clips
 from difftalk.runtime.rejects import Reject, read_rejects
 from difftalk.stages import plan
@@ -140,9 +144,9 @@ class Preparation:
 
     def __init__(self, videos: Path, folder: Path, args: argparse.Namespace) -> None:
         self.folder, self.args = folder, args
-        self.dataset = {"name": "local", "videos": str(videos)}
+        self.dataset = LocalSettings(videos=str(videos))
         folder.mkdir()
-        plan.run(dataset=self.dataset, shards={"train": 1, "test": 1}, out=folder / "clips.parquet")
+        plan.run(dataset=self.dataset, shards=Shards(train=1, test=1), out=folder / "clips.parquet")
         self.clips = [dataclasses.replace(c, shard=SHARD) for c in read_plan(folder / "clips.parquet")]
         write_plan(folder / "clips.parquet", self.clips)
 
@@ -152,7 +156,7 @@ class Preparation:
         sources = [*planned, "--sources", at["sources"]]
         dataset = [
             "--dataset",
-            json.dumps(self.dataset),
+            json.dumps(self.dataset.as_dict()),
             "--download",
             "{}",
             "--store",
@@ -202,24 +206,24 @@ class Sample:
         folder.mkdir()
 
     def decode(self) -> None:
-        """Each frame to a JPEG, each frame's sound to a WAV."""
+        """Write each frame to a JPEG, each frame's audio to a WAV."""
         start_s, end_s = self.first / FPS, (self.first + self.count) / FPS
         for k, frame in enumerate(read_frames(self.video, start_s, end_s)):
             cv2.imwrite(str(self.folder / f"{k}.jpg"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-        sound = read_audio(self.video, start_s, end_s)
-        for k, snippet in enumerate(sound.reshape(self.count, -1)):
-            soundfile.write(self.folder / f"{k}.wav", snippet, SOUND_RATE)
+        audio = read_audio(self.video, start_s, end_s)
+        for k, snippet in enumerate(audio.reshape(self.count, -1)):
+            soundfile.write(self.folder / f"{k}.wav", snippet, SAMPLE_RATE)
 
     def seek(self) -> np.ndarray:
-        """Seconds `(2,)` per frame where picture and sound of each are sought for in the file."""
+        """Return the seconds `(2,)` per frame where the file is seeked for each frame and its audio."""
         numbers = np.linspace(0, self.clip.frames - 1, SEEKS).astype(int)
 
         def all_of_them() -> None:
             for k in numbers:
-                picture = picture_at(self.video, k / FPS)
-                cv2.imwrite(str(self.folder / f"sought-{k}.jpg"), picture)
+                frame = frame_at(self.video, k / FPS)
+                cv2.imwrite(str(self.folder / f"seek-{k}.jpg"), frame)
                 snippet = read_audio(self.video, k / FPS, (k + 1) / FPS)
-                soundfile.write(self.folder / f"sought-{k}.wav", snippet, SOUND_RATE)
+                soundfile.write(self.folder / f"seek-{k}.wav", snippet, SAMPLE_RATE)
 
         return timed(all_of_them) / len(numbers)
 
@@ -230,23 +234,23 @@ class Sample:
 
     def _analyse(self, count: int, upsampled: int, size: int) -> None:
         for k in range(count):
-            picture = cv2.imread(str(self.folder / f"{k}.jpg"))
-            grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-            faces = dlib_faces._detector()(grey, upsampled)
+            frame = cv2.imread(str(self.folder / f"{k}.jpg"))
+            grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+            faces = dlib_backend.detector()(grey, upsampled)
             if faces:
                 self.found += 1
                 face = max(faces, key=lambda f: f.width())
-                points = np.array([(p.x, p.y) for p in dlib_faces._predictor()(grey, face).parts()])
+                points = np.array([(p.x, p.y) for p in dlib_backend.predictor()(grey, face).parts()])
                 np.savetxt(self.folder / f"{k}.lms", points, fmt="%.2f")
                 low, high = np.maximum(points.min(axis=0) - face.width() // 5, 0), points.max(axis=0)
-                crop = picture[low[1] : high[1], low[0] : high[0]]
+                crop = frame[low[1] : high[1], low[0] : high[0]]
                 cv2.imwrite(str(self.folder / f"{k}-crop.jpg"), cv2.resize(crop, (size, size)))
-            sound, rate = soundfile.read(self.folder / f"{k}.wav", dtype="int16")
-            np.save(self.folder / f"{k}.npy", mfcc(sound, rate))
+            audio, rate = soundfile.read(self.folder / f"{k}.wav", dtype="int16")
+            np.save(self.folder / f"{k}.npy", mfcc(audio, rate))
 
 
-def picture_at(video: Path, at_s: float) -> np.ndarray:
-    """The picture shown at a time, `(H, W, 3)` BGR, decoded from the key frame before."""
+def frame_at(video: Path, at_s: float) -> np.ndarray:
+    """Return the frame shown at a time, `(H, W, 3)` BGR, decoded from the key frame before."""
     with open_media(video) as container:
         stream = video_stream(container, video)
         stream.codec_context.thread_count = 1
@@ -259,14 +263,14 @@ def picture_at(video: Path, at_s: float) -> np.ndarray:
 
 
 def upsampling(video: Path, clip: Clip) -> int:
-    """How often a picture must be doubled for the detector to find a face in three frames of the clip; 2 at most."""
+    """Return how often frames must be doubled for the detector to find the face in three; 2 at most."""
     frames = [next(read_frames(video, t, t + 1 / FPS)) for t in np.linspace(0, clip.end_s - 0.2, 3)]
     greys = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]
-    return next((n for n in (0, 1) if all(len(dlib_faces._detector()(g, n)) for g in greys)), 2)
+    return next((n for n in (0, 1) if all(len(dlib_backend.detector()(g, n)) for g in greys)), 2)
 
 
 def decode_raw(job: tuple[Path, float]) -> int:
-    """Decode a file and do nothing with the pictures."""
+    """Decode a file and do nothing with the frames."""
     with av.open(str(job[0])) as container:
         stream = video_stream(container, job[0])
         stream.codec_context.thread_count = 1

@@ -9,8 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
+from difftalk.config.evaluation import Evaluation
+from difftalk.config.sampling import Sampling
+from difftalk.evaluation.scores import read_scores
 from difftalk.stages import sample, score
 
 COLUMNS = ("psnr_mouth", "ssim_mouth", "sync_confidence", "mouth_corr")
@@ -36,22 +37,20 @@ def main() -> None:
                 crops=crops,
                 shard_file=args.run / "shards" / f"{args.shard}.tar",
                 autoencoder=args.run / "models" / "autoencoder",
-                settings=sample.Settings(steps=steps),
+                settings=Sampling(steps=steps),
                 model=args.run / "models" / args.method,
                 out=samples,
             )
             seconds = time.monotonic() - started
-            expert = args.run / "models" / "syncnet"
-            settings = score.Settings()
             score.run(
                 method=args.method,
                 samples=samples,
                 crops=crops,
-                syncnet=expert,
-                settings=settings,
+                syncnet=args.run / "models" / "syncnet",
+                settings=Evaluation(),
                 out=metrics,
             )
-            rows = [row for row in pq.read_table(metrics).to_pylist() if row["frame"] is None]
+            rows = list(read_scores([metrics]).clips[args.method].values())
         frames = sum(row["frames"] for row in rows)
         means = {c: sum(row[c] for row in rows) / len(rows) for c in COLUMNS}
         figures = " | ".join(f"{means[c]:.3f}" for c in COLUMNS)

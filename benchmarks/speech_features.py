@@ -1,9 +1,9 @@
-"""Seconds that each speech backend takes for a minute of sound, and the memory it needs for the longest clip of HDTF.
+"""Time each speech backend on a minute of audio, and measure the memory for HDTF's longest clip.
 
     python benchmarks/speech_features.py [--seconds 60 500]
 
-DeepSpeech has its full width and random weights, which take as long as trained ones. One clip of noise per length, on the
-GPU where there is one.
+DeepSpeech has its full width and random weights, which take as long as trained ones. One clip of noise per
+length, on the GPU where there is one.
 """
 
 import argparse
@@ -18,9 +18,13 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from difftalk.stages.speech import load_backend
+from difftalk.media.clock import FPS, SAMPLE_RATE
+from difftalk.runtime.device import default_device
+from difftalk.speech.features import load_backend
+from difftalk.speech.windows import STEPS_PER_FRAME
 
 WIDTH = 2048
+STEPS_PER_S = STEPS_PER_FRAME * FPS
 
 
 def save_random_weights(folder: Path) -> None:
@@ -54,26 +58,24 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=int, nargs="+", default=[60])
     lengths = parser.parse_args().seconds
-    where = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{torch.get_num_threads()} CPU threads"
-    )
+    on_gpu = default_device() == "cuda"
+    where = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DIFFTALK_WEIGHTS"] = folder
         save_random_weights(Path(folder))
         for name in ("mfcc", "deepspeech"):
             backend = load_backend(name)
-            backend(np.ones(16_000, np.int16), 50)
+            backend(np.ones(SAMPLE_RATE, np.int16), STEPS_PER_S)
             for seconds in lengths:
-                sound = np.random.default_rng(1).normal(0, 3000, seconds * 16_000).astype(np.int16)
+                audio = np.random.default_rng(1).normal(0, 3000, seconds * SAMPLE_RATE).astype(np.int16)
                 start, worked = time.perf_counter(), time.process_time()
-                backend(sound, seconds * 50)
+                backend(audio, seconds * STEPS_PER_S)
                 taken, worked = time.perf_counter() - start, time.process_time() - worked
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
                 print(
-                    f"{name}: {seconds} s of sound in {taken:.2f} s ({60 * taken / seconds:.2f} s a minute; of processors "
-                    f"{60 * worked / seconds:.2f} s) on {where}; {peak:.1f} GB at most until now",
+                    f"{name}: {seconds} s of audio in {taken:.2f} s "
+                    f"({60 * taken / seconds:.2f} s a minute; of processors {60 * worked / seconds:.2f} s) "
+                    f"on {where}; {peak:.1f} GB at most until now",
                     flush=True,
                 )
 

@@ -1,232 +1,67 @@
-"""The command line: one verb per stage, each a thin door to its module's `run`; and `weights`, with verbs of its own."""
+"""The command line: one verb a stage, whose flags are the arguments of the stage's `run`."""
 
 import argparse
+import ast
 import importlib
-import json
+import inspect
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+import types
+import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import difftalk.stages
 from difftalk import __version__
-from difftalk.config import settings
-from difftalk.runtime import launch, progress
+from difftalk.runtime import progress
 from difftalk.runtime.errors import UserError
+from difftalk.stages import STAGES
+from difftalk.training import launcher
+
+# Types that argparse reads by itself; a value of any other type is given as JSON.
+PLAIN_TYPES = (str, int, float, Path)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A verb: the module whose `function` it calls, and the flags that become the function's arguments.
+def parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the command line.
 
-    In `flags`, a name stands for itself; `name...` takes several values; `name?` may be left out, or left empty.
-    `NAME` in capitals stands without a flag.
+    Args:
+        verb: the stage whose flags are wanted; the modules of the others are not imported.
     """
-
-    module: str
-    help: str
-    flags: str
-    function: str = "run"
-
-
-STAGES = {
-    "plan": Stage("difftalk.stages.plan", "decide clips, splits and shards", "dataset shards=json frozen? out"),
-    "fetch": Stage(
-        "difftalk.stages.fetch",
-        "download, render or link the sources of a shard",
-        "plan shard dataset download store out manifest rejects max-reject-fraction workers",
-    ),
-    "landmarks": Stage(
-        "difftalk.stages.landmarks",
-        "find the face and its 68 points in every frame of a shard",
-        "plan shard sources settings out quality rejects max-reject-fraction workers",
-    ),
-    "crops": Stage(
-        "difftalk.stages.crops",
-        "cut the square face crops of a shard, with their sound",
-        "plan shard sources landmarks syncnet? settings out rejects max-reject-fraction workers",
-    ),
-    "speech": Stage(
-        "difftalk.stages.speech",
-        "compute the speech features of a shard, 50 steps a second",
-        "crops settings out rejects max-reject-fraction",
-    ),
-    "autoencoder": Stage(
-        "difftalk.stages.autoencoder",
-        "train the first stage, or put an existing one in its place",
-        "crops... settings source state out",
-    ),
-    "encode": Stage(
-        "difftalk.stages.encode",
-        "write a shard for training: latents, speech, landmarks",
-        "crops speech autoencoder settings out rejects max-reject-fraction",
-    ),
-    "train": Stage(
-        "difftalk.stages.train",
-        "train the model of one experiment",
-        "shards... autoencoder settings state curves? data-workers processes out",
-    ),
-    "sample": Stage(
-        "difftalk.stages.sample",
-        "make the videos of one method for a shard",
-        "method crops shard-file autoencoder model? settings out",
-    ),
-    "syncnet": Stage(
-        "difftalk.stages.syncnet",
-        "train the sync expert, or put an existing one in its place",
-        "crops... settings source state out",
-    ),
-    "score": Stage(
-        "difftalk.stages.score",
-        "measure the videos of one method against the truth",
-        "method samples crops shard-file? syncnet settings out",
-    ),
-    "tables": Stage(
-        "difftalk.stages.tables", "add the measurements up to the paper's tables", "metrics... plan settings out"
-    ),
-    "funnel": Stage(
-        "difftalk.stages.funnel",
-        "say which clips were lost where, and why",
-        "plan rejects... quality... crops... out by-subset page",
-    ),
-    "freeze": Stage(
-        "difftalk.stages.freeze",
-        "write out the clips that were kept, with checksums, to be planned from another day",
-        "plan manifests... rejects... out",
-    ),
-    "report": Stage(
-        "difftalk.stages.report",
-        "write the page with tables, curves and videos",
-        "tables funnel quality... models... samples... crops... settings out zip",
-    ),
-}  # fmt: skip
-
-WEIGHTS = {
-    "list": Stage("difftalk.stages.weights", "say which weights there are, and which are here", "", "show"),
-    "fetch": Stage("difftalk.stages.weights", "download weights and convert them", "NAMES... url?", "fetch"),
-    "import": Stage(
-        "difftalk.stages.weights", "convert weights from a file that was got elsewhere", "NAME FILE", "import_file"
-    ),
-    "import-model": Stage(
-        "difftalk.sampling.formats", "turn an official DiffTalk checkpoint into a model folder", "FILE out", "import_model"
-    ),
-    "export-model": Stage(
-        "difftalk.sampling.formats", "turn a model folder into an official checkpoint", "FOLDER out", "export_model"
-    ),
-}  # fmt: skip
-
-# Of flags that may be left out.
-DEFAULTS = {"workers": 1, "data-workers": 0, "processes": 1}
-
-TYPES: dict[str, Any] = {
-    "data-workers": int,
-    "dataset": json.loads,
-    "download": json.loads,
-    "json": json.loads,
-    "method": str,
-    "name": str,
-    "names": str,
-    "processes": int,
-    "shard": str,
-    "source": str,
-    "settings": str,
-    "url": str,
-    "max-reject-fraction": float,
-    "workers": int,
-}
-
-HELP = {
-    "autoencoder": "folder of the first stage",
-    "by-subset": "the same for each subset of the dataset",
-    "crops": "crops/SHARD.tar",
-    "curves": "folder for TensorBoard",
-    "data-workers": "processes that prepare batches ahead, for each that trains; 0: none",
-    "dataset": "what the dataset is, as JSON",
-    "download": "how to go about downloads, as JSON",
-    "frozen": "a file of `difftalk freeze`: its clips are planned",
-    "file": "the file to read",
-    "folder": "the folder to read",
-    "funnel": "funnel.csv",
-    "landmarks": "landmarks/SHARD.parquet",
-    "manifest": "sources/SHARD.csv, with the checksums of the files",
-    "manifests": "sources/SHARD.csv",
-    "max-reject-fraction": "fail where more than this part of the clips is rejected",
-    "method": "ground_truth, reconstruction, reference_copy or the name of a model",
-    "metrics": "metrics/METHOD/SHARD.parquet",
-    "model": "folder of the model, for methods that have one",
-    "models": "folders of the models",
-    "page": "the same as a page",
-    "name": "as `difftalk weights list` has it",
-    "names": "as `difftalk weights list` has them",
-    "out": "the file or folder to write",
-    "plan": "plan/clips.parquet",
-    "processes": "processes that train together, one for each GPU",
-    "quality": "landmarks/SHARD.quality.csv",
-    "rejects": "rejects/STAGE/SHARD.csv",
-    "samples": "samples/METHOD/SHARD",
-    "settings": "what the stage reads of the config, as JSON or a file of it",
-    "shard": "name of the shard, such as train-003",
-    "shard-file": "shards/SHARD.tar",
-    "shards": "shards/SHARD.tar; for `plan` the number of shards of each split, as JSON",
-    "source": "embedded, train, or the path of an existing one",
-    "sources": "sources/SHARD",
-    "speech": "speech/SHARD.parquet",
-    "state": "folder for checkpoints; the newest is resumed from",
-    "store": "folder that keeps every source once",
-    "syncnet": "folder of the sync expert",
-    "tables": "folder of the tables",
-    "url": "another place to download the file from",
-    "workers": "processes to share the clips among",
-    "zip": "the same page as one file",
-}
-
-
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
     top = argparse.ArgumentParser(
         prog="difftalk",
         description="The stages of the workflow, one by one. `snakemake --cores all` calls them in order.",
     )
     top.add_argument("--version", action="version", version=f"difftalk {__version__}")
-    verbs = top.add_subparsers(dest="stage", metavar="STAGE", required=True)
-    for name, stage in STAGES.items():
-        _add_verb(verbs, name, stage, f"difftalk {name}")
-    whole = "the weights that others trained, and checkpoints in the official format"
-    group = verbs.add_parser("weights", help=whole, description=f"difftalk weights: {whole}.")
-    actions = group.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, stage in WEIGHTS.items():
-        _add_verb(actions, name, stage, f"difftalk weights {name}")
+    verbs = top.add_subparsers(dest="verb", metavar="STAGE", required=True)
+    for name in STAGES:
+        summary = _summary(name)
+        called = verbs.add_parser(name, help=summary, description=summary)
+        if name == verb:
+            _add_actions(called, name)
     return top
 
 
-def _add_verb(verbs: Any, name: str, stage: Stage, called: str) -> None:
-    verb = verbs.add_parser(name, help=stage.help, description=f"{called}: {stage.help}.")
-    for flag in stage.flags.split():
-        _add_flag(verb, flag)
-    verb.add_argument("--log", type=Path, help="send all output there; the terminal keeps bar and errors")
+def functions(verb: str) -> dict[str, Callable[..., None]]:
+    """Return what a verb calls: `run` under an empty name, or each action of a verb that has several.
+
+    A module with several actions lists them in `ACTIONS`, by the name that follows the verb.
+    """
+    module = importlib.import_module(f"difftalk.stages.{verb}")
+    actions: dict[str, Callable[..., None]] = getattr(module, "ACTIONS", None) or {"": module.run}
+    return actions
 
 
-def _add_flag(verb: argparse.ArgumentParser, flag: str) -> None:
-    flag, _, kind = flag.partition("=")
-    name = flag.rstrip(".?")
-    if name.isupper():
-        key = name.lower()
-        nargs = "+" if flag.endswith("...") else None
-        verb.add_argument(key, metavar=name, type=TYPES.get(key, Path), help=HELP[key], nargs=nargs)
-        return
-    options: dict[str, Any] = {"type": TYPES.get(kind or name, Path), "help": HELP[name]}
-    if name in DEFAULTS:
-        options["default"] = DEFAULTS[name]
-    elif flag.endswith("..."):
-        options.update(nargs="*", default=[])
-    elif flag.endswith("?"):
-        options["nargs"] = "?"
-    else:
-        options["required"] = True
-    verb.add_argument(f"--{name}", **options)
+def argument_help(function: Callable[..., None]) -> dict[str, str]:
+    """Return what the docstring of a function says of each argument, from its `Args` section."""
+    text = inspect.getdoc(function) or ""
+    section = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n)+)", text, re.MULTILINE)
+    items = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section[1], re.MULTILINE) if section else []
+    return {name: " ".join(words.split()) for name, words in items}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -235,23 +70,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     128 + the number of a signal: it ended the stage. The same command takes the work up again.
     """
     argv = sys.argv[1:] if argv is None else argv
-    values = vars(parser().parse_args(argv))
-    name, log = values.pop("stage"), values.pop("log")
-    stage = STAGES.get(name)
-    if stage is None:
-        action = values.pop("action")
-        name, stage = f"{name} {action}", WEIGHTS[action]
-    rank = launch.rank()
-    if (processes := values.pop("processes", 1)) > 1 and rank is None:
-        return launch.launch(processes, argv)
+    values = vars(parser(next((word for word in argv if word in STAGES), None)).parse_args(argv))
+    verb, action, log = values.pop("verb"), values.pop("action", ""), values.pop("log")
+    name = f"{verb} {action}".strip()
+    rank = launcher.rank()
+    if (processes := values.get("processes", 1)) > 1 and rank is None:
+        return launcher.launch(processes, argv)
     # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGUSR1, _stop)
     if log is not None:
-        label = "" if log.stem == name else log.stem.replace(".", " ")
+        label = "" if log.stem == verb else log.stem.replace(".", " ")
         progress.log_to(log, label, is_second=bool(rank))
     try:
-        _run(stage, values)
+        function = functions(verb)[action]
+        function(**_read(function, values))
     except UserError as e:
         progress.say(f"difftalk {name}: {e}")
         return 2
@@ -267,11 +100,67 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(stage: Stage, values: dict[str, Any]) -> None:
-    module = importlib.import_module(stage.module)
-    if "settings" in values:
-        values["settings"] = settings.from_json(module.Settings, values["settings"])
-    getattr(module, stage.function)(**values)
+def _summary(verb: str) -> str:
+    """The first line of a stage's docstring, read without importing the stage."""
+    source = Path(difftalk.stages.__file__).with_name(f"{verb}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+def _add_actions(parent: argparse.ArgumentParser, verb: str) -> None:
+    found = functions(verb)
+    if "" in found:
+        _add_arguments(parent, found[""])
+        return
+    actions = parent.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for action, function in found.items():
+        summary = (inspect.getdoc(function) or "").partition("\n")[0]
+        _add_arguments(actions.add_parser(action, help=summary, description=summary), function)
+
+
+def _add_arguments(verb: argparse.ArgumentParser, function: Callable[..., None]) -> None:
+    """Give a verb the arguments of its function: those before `*` by position, the others as flags."""
+    described, hints = argument_help(function), typing.get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind, many = _kind(hints[name])
+        options: dict[str, Any] = {"help": described.get(name, "").replace("%", "%%")}
+        options["type"] = kind if kind in PLAIN_TYPES else str
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            verb.add_argument(name, metavar=name.upper(), nargs="+" if many else None, **options)
+            continue
+        if many:
+            options |= {"nargs": "*", "default": []}
+        elif parameter.default is None:
+            options["nargs"] = "?"  # may be given empty, as a rule does for an input that it does not have
+        elif parameter.default is not parameter.empty:
+            options["default"] = parameter.default
+        else:
+            options["required"] = True
+        verb.add_argument(f"--{name.replace('_', '-')}", **options)
+    verb.add_argument(
+        "--log", type=Path, help="file for all output; the terminal keeps progress bar and errors"
+    )
+
+
+def _kind(hint: Any) -> tuple[Any, bool]:
+    """The type of one value of an argument, and whether it takes several values."""
+    if typing.get_origin(hint) is list:
+        return typing.get_args(hint)[0], True
+    if typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(hint):
+        (hint,) = (option for option in typing.get_args(hint) if option is not type(None))
+    return hint, False
+
+
+def _read(function: Callable[..., None], values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a command line, with those that are given as JSON read and checked."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    read = dict(values)
+    for name, value in values.items():
+        kind, _ = _kind(hints[name])
+        if kind not in PLAIN_TYPES and value is not None:
+            from difftalk.config.section import from_json
+
+            read[name] = from_json(kind, value, f"--{name.replace('_', '-')}")
+    return read
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

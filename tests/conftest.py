@@ -1,5 +1,5 @@
-"""What the tests share: a snakemake to run in a folder of its own, one small run of the whole workflow, a drawn speaker
-and the stages that work on faces."""
+"""What the tests share: snakemake in a folder of its own, one small run of the whole workflow, a
+drawn speaker, and the stages that work on faces."""
 
 import os
 import re
@@ -9,10 +9,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from difftalk.config.crops import CropsSettings
+from difftalk.config.landmarks import LandmarksSettings
 from difftalk.datasets.clips import Clip, write_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
 from difftalk.media.video import read_frames
@@ -58,11 +61,11 @@ def snakemake(*arguments: str | Path, directory: Path, checkout: Path = ROOT) ->
         cwd=directory,
         check=False,
     )
-    return Finished(done.returncode, done.stdout, _jobs(done.stdout))
+    return Finished(done.returncode, done.stdout, job_counts(done.stdout))
 
 
-def _jobs(said: str) -> dict[str, int]:
-    """The table that follows `Job stats:`, without its total."""
+def job_counts(said: str) -> dict[str, int]:
+    """Jobs by rule: the table that follows `Job stats:`, without its total."""
     table = re.search(r"^Job stats:\njob +count\n[- ]+\n((?:\w+ +\d+\n)+)", said, re.MULTILINE)
     rows = (line.split() for line in table[1].splitlines()) if table else ()
     return {rule: int(count) for rule, count in rows if rule != "total"}
@@ -98,7 +101,7 @@ SECONDS = 2.0
 
 
 @pytest.fixture(scope="session")
-def film(tmp_path_factory) -> Path:
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A speaker of two seconds, `a.mp4`, with `a.landmarks.npy`."""
     path = tmp_path_factory.mktemp("film") / "a.mp4"
     render_source(DemoSource("a", 7, 7, 1, SECONDS, 256), path)
@@ -106,12 +109,14 @@ def film(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(film) -> np.ndarray:
+def film_frames(film: Path) -> np.ndarray:
+    """The frames of `film`, (50, 256, 256, 3) uint8 RGB."""
     return np.stack(list(read_frames(film)))
 
 
 @pytest.fixture(scope="session")
-def truth(film) -> np.ndarray:
+def truth(film: Path) -> np.ndarray:
+    """The landmarks that `film` was drawn with, (50, 68, 2)."""
     return np.load(film.with_suffix(".landmarks.npy"))
 
 
@@ -128,7 +133,7 @@ class Stage:
         (folder / "sources").mkdir()
 
     def add(
-        self, name: str, video: bytes | Path, start_s: float = 0.0, end_s: float = SECONDS, **clip
+        self, name: str, video: bytes | Path, start_s: float = 0.0, end_s: float = SECONDS, **clip: Any
     ) -> None:
         path = self.folder / "sources" / f"{name}.mp4"
         if isinstance(video, Path):
@@ -138,7 +143,7 @@ class Stage:
             path.write_bytes(video)
         self.clips.append(Clip(f"{name}-0", name, start_s, end_s, name, "train", "train-000", **clip))
 
-    def _common(self, stage: str, shard: str, workers: int) -> dict:
+    def _common(self, stage: str, shard: str, workers: int) -> dict[str, Any]:
         write_plan(self.folder / "clips.parquet", self.clips)
         return {
             "plan": self.folder / "clips.parquet",
@@ -149,22 +154,22 @@ class Stage:
             "workers": workers,
         }
 
-    def landmarks(self, shard: str = "train-000", workers: int = 1, **settings) -> dict[str, str]:
+    def landmarks(self, shard: str = "train-000", workers: int = 1, **settings: Any) -> dict[str, str]:
         landmarks.run(
             **self._common("landmarks", shard, workers),
-            settings=landmarks.Settings(**settings),
+            settings=LandmarksSettings(**settings),
             out=self.folder / "landmarks.parquet",
             quality=self.folder / "quality.csv",
         )
         return self._reasons("landmarks")
 
     def crops(
-        self, shard: str = "train-000", workers: int = 1, syncnet: Path | None = None, **settings
+        self, shard: str = "train-000", workers: int = 1, syncnet: Path | None = None, **settings: Any
     ) -> dict[str, str]:
         crops.run(
             **self._common("crops", shard, workers),
             landmarks=self.folder / "landmarks.parquet",
-            settings=crops.Settings(**{"size": 64, "min_frames": 10, **settings}),
+            settings=CropsSettings(**{"size": 64, "min_frames": 10, **settings}),
             out=self.folder / "crops.tar",
             syncnet=syncnet,
         )
@@ -176,5 +181,5 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path) -> Stage:
+def stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path)

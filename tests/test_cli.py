@@ -1,6 +1,8 @@
 """The command line as a person meets it: help, errors, logs and signals."""
 
 import fcntl
+import importlib
+import inspect
 import os
 import pty
 import signal
@@ -10,45 +12,80 @@ import sys
 import termios
 import textwrap
 import time
+import typing
 from pathlib import Path
 
 import pytest
 
-from difftalk.cli import STAGES, WEIGHTS
+from difftalk.cli import argument_help, functions, parser
+from difftalk.stages import STAGES
 
 PYTHON = [sys.executable, "-m", "difftalk"]
+HEAVY = ("torch", "cv2", "numpy", "pyarrow", "av", "pydantic")
+VERBS = [(stage, action) for stage in STAGES for action in functions(stage)]
 
 
 def difftalk(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*PYTHON, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
+def imported_by(statement: str) -> list[str]:
+    """The heavy packages that a Python statement imports."""
+    program = f"import sys; {statement}; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found: list[str] = eval(done.stdout.splitlines()[-1])
+    return found
+
+
 def test_help_names_every_stage_and_imports_nothing_heavy() -> None:
-    program = (
-        "import sys; from difftalk.cli import parser; print(parser().format_help());"
-        "print([m for m in ('torch', 'cv2', 'numpy', 'pyarrow') if m in sys.modules])"
-    )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert all(f"    {name}" in said for name in STAGES)
-    assert said.endswith("[]\n")
+    shown = " ".join(parser().format_help().split())
+    for stage in STAGES:
+        summary = (importlib.import_module(f"difftalk.stages.{stage}").__doc__ or "").splitlines()[0]
+        assert summary.endswith(".") and f" {stage} {summary}" in shown
+    assert imported_by("from difftalk.cli import parser; parser().format_help()") == []
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_has_a_help_that_explains_each_flag(stage: str) -> None:
-    said = difftalk(stage, "--help")
-    assert said.returncode == 0
-    for flag in STAGES[stage].flags.split():
-        assert f"--{flag.partition('=')[0].rstrip('.?')}" in said.stdout
+def test_a_stages_module_imports_nothing_heavy(stage: str) -> None:
+    assert imported_by(f"import difftalk.stages.{stage}") in ([], ["pydantic"])
 
 
-@pytest.mark.parametrize("action", WEIGHTS)
-def test_every_action_on_weights_has_a_help(action: str) -> None:
-    said = difftalk("weights", action, "--help")
+@pytest.mark.parametrize(("stage", "action"), VERBS)
+def test_the_flags_of_a_verb_are_the_arguments_of_its_function(stage: str, action: str) -> None:
+    function = functions(stage)[action]
+    said = difftalk(stage, *([action] if action else []), "--help")
     assert said.returncode == 0
-    assert WEIGHTS[action].help in " ".join(said.stdout.split())
-    for flag in WEIGHTS[action].flags.split():
-        name = flag.rstrip(".?")
-        assert (name if name.isupper() else f"--{name}") in said.stdout
+    usage, _, options = said.stdout.partition("options:")
+    described = " ".join(said.stdout.split())
+    flags = {word for word in options.split() if word.startswith("--")}
+    expected = {"--log", "--help"}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            flag = f"--{name.replace('_', '-')}"
+            expected.add(flag)
+            is_list = typing.get_origin(typing.get_type_hints(function)[name]) is list
+            is_required = parameter.default is parameter.empty and not is_list
+            assert (f"[{flag}" not in usage) == is_required
+        else:
+            assert name.upper() in usage
+        assert argument_help(function)[name] in described, f"{name} is not in the docstring's Args"
+    assert {flag.rstrip(",") for flag in flags} >= expected
+    assert not {f for f in flags if f.rstrip(",") not in expected and f in usage}
+
+
+@pytest.mark.parametrize(("stage", "action"), VERBS)
+def test_every_function_of_a_verb_is_described_in_a_sentence(stage: str, action: str) -> None:
+    summary = (inspect.getdoc(functions(stage)[action]) or "").splitlines()[0]
+    assert summary.endswith(".") and len(summary) < 100
+
+
+def test_values_that_are_no_plain_text_are_read_as_json(tmp_path: Path) -> None:
+    dataset, shards = '{"name": "demo", "sise": 2}', '{"train": 1, "test": 1}'
+    done = difftalk("plan", "--dataset", dataset, "--shards", shards, "--out", tmp_path / "x")
+    assert done.returncode == 2
+    assert done.stderr == "difftalk plan: --dataset: sise is not a known key (did you mean size?)\n"
+    done = difftalk("plan", "--dataset", "{}", "--shards", '{"train": 0, "test": 1}', "--out", tmp_path / "x")
+    assert done.stderr.startswith("difftalk plan: --")
 
 
 def test_a_users_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """The clock: after five minutes at any rate, pictures and sound of a source are where they were at its start.
 
-A source flashes white every ten seconds for 0.2 s and beeps from the first sample of each flash on. Its pictures have
-their true timestamps, its sound is AAC at 44.1 or 48 kHz, as from a video site. Read by `read_frames` at 25 fps and by
-`read_audio` at 16 kHz it must show each flash from the very first of our frames that comes at or after it, which is
-where the 25 fps grid puts it (up to 40 ms late, 20 ms on the average), and begin each beep within 1 ms of the truth.
+A source flashes white every ten seconds for 0.2 s and beeps from the first sample of each flash on. Its
+pictures have their true timestamps, its sound is AAC at 44.1 or 48 kHz, as from a video site. Read by
+`read_frames` at 25 fps and by `read_audio` at 16 kHz it must show each flash from the very first of our
+frames that comes at or after it, which is where the 25 fps grid puts it (up to 40 ms late, 20 ms on the
+average), and begin each beep within 1 ms of the truth.
 """
 
 from fractions import Fraction
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from difftalk.media.audio import read_audio
-from difftalk.media.video import FPS, SOUND_RATE, TIME_TOLERANCE_S, read_frames
+from difftalk.media.clock import FPS, SAMPLE_RATE
+from difftalk.media.video import TIME_TOLERANCE_S, read_frames
 
 SECONDS = 300
 EVERY, LENGTH = 10.0, 0.2  # seconds from flash to flash, and of each
@@ -106,10 +108,10 @@ def first_bright(path: Path, start_s: float) -> list[int]:
 def beep_starts(path: Path, start_s: float) -> list[float]:
     """Seconds of the clip at which the beeps begin: where the level first passes a quarter of the tone's."""
     sound = read_audio(path, start_s, SECONDS).astype(float)
-    assert len(sound) == round((SECONDS - start_s) * SOUND_RATE)
+    assert len(sound) == round((SECONDS - start_s) * SAMPLE_RATE)
     loud = np.abs(sound) > 32768 * 0.5 / 4
-    begins = [k for k in np.flatnonzero(loud) if not loud[max(k - SOUND_RATE, 0) : k].any()]
-    return [k / SOUND_RATE for k in begins]
+    begins = [k for k in np.flatnonzero(loud) if not loud[max(k - SAMPLE_RATE, 0) : k].any()]
+    return [k / SAMPLE_RATE for k in begins]
 
 
 @pytest.mark.parametrize("rate", RATES)

@@ -13,20 +13,21 @@ from safetensors.torch import save_file
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 
+from difftalk.config.speech import Speech
 from difftalk.runtime.errors import UserError
 from difftalk.speech.deepspeech import DeepSpeech, fit, import_graph, load_deepspeech, network_input
 from difftalk.speech.table import read_speech
-from difftalk.stages import speech as features
+from difftalk.stages import speech
 
 
 def noise(frames: int, seed: int = 0) -> np.ndarray:
-    """Sound as long as so many 40 ms frames."""
+    """Audio as long as so many 40 ms frames."""
     return np.random.default_rng(seed).normal(0, 3000, frames * 640).astype(np.int16)
 
 
-def standardised(sound: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def standardised(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """The 26 cepstra of every second 10 ms row as they stand in the input, and what a zero has become."""
-    rows = mfcc(sound, 16_000, numcep=26)[::2]
+    rows = mfcc(audio, 16_000, numcep=26)[::2]
     # Over the whole matrix each row counts as often as it falls into a window: 19 times but near the ends.
     times = np.array([sum(0 <= t + k < len(rows) for k in range(-9, 10)) for t in range(len(rows))])
     count = len(rows) * 494
@@ -65,24 +66,24 @@ def test_before_the_first_step_and_after_the_last_there_are_nine_rows_of_zeros()
 
 
 def test_the_whole_matrix_is_standardised_zeros_included():
-    sound = noise(20) // 8
-    heard = network_input(sound)
+    audio = noise(20) // 8
+    heard = network_input(audio)
     assert heard.mean() == pytest.approx(0, abs=1e-5)
     assert heard.std() == pytest.approx(1, abs=1e-5)
     assert abs(heard.mean(axis=0)).max() > 0.1, "not column by column"
 
 
 def test_step_s_hears_the_25_ms_from_s_fiftieths_of_a_second():
-    sound = noise(25) // 1000
-    sound[30 * 320 + 200] += 20_000
-    energy = network_input(sound)[:, 9 * 26]
+    audio = noise(25) // 1000
+    audio[30 * 320 + 200] += 20_000
+    energy = network_input(audio)[:, 9 * 26]
     assert energy.argmax() == 30
     assert np.sort(energy)[-1] - np.sort(energy)[-2] > 0.5, "its neighbours do not"
 
 
 @pytest.mark.parametrize("samples", [16_000, 16_300, 15_700])
 def test_steps_follow_the_references_interpolation(samples):
-    """`np.interp` between rows at t / 50 s, at as many multiples of 1 / 50 s as the sound is long."""
+    """`np.interp` between rows at t / 50 s, at as many multiples of 1 / 50 s as the audio is long."""
     logits = np.random.default_rng(0).normal(size=(len(network_input(noise(30)[:samples])), 3))
     steps = round(samples / 16_000 * 50)
     asked, given = np.arange(steps) / 50, np.arange(len(logits)) / 50
@@ -90,7 +91,7 @@ def test_steps_follow_the_references_interpolation(samples):
     np.testing.assert_allclose(fit(logits, steps), expected, atol=1e-12)
 
 
-def test_where_the_sound_is_short_the_last_step_is_held():
+def test_where_the_audio_is_short_the_last_step_is_held():
     np.testing.assert_array_equal(fit(np.array([[1.0], [2.0]]), 4)[:, 0], [1, 2, 2, 2])
 
 
@@ -117,7 +118,7 @@ def constants() -> dict[str, np.ndarray]:
 
 
 def write_graph(path: Path, constants: dict[str, np.ndarray], identity: bool = True) -> Path:
-    """A frozen graph as TensorFlow writes it: constants, an Identity behind each, and nodes that are no weights."""
+    """A frozen graph as TensorFlow writes it: constants, an Identity after each, nodes without weights."""
     graph = GraphDef()
     graph.node.add(name="input_node", op="Placeholder")
     for name, value in constants.items():
@@ -269,26 +270,26 @@ def weights(constants, tmp_path, monkeypatch) -> Path:
 
 
 def test_the_stage_writes_the_logits_of_whole_clips(weights, constants, tmp_path):
-    sounds = {"a": noise(20), "b": noise(26, seed=1)}
+    clips_audio = {"a": noise(20), "b": noise(26, seed=1)}
     black = {
         name: (
             np.zeros((len(s) // 640, 16, 16, 3), np.uint8),
             np.zeros((len(s) // 640, 68, 2), np.float32),
             s,
         )
-        for name, s in sounds.items()
+        for name, s in clips_audio.items()
     }
-    features.run(
+    speech.run(
         crops=write_crops(tmp_path / "crops.tar", black),
-        settings=features.Settings(backend="deepspeech"),
+        settings=Speech(backend="deepspeech"),
         out=tmp_path / "speech.parquet",
         rejects=tmp_path / "speech.csv",
         max_reject_fraction=0,
     )
     found = read_speech(tmp_path / "speech.parquet")
     assert {name: value.shape for name, value in found.items()} == {"a": (40, 29), "b": (52, 29)}
-    for name, sound in sounds.items():
-        np.testing.assert_allclose(found[name], reference(network_input(sound), constants), atol=ROUNDING)
+    for name, audio in clips_audio.items():
+        np.testing.assert_allclose(found[name], reference(network_input(audio), constants), atol=ROUNDING)
 
 
 def test_without_weights_the_error_says_which_key_asked_and_how_to_get_them(tmp_path, monkeypatch):

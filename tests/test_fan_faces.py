@@ -1,10 +1,12 @@
-"""The backend `face_alignment`: its batches give the library's own points, and a face is followed through a film.
+"""The backend `face_alignment`: the library's own points in batches; one face through a film.
 
-The trained weights cannot be had in a test. Against the library, the networks have random weights, the same on both
-sides. To follow something, two small ones stand for them, to which a dot is a face with its landmarks on the dot.
+The trained weights cannot be had in a test. Against the library, the networks have random weights, the same
+on both sides. To follow something, two small ones stand for them, to which a dot is a face with its landmarks
+on the dot.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from face_alignment.detection.sfd.net_s3fd import s3fd
 from face_alignment.models import FAN
 from safetensors.torch import save_file
 
-from difftalk.face import face_alignment_backend as fan_faces
+from difftalk.config.landmarks import LandmarksSettings
+from difftalk.face import face_alignment_backend
 from difftalk.face.face_alignment_backend import Networks, follow_by
 from difftalk.pretrained.table import WEIGHTS
 from difftalk.runtime.errors import UserError
@@ -27,7 +30,7 @@ HEIGHT, WIDTH = 192, 320
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -35,7 +38,7 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of random weights, in our format and, below `hub`, in the library's own cache."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
@@ -49,16 +52,16 @@ def weights(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def library(weights, monkeypatch) -> FaceAlignment:
+def library(weights: Path, monkeypatch: pytest.MonkeyPatch) -> FaceAlignment:
     """The library, as it constructs itself."""
     monkeypatch.setenv("TORCH_HOME", str(weights))
     return FaceAlignment(LandmarksType.TWO_D, device="cpu", flip_input=False, compile=False)
 
 
 @pytest.fixture
-def ours(weights, monkeypatch) -> Networks:
+def ours(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Networks:
     monkeypatch.setenv("DIFFTALK_WEIGHTS", str(weights))
-    return fan_faces.networks.__wrapped__()
+    return face_alignment_backend.networks.__wrapped__()
 
 
 def library_points(library: FaceAlignment, frame: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -66,7 +69,7 @@ def library_points(library: FaceAlignment, frame: np.ndarray, box: np.ndarray) -
 
 
 def noise(seed: int, count: int, height: int = 240, width: int = 320) -> list[np.ndarray]:
-    """Pictures with something at every scale."""
+    """Frames with something at every scale."""
     rng = np.random.default_rng(seed)
     layers = []
     for step in (1, 4, 16, 48):
@@ -76,7 +79,7 @@ def noise(seed: int, count: int, height: int = 240, width: int = 320) -> list[np
 
 
 def boxes_in(seed: int, count: int, height: int = 240, width: int = 320) -> list[np.ndarray]:
-    """Boxes of 60 to 200 pixels, whose landmark crops may leave the picture on any side."""
+    """Boxes of 60 to 200 pixels, whose landmark crops may leave the frame on any side."""
     rng = np.random.default_rng(seed)
     centres, sizes = rng.uniform([0, 0], [width, height], (count, 2)), rng.uniform(60, 200, (count, 2))
     return [np.concatenate([c - s / 2, c + s / 2]) for c, s in zip(centres, sizes, strict=True)]
@@ -85,7 +88,7 @@ def boxes_in(seed: int, count: int, height: int = 240, width: int = 320) -> list
 # Against the library
 
 
-def test_points_are_those_of_the_library_for_the_same_boxes(ours, library):
+def test_points_are_those_of_the_library_for_the_same_boxes(ours: Networks, library: FaceAlignment) -> None:
     frames, boxes = noise(1, 3), boxes_in(2, 3)
     found, scores = ours.landmarks(frames, boxes)
     assert scores.shape == (3,)
@@ -93,7 +96,7 @@ def test_points_are_those_of_the_library_for_the_same_boxes(ours, library):
         np.testing.assert_allclose(points, library_points(library, frame, box), atol=0.05)
 
 
-def test_a_batch_of_many_boxes_gives_the_points_of_one_at_a_time(library):
+def test_a_batch_of_many_boxes_gives_the_points_of_one_at_a_time(library: FaceAlignment) -> None:
     torch.manual_seed(0)
     net = FAN(1).eval()  # a quarter of the network, for the time it takes
     library.face_alignment_net = net
@@ -103,10 +106,10 @@ def test_a_batch_of_many_boxes_gives_the_points_of_one_at_a_time(library):
     np.testing.assert_allclose(found, expected, atol=0.05)
 
 
-def test_a_batch_of_pictures_gives_the_boxes_of_the_library(ours, library):
-    pictures = noise(5, 2, 128, 160)
-    for picture, boxes in zip(pictures, ours.detect(pictures, 24), strict=True):
-        expected = np.stack(library.face_detector.detect_from_image(picture))[:, :4]
+def test_a_batch_of_frames_gives_the_boxes_of_the_library(ours: Networks, library: FaceAlignment) -> None:
+    film_frames = noise(5, 2, 128, 160)
+    for frame, boxes in zip(film_frames, ours.detect(film_frames, 24), strict=True):
+        expected = np.stack(library.face_detector.detect_from_image(frame))[:, :4]
         expected = expected[expected[:, 2] - expected[:, 0] >= 24]
         assert len(expected) > 5
         # Boxes are ordered by score, and scores of random networks lie close: compare them as sets.
@@ -114,11 +117,11 @@ def test_a_batch_of_pictures_gives_the_boxes_of_the_library(ours, library):
         np.testing.assert_allclose(boxes[order], expected[theirs], atol=0.02)
 
 
-def test_peaks_move_a_quarter_of_a_cell_except_at_the_border():
+def test_peaks_move_a_quarter_of_a_cell_except_at_the_border() -> None:
     maps = torch.zeros(1, 68, 64, 64)
     maps[0, 0, 20, 10], maps[0, 0, 20, 11], maps[0, 0, 19, 10] = 1.0, 0.5, 0.5
     maps[0, 1, 0, 30], maps[0, 1, 0, 31] = 0.7, 0.5
-    at, scores = fan_faces.peaks(maps)
+    at, scores = face_alignment_backend.peaks(maps)
     assert at[0, 0].tolist() == [10.75, 20.25]
     assert at[0, 1].tolist() == [30.5, 0.5]
     assert scores[0, :2].tolist() == pytest.approx([1.0, 0.7])
@@ -128,7 +131,7 @@ def test_peaks_move_a_quarter_of_a_cell_except_at_the_border():
 
 
 class DotDetector(torch.nn.Module):
-    """As S3FD, on the scale with cells of 32 pixels: a blue dot is a face 128 pixels wide, a red one of 256."""
+    """As S3FD, with cells of 32 pixels: a blue dot is a face 128 pixels wide, a red one of 256."""
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         outputs = []
@@ -160,8 +163,8 @@ def nets() -> Networks:
 BLUE, RED = (0, 0, 255), (255, 0, 0)
 
 
-def picture(*dots: tuple[float, float, tuple[int, int, int]]) -> np.ndarray:
-    """A black picture with dots 12 pixels wide at (x, y), in cells of 32 pixels from the centre of the first."""
+def frame_with(*dots: tuple[float, float, tuple[int, int, int]]) -> np.ndarray:
+    """A black frame with dots 12 pixels wide at (x, y), in cells from the centre of the first."""
     canvas = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     for column, row, colour in dots:
         x, y = round((column + 0.5) * CELL), round((row + 0.5) * CELL)
@@ -170,12 +173,12 @@ def picture(*dots: tuple[float, float, tuple[int, int, int]]) -> np.ndarray:
 
 
 def centre(box: np.ndarray) -> np.ndarray:
-    """In cells, as `picture` counts them."""
+    """In cells, as `frame_with` counts them."""
     return (box[:2] + box[2:]) / 2 / CELL - 0.5
 
 
-def test_boxes_between_two_detections_lie_on_a_line_and_points_on_the_face(nets):
-    frames = [picture((3 + k / 5, 2, BLUE)) for k in range(11)]
+def test_boxes_between_two_detections_lie_on_a_line_and_points_on_the_face(nets: Networks) -> None:
+    frames = [frame_with((3 + k / 5, 2, BLUE)) for k in range(11)]
     faces = list(follow_by(nets, frames, 5, 48))
     for k, face in enumerate(faces):
         np.testing.assert_allclose(centre(face.box), [3 + k / 5, 2], atol=1e-3)
@@ -185,7 +188,7 @@ def test_boxes_between_two_detections_lie_on_a_line_and_points_on_the_face(nets)
     assert [f.others for f in faces] == [0 if k % 5 == 0 else None for k in range(11)]
 
 
-def test_where_a_face_goes_jumps_or_hides_between_detections_the_detector_looks_again(nets):
+def test_where_a_face_goes_jumps_or_hides_between_detections_the_detector_looks_again(nets: Networks) -> None:
     def column(k: int) -> int | None:
         if k == 2:
             return 8  # away from the line between 0 and 5, for a moment
@@ -194,13 +197,13 @@ def test_where_a_face_goes_jumps_or_hides_between_detections_the_detector_looks_
         return None if 8 <= k < 13 else 3 if k < 8 else 7
 
     columns = [column(k) for k in range(16)]
-    frames = [picture() if c is None else picture((c, 2, BLUE)) for c in columns]
+    frames = [frame_with() if c is None else frame_with((c, 2, BLUE)) for c in columns]
     faces = list(follow_by(nets, frames, 5, 48))
     assert [None if f is None else round(centre(f.box)[0]) for f in faces] == columns
 
 
-def test_the_larger_face_is_followed_and_the_others_counted(nets):
-    frames = [picture((4, 2, RED), (8, 4, BLUE)), picture((2, 3, BLUE), (8, 3, BLUE))]
+def test_the_larger_face_is_followed_and_the_others_counted(nets: Networks) -> None:
+    frames = [frame_with((4, 2, RED), (8, 4, BLUE)), frame_with((2, 3, BLUE), (8, 3, BLUE))]
     faces = list(follow_by(nets, frames, 1, 48))
     assert [round(f.box[2] - f.box[0]) for f in faces] == [256, 128]
     assert [f.others for f in faces] == [1, 1]
@@ -208,11 +211,11 @@ def test_the_larger_face_is_followed_and_the_others_counted(nets):
     assert large.others == 0, "a face that is too small does not count"
 
 
-def test_windows_leave_no_seam(nets, monkeypatch):
-    frames = [picture((3 + k / 8, 2, BLUE)) for k in range(14)]
+def test_windows_leave_no_seam(nets: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [frame_with((3 + k / 8, 2, BLUE)) for k in range(14)]
     whole = list(follow_by(nets, frames, 4, 48))
     for window in (4, 8):
-        monkeypatch.setattr(fan_faces, "WINDOW", window)
+        monkeypatch.setattr(face_alignment_backend, "WINDOW", window)
         parts = list(follow_by(nets, iter(frames), 4, 48))
         assert len(parts) == len(frames)
         for a, b in zip(whole, parts, strict=True):
@@ -225,14 +228,14 @@ def test_windows_leave_no_seam(nets, monkeypatch):
 # Weights
 
 
-def test_missing_weights_are_said_before_any_work(tmp_path, monkeypatch):
+def test_missing_weights_are_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFTALK_WEIGHTS", str(tmp_path))
     with pytest.raises(UserError, match=r"landmarks.backend: face_alignment needs the weights s3fd"):
         landmarks.run(
             plan=Path("absent.parquet"),
             shard="train-000",
             sources=tmp_path,
-            settings=landmarks.Settings(backend="face_alignment"),
+            settings=LandmarksSettings(backend="face_alignment"),
             out=tmp_path / "landmarks.parquet",
             quality=tmp_path / "quality.csv",
             rejects=tmp_path / "rejects.csv",

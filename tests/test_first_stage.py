@@ -1,6 +1,8 @@
-"""The first stage's training: what its loss is made of, what it reports, what it reads, and that it resumes exactly."""
+"""The first stage: the terms of its loss, its figures and frames, exact resumption, copies."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,23 @@ import torchvision
 from drawn_clips import speaker, write_crops
 from safetensors.torch import load_file, save_file
 
-from difftalk.config.settings import from_dict
+from difftalk.config.autoencoder import AutoencoderTraining
+from difftalk.config.section import from_dict
 from difftalk.media.video import read_video
-from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
+from difftalk.models.autoencoder import build_autoencoder, encode_frames, load_autoencoder
 from difftalk.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from difftalk.models.perceptual import Perceptual
 from difftalk.runtime.errors import UserError
-from difftalk.stages.autoencoder import Settings, Trained, _use, run, train_autoencoder
+from difftalk.stages.autoencoder import EMBEDDED, run
+from difftalk.training.first_stage import Trained, codebook_use, train_autoencoder
 from difftalk.training.frames import (
     STRETCH,
     Batches,
     PooledBatches,
-    batches_of,
     find_videos,
     held_out_frames,
     hold_out,
+    load_batches,
 )
 
 TINY: dict[str, Any] = {
@@ -53,8 +57,8 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights folder with a VGG16 trunk of random weights: right in its names and shapes, wrong in its values."""
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder with a VGG16 backbone of random weights: names and shapes are right."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(3)
     features = torchvision.models.vgg16(weights=None).features.state_dict()
@@ -63,15 +67,15 @@ def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pictures(count: int = 32) -> np.ndarray:
+def random_frames(count: int = 32) -> np.ndarray:
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 255, (count, 1, 1, 3), dtype=np.uint8)
     return np.broadcast_to(colours, (count, 32, 32, 3)).copy()
 
 
 def train(state: Path, **changes: object) -> Trained:
-    settings = from_dict(Settings, TINY | changes, "test")
-    frames = pictures()
+    settings = from_dict(AutoencoderTraining, TINY | changes, "test")
+    frames = random_frames()
     return train_autoencoder(Batches(frames[8:], 4, seed=1), settings, state, held_out=frames[:8])
 
 
@@ -79,7 +83,7 @@ def test_it_learns_to_reconstruct_and_uses_its_codes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 255, (64, 1, 1, 3), dtype=np.uint8)
     frames = np.broadcast_to(colours, (64, 16, 16, 3)).copy()
-    settings = Settings(channels=(16, 16, 16), codes=64, steps=120, batch_size=8)
+    settings = AutoencoderTraining(channels=(16, 16, 16), codes=64, steps=120, batch_size=8)
     trained = train_autoencoder(Batches(frames, 8, seed=1), settings, tmp_path)
     assert trained.report["train_psnr_db"] > 12  # grey alone gives about 9
     model, x = trained.model, Batches(frames, 8, seed=1).at(0)
@@ -101,7 +105,7 @@ def test_f4_and_f8_give_latents_of_64() -> None:
         assert eight.quantize.embedding.weight.shape == (8192, 3)
 
 
-def test_each_part_of_the_loss_sets_in_at_its_step(tmp_path: Path) -> None:
+def test_each_term_of_the_loss_is_enabled_at_its_step(tmp_path: Path) -> None:
     log = train(
         tmp_path, log_every=1, quantise_from=0.25, discriminator_weight=0.75, discriminator_from=0.5
     ).log
@@ -156,39 +160,41 @@ def test_a_perceptual_loss_without_its_weights_is_an_error(
     crops: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIFFTALK_WEIGHTS", str(tmp_path))
-    settings = from_dict(Settings, TINY | {"perceptual_weight": 1.0}, "test")
+    settings = from_dict(AutoencoderTraining, TINY | {"perceptual_weight": 1.0}, "test")
     with pytest.raises(UserError, match=r"autoencoder_training.perceptual_weight needs the weights vgg16"):
         run(crops=crops, settings=settings, source="train", state=tmp_path / "state", out=tmp_path / "out")
 
 
-def test_the_perceptual_term_is_lpips_of_the_trunk_in_the_weights_folder(
-    crops: list[Path], trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_perceptual_term_is_lpips_of_the_backbone_in_the_weights_folder(
+    crops: list[Path], backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wiring only: the trunk is random, so that the values mean nothing."""
-    monkeypatch.setenv("DIFFTALK_WEIGHTS", str(trunk))
-    settings = from_dict(Settings, TINY | {"steps": 2, "perceptual_weight": 0.5, "log_every": 1}, "test")
+    """Wiring only: the backbone is random, so that the values mean nothing."""
+    monkeypatch.setenv("DIFFTALK_WEIGHTS", str(backbone))
+    settings = from_dict(
+        AutoencoderTraining, TINY | {"steps": 2, "perceptual_weight": 0.5, "log_every": 1}, "test"
+    )
     run(crops=crops, settings=settings, source="train", state=tmp_path / "state", out=tmp_path / "out")
     for line in map(json.loads, (tmp_path / "out" / "log.jsonl").read_text().splitlines()):
         loss = line["absolute"] + line["squared"] + 0.5 * line["perceptual"] + 0.5 * line["codebook"]
         assert line["perceptual"] > 0 and line["loss"] == pytest.approx(loss, rel=1e-5)
     assert line["lpips_vgg"] > 0
 
-    # Every tensor of the trunk comes from the file, and the heads from the package.
-    net = Perceptual(trunk / "vgg16.safetensors")
-    stored = load_file(trunk / "vgg16.safetensors")
+    # Every tensor of the backbone comes from the file, and the heads from the package.
+    net = Perceptual(backbone / "vgg16.safetensors")
+    stored = load_file(backbone / "vgg16.safetensors")
     loaded = {f"features.{'.'.join(k.split('.')[1:])}": v for k, v in net.net.net.state_dict().items()}
     assert loaded.keys() == stored.keys() and all(torch.equal(loaded[k], stored[k]) for k in stored)
     x = torch.rand(2, 3, 32, 32) * 2 - 1
     assert net(x, x).abs().max() == 0 and net(x, -x).shape == (2,)
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "wrong.safetensors")
-    with pytest.raises(UserError, match="not the VGG16 trunk"):
+    with pytest.raises(UserError, match="not the VGG16 backbone"):
         Perceptual(tmp_path / "wrong.safetensors")
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """Stopped in the twelfth step, with the discriminator at play; it goes on from the checkpoint of step 10."""
-    playing = {"discriminator_weight": 0.75, "discriminator_from": 0.25}
-    whole = train(tmp_path / "whole", **playing)
+    """Interrupted in step 12, after the adversarial loss is enabled; resumed from step 10."""
+    adversarial = {"discriminator_weight": 0.75, "discriminator_from": 0.25}
+    whole = train(tmp_path / "whole", **adversarial)
 
     class Interrupted(Batches):
         def at(self, step: int) -> torch.Tensor:
@@ -196,7 +202,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> N
                 raise KeyboardInterrupt
             return super().at(step)
 
-    settings, frames = from_dict(Settings, TINY | playing, "test"), pictures()
+    settings, frames = from_dict(AutoencoderTraining, TINY | adversarial, "test"), random_frames()
     state = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
         train_autoencoder(Interrupted(frames[8:], 4, 1), settings, state, held_out=frames[:8])
@@ -214,14 +220,14 @@ def test_a_loss_that_is_no_number_stops_it_before_a_checkpoint(tmp_path: Path) -
 
 
 def test_use_of_the_codebook_is_its_part_and_its_perplexity() -> None:
-    even = _use(torch.tensor([5.0, 5.0, 5.0, 5.0, 0, 0, 0, 0]))
+    even = codebook_use(torch.tensor([5.0, 5.0, 5.0, 5.0, 0, 0, 0, 0]))
     assert even == {"codes_used": 0.5, "perplexity": pytest.approx(4)}
-    one = _use(torch.tensor([7.0, 0, 0, 0]))
+    one = codebook_use(torch.tensor([7.0, 0, 0, 0]))
     assert one == {"codes_used": 0.25, "perplexity": pytest.approx(1)}
 
 
 def test_held_out_clips_measure_it_and_the_figures_are_kept(crops: list[Path], tmp_path: Path) -> None:
-    settings = from_dict(Settings, TINY, "test")
+    settings = from_dict(AutoencoderTraining, TINY, "test")
     run(crops=crops, settings=settings, source="train", state=tmp_path / "state", out=tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
@@ -232,6 +238,74 @@ def test_held_out_clips_measure_it_and_the_figures_are_kept(crops: list[Path], t
     assert facts["held_out_psnr"] == round(lines[-1]["psnr"], 4)
     assert not (tmp_path / "state").exists()
     assert load_autoencoder(tmp_path / "out").config.scaling_factor == pytest.approx(1 / facts["latent_std"])
+
+
+def copy(source: str, out: Path) -> Path:
+    settings = AutoencoderTraining()
+    run(crops=[], settings=settings, source=source, state=out.with_name("state"), out=out)
+    return out
+
+
+def test_the_embedded_first_stage_is_copied_and_encodes_in_float32(tmp_path: Path) -> None:
+    out = copy("embedded", tmp_path / "out")
+    assert sorted(p.name for p in out.iterdir()) == [
+        "config.json", "diffusion_pytorch_model.safetensors", "training.json"
+    ]  # fmt: skip
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        assert (out / name).read_bytes() == (EMBEDDED / name).read_bytes()
+    facts = json.loads((EMBEDDED / "training.json").read_text())
+    assert json.loads((out / "training.json").read_text()) == {"imported_from": "embedded"} | facts
+
+    # The same as with weights widened in the file.
+    model = load_autoencoder(out)
+    model.save_pretrained(tmp_path / "wide", safe_serialization=True)
+    wide = load_file(tmp_path / "wide" / "diffusion_pytorch_model.safetensors")
+    assert all(v.dtype == torch.float32 for v in model.state_dict().values())
+    assert all(torch.equal(v, wide[k]) for k, v in model.state_dict().items())
+    frames = random_frames(4)
+    assert torch.equal(
+        encode_frames(model, frames), encode_frames(load_autoencoder(tmp_path / "wide"), frames)
+    )
+
+
+def test_a_copy_has_nothing_of_the_machine_and_no_stray_file(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    load_autoencoder(EMBEDDED).save_pretrained(source, safe_serialization=True)
+    assert "_name_or_path" in (source / "config.json").read_text()
+    (source / "README.md").write_text("A first stage.")
+    (source / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    out = copy(str(source), tmp_path / "out")
+    assert sorted(p.name for p in out.iterdir()) == [
+        "README.md", "config.json", "diffusion_pytorch_model.safetensors", "training.json"
+    ]  # fmt: skip
+    assert (out / "config.json").read_bytes() == (EMBEDDED / "config.json").read_bytes()
+    assert json.loads((out / "training.json").read_text()) == {"imported_from": str(source)}
+
+
+def test_a_folder_that_cannot_be_copied_is_named(tmp_path: Path) -> None:
+    source = copy("embedded", tmp_path / "source")
+    weights = source / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"source is no first stage in diffusers' format \(VQModel\): "):
+        copy(str(source), tmp_path / "out")
+    weights.unlink()
+    with pytest.raises(UserError, match=r"it has no diffusion_pytorch_model\.safetensors"):
+        copy(str(source), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "syncnet"])
+def test_copying_imports_no_torch(stage: str, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from difftalk.cli import main
+arguments = "--settings {{}} --source embedded --state {tmp_path}/state --out {tmp_path}/out"
+assert main(["{stage}", *arguments.split()]) == 0
+print(*(m for m in ("torch", "diffusers", "cv2", "skimage") if m in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "" and (tmp_path / "out" / "config.json").is_file()
 
 
 def test_no_clip_is_on_both_sides(crops: list[Path]) -> None:
@@ -245,9 +319,9 @@ def test_no_clip_is_on_both_sides(crops: list[Path]) -> None:
 
 
 def test_crops_that_fit_are_held_whole(crops: list[Path]) -> None:
-    batches = batches_of(find_videos(crops), 4, 1, memory_mb=100)
+    batches = load_batches(find_videos(crops), 4, 1, memory_mb=100)
     assert isinstance(batches, Batches) and batches.frames.shape == (300, 64, 64, 3)
-    tight = batches_of(find_videos(crops), 4, 1, memory_mb=300 * 64 * 64 * 3 / 1e6 - 0.01)
+    tight = load_batches(find_videos(crops), 4, 1, memory_mb=300 * 64 * 64 * 3 / 1e6 - 0.01)
     assert isinstance(tight, PooledBatches)
 
 
@@ -262,10 +336,10 @@ def test_the_pool_is_bounded_and_a_function_of_the_step(crops: list[Path]) -> No
     assert not torch.equal(PooledBatches(videos, 16, seed=2, stretches=2).at(5), seen[5])
 
 
-def test_every_clip_has_one_turn_per_epoch_and_gives_its_own_pictures(crops: list[Path]) -> None:
+def test_every_clip_has_one_turn_per_epoch_and_gives_its_own_frames(crops: list[Path]) -> None:
     videos = find_videos(crops)
     whole = {v.clip_id: read_video(v.read()) for v in videos}
-    assert all(len(pictures) == v.frames == 60 for v, pictures in zip(videos, whole.values(), strict=True))
+    assert all(len(frames) == v.frames == 60 for v, frames in zip(videos, whole.values(), strict=True))
     pool = PooledBatches(videos, 16, seed=1, stretches=2)
 
     def clip_of(stretch: np.ndarray) -> str:
@@ -278,7 +352,7 @@ def test_every_clip_has_one_turn_per_epoch_and_gives_its_own_pictures(crops: lis
     assert pool.frames_per_epoch == 5 * min(STRETCH, 60)
 
 
-def test_chosen_pictures_are_those_of_the_whole_video(crops: list[Path]) -> None:
+def test_chosen_frames_are_those_of_the_whole_video(crops: list[Path]) -> None:
     video = find_videos(crops)[0]
     chosen = np.array([0, 7, 8, 30, 59])
-    assert np.array_equal(video.pictures(chosen), read_video(video.read())[chosen])
+    assert np.array_equal(video.read_frames(chosen), read_video(video.read())[chosen])

@@ -1,167 +1,169 @@
-"""Quality gates: each loses the clips that it is for, says what it saw, and can be switched off."""
+"""Quality gates: each rejects the clips that it is for, says what it measured, and can be switched off."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from conftest import Stage
 
+from difftalk.config.gates import AudioGates, PictureGates, SyncGate
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
-from difftalk.face.gates import PictureGates, Watch
+from difftalk.face.gates import SceneMonitor
 from difftalk.media.audio import read_audio
+from difftalk.media.encode import encode_video
 from difftalk.media.shards import read_crops
-from difftalk.media.video import encode_video, read_frames
+from difftalk.media.video import read_frames
 from difftalk.runtime.errors import UserError
-from difftalk.stages.crops import SoundGates, SyncGate
 from difftalk.stages.syncnet import EMBEDDED
 
-SOUND = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
+NOISE = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
 
 
-def watched(frames) -> Watch:
-    watch = Watch(PictureGates())
-    assert sum(1 for _ in watch.through(frames)) == len(frames)
-    return watch
+def watched(frames: list[np.ndarray] | np.ndarray) -> SceneMonitor:
+    monitor = SceneMonitor(PictureGates())
+    assert sum(1 for _ in monitor.through(frames)) == len(frames)
+    return monitor
 
 
-def other_scene(pictures: np.ndarray) -> np.ndarray:
+def other_scene(film_frames: np.ndarray) -> np.ndarray:
     """The same speaker before another background, mirrored, as from a second camera."""
-    return np.ascontiguousarray(pictures[:, :, ::-1, [2, 0, 1]])
+    return np.ascontiguousarray(film_frames[:, :, ::-1, [2, 0, 1]])
 
 
 # Cuts
 
 
-def test_a_cut_is_told_with_its_time(stage, pictures):
-    frames = np.concatenate([pictures[:30], other_scene(pictures[30:])])
+def test_a_cut_is_reported_with_its_time(stage: Stage, film_frames: np.ndarray) -> None:
+    frames = np.concatenate([film_frames[:30], other_scene(film_frames[30:])])
     stage.add("cut", encode_video(frames))
-    stage.add("whole", encode_video(pictures))
+    stage.add("whole", encode_video(film_frames))
     assert stage.landmarks() == {"cut": "scene_cut"}
     assert stage.lost["cut"].detail == "at 1.20 s of the clip"
     assert stage.landmarks(gates=PictureGates(scene_cut_ratio=None)) == {}
 
 
 @pytest.mark.parametrize("at", [1, 2, 25, 48, 49])
-def test_a_cut_is_found_at_the_very_ends_too(at, pictures):
-    frames = np.concatenate([pictures[:at], other_scene(pictures[at:])])
+def test_a_cut_is_found_at_the_very_ends_too(at: int, film_frames: np.ndarray) -> None:
+    frames = np.concatenate([film_frames[:at], other_scene(film_frames[at:])])
     assert watched(frames).cuts() == [at]
 
 
-def test_a_photographers_flash_is_no_cut(pictures):
-    frames = pictures.copy()
+def test_a_photographers_flash_is_no_cut(film_frames: np.ndarray) -> None:
+    frames = film_frames.copy()
     frames[20] = np.minimum(frames[20].astype(int) + 120, 255)
     assert watched(frames).cuts() == []
 
 
-def test_where_the_face_is_gone_after_a_cut_the_cut_is_told(stage, pictures):
-    frames = pictures.copy()
+def test_where_the_face_is_gone_after_a_cut_the_cut_is_told(stage: Stage, film_frames: np.ndarray) -> None:
+    frames = film_frames.copy()
     frames[25:] = (40, 90, 160)
     stage.add("a", encode_video(frames))
     assert stage.landmarks() == {"a": "scene_cut"}
 
 
-def test_where_there_was_hardly_a_face_that_is_told(stage, pictures):
-    frames = np.full_like(pictures, 128)
+def test_where_there_was_hardly_a_face_that_is_told(stage: Stage, film_frames: np.ndarray) -> None:
+    frames = np.full_like(film_frames, 128)
     frames[1:] = (40, 90, 160)
     stage.add("a", encode_video(frames))
     assert stage.landmarks() == {"a": "no_face"}
 
 
-# Standstill
+# Freezes
 
 
-def test_a_frozen_picture_is_told_with_its_length(stage, pictures):
-    frames = np.concatenate([pictures[:10], pictures[10:11].repeat(40, axis=0), pictures[10:]])
-    # As it comes from a video site: compressed well, so that the picture that stands still goes on to change a little.
+def test_a_freeze_is_reported_with_its_length(stage: Stage, film_frames: np.ndarray) -> None:
+    frames = np.concatenate([film_frames[:10], film_frames[10:11].repeat(40, axis=0), film_frames[10:]])
+    # As a video site compresses it: the frozen frame goes on to change a little.
     stage.add("a", encode_video(frames, crf=30), 0.0, 3.2)
     assert stage.landmarks() == {"a": "frozen"}
-    # What stands still is 1.64 s; at this compression the first frames after the stop are still settling.
-    start, length = watched(list(read_frames(stage.folder / "sources" / "a.mp4"))).standstill()
+    # The freeze is 1.64 s long; at this compression the first frames after the stop are still settling.
+    start, length = watched(list(read_frames(stage.folder / "sources" / "a.mp4"))).longest_freeze()
     assert 10 <= start <= 18
     assert start + length == pytest.approx(51, abs=1)
-    assert stage.lost["a"].detail.startswith(f"the picture stands still for {length / 25:.2f} s from ")
+    assert stage.lost["a"].detail.startswith(f"the video freezes for {length / 25:.2f} s from ")
     assert stage.landmarks(gates=PictureGates(frozen_seconds=None)) == {}
 
 
-def test_pictures_that_are_repeated_now_and_then_are_not_frozen(pictures):
+def test_frames_that_are_repeated_now_and_then_are_not_frozen(film_frames: np.ndarray) -> None:
     """24 to 25 frames a second repeats one in each second, 10 to 25 shows each twice or three times."""
-    assert watched(pictures[np.arange(50) * 24 // 25]).standstill()[1] <= 3
-    assert watched(pictures[np.arange(50) * 10 // 25 * 2]).standstill()[1] <= 6
+    assert watched(film_frames[np.arange(50) * 24 // 25]).longest_freeze()[1] <= 3
+    assert watched(film_frames[np.arange(50) * 10 // 25 * 2]).longest_freeze()[1] <= 6
 
 
-def test_one_small_part_that_moves_is_enough(pictures):
-    frames = pictures[:1].repeat(50, axis=0)
+def test_one_small_part_that_moves_is_enough(film_frames: np.ndarray) -> None:
+    frames = film_frames[:1].repeat(50, axis=0)
     for k, frame in enumerate(frames):
         cv2.circle(frame, (128, 128), 4 + k % 4, (255, 255, 255), -1)
-    assert watched(frames).standstill()[1] <= 3
+    assert watched(frames).longest_freeze()[1] <= 3
 
 
 # Other faces
 
 
-def beside(pictures: np.ndarray, width: int) -> np.ndarray:
-    """The speaker, and somebody else in a picture so wide."""
+def next_to_another(film_frames: np.ndarray, width: int) -> np.ndarray:
+    """The speaker, next to somebody else drawn `width` pixels wide."""
     other, _ = draw_face(Identity.draw(6), Pose(), Mouth(), width)
-    frames = np.full((len(pictures), 256, 512, 3), 128, np.uint8)
-    frames[:, :, :256] = pictures
+    frames = np.full((len(film_frames), 256, 512, 3), 128, np.uint8)
+    frames[:, :, :256] = film_frames
     frames[:, 20 : 20 + width, 270 : 270 + width] = other
     return frames
 
 
-def test_a_second_face_of_comparable_size_is_told(stage, pictures):
-    stage.add("two", encode_video(beside(pictures, 200)))
-    stage.add("small", encode_video(beside(pictures, 100)))
+def test_a_second_face_of_comparable_size_is_told(stage: Stage, film_frames: np.ndarray) -> None:
+    stage.add("two", encode_video(next_to_another(film_frames, 200)))
+    stage.add("small", encode_video(next_to_another(film_frames, 100)))
     assert stage.landmarks() == {"two": "several_faces"}
     assert stage.lost["two"].detail == (
-        "another face at least half as wide in 2 of 2 frames looked at, several_faces_share=0.2"
+        "another face at least half as wide in 2 of 2 inspected frames, several_faces_share=0.2"
     )
     assert stage.landmarks(gates=PictureGates(several_faces_share=None)) == {}
 
 
-# Sound
+# Audio
 
 
-def test_the_difference_in_length_that_is_borne_is_a_setting(stage, pictures):
-    stage.add("curt", encode_video(pictures, sound=SOUND[:24_000]))
+def test_the_difference_in_length_that_is_borne_is_a_setting(stage: Stage, film_frames: np.ndarray) -> None:
+    stage.add("curt", encode_video(film_frames, audio=NOISE[:24_000]))
     stage.landmarks()
     assert stage.crops() == {"curt": "length_mismatch"}
-    assert stage.lost["curt"].detail == "1.50 s of sound, 2.00 s of pictures, length_mismatch_seconds=0.04"
+    assert stage.lost["curt"].detail == "1.50 s of audio, 2.00 s of video, length_mismatch_seconds=0.04"
     for limit in (0.6, None):
-        assert stage.crops(gates=SoundGates(length_mismatch_seconds=limit)) == {}
+        assert stage.crops(gates=AudioGates(length_mismatch_seconds=limit)) == {}
 
 
-def test_short_clips_are_borne_where_nothing_is_asked(stage, pictures):
-    stage.add("short", encode_video(pictures, sound=SOUND), 0.0, 0.4)
+def test_short_clips_are_borne_where_nothing_is_asked(stage: Stage, film_frames: np.ndarray) -> None:
+    stage.add("short", encode_video(film_frames, audio=NOISE), 0.0, 0.4)
     stage.landmarks()
     assert stage.crops(min_frames=11) == {"short": "too_short"}
     assert stage.crops(min_frames=None) == {}
 
 
 @pytest.fixture(scope="module")
-def sync_stage(tmp_path_factory, film, pictures):
-    """Clips of 2 s: as filmed, with the sound 4 frames early, 4 late, 12 early, and the sound of nobody."""
+def sync_stage(tmp_path_factory: pytest.TempPathFactory, film: Path, film_frames: np.ndarray) -> Stage:
+    """Clips of 2 s: as filmed, with the audio 4 frames early, 4 late, 12 early, and with noise."""
     stage = Stage(tmp_path_factory.mktemp("sync"))
-    sound = read_audio(film, 0.0, 2.0)
-    early = np.concatenate([sound[4 * 640 :], np.zeros(4 * 640, np.int16)])
-    late = np.concatenate([np.zeros(4 * 640, np.int16), sound[: -4 * 640]])
-    far = np.concatenate([sound[12 * 640 :], np.zeros(12 * 640, np.int16)])
-    voices = {"true": sound, "early": early, "late": late, "far": far, "noise": SOUND}
+    audio = read_audio(film, 0.0, 2.0)
+    early = np.concatenate([audio[4 * 640 :], np.zeros(4 * 640, np.int16)])
+    late = np.concatenate([np.zeros(4 * 640, np.int16), audio[: -4 * 640]])
+    far = np.concatenate([audio[12 * 640 :], np.zeros(12 * 640, np.int16)])
+    voices = {"true": audio, "early": early, "late": late, "far": far, "noise": NOISE}
     for name, voice in voices.items():
-        stage.add(name, encode_video(pictures, sound=voice))
+        stage.add(name, encode_video(film_frames, audio=voice))
     assert stage.landmarks() == {}
     return stage
 
 
-def sound_offset(sound: np.ndarray, expected: np.ndarray) -> int:
-    """By how many samples `sound` is later than `expected`, where their product is largest."""
-    product = np.correlate(sound.astype(float), expected.astype(float), "full")
+def audio_offset(audio: np.ndarray, expected: np.ndarray) -> int:
+    """By how many samples `audio` is later than `expected`, where their product is largest."""
+    product = np.correlate(audio.astype(float), expected.astype(float), "full")
     return int(product.argmax()) - len(expected) + 1
 
 
-def test_a_constant_offset_is_repaired_and_what_is_out_of_sync_is_lost(sync_stage, film):
-    gate = SoundGates(sync=SyncGate(min_confidence=3.0, max_offset=5))
+def test_a_constant_offset_is_repaired_and_what_is_out_of_sync_is_lost(sync_stage: Stage, film: Path) -> None:
+    gate = AudioGates(sync=SyncGate(min_confidence=3.0, max_offset=5))
     reasons = sync_stage.crops(gates=gate, syncnet=EMBEDDED)
     assert reasons == {"far": "out_of_sync", "noise": "out_of_sync"}
     assert sync_stage.lost["far"].detail.endswith("offset 12 frames, max_offset=5")
@@ -175,27 +177,28 @@ def test_a_constant_offset_is_repaired_and_what_is_out_of_sync_is_lost(sync_stag
     true = read_audio(film, 0.0, 2.0)
     for crop in found.values():
         assert crop.info["sync"]["confidence"] > 3
-        assert len(crop.sound) == 32_000
+        assert len(crop.audio) == 32_000
         # AAC twice: the second encoding may move a sample or two.
-        assert abs(sound_offset(crop.sound, true)) <= 16
+        assert abs(audio_offset(crop.audio, true)) <= 16
 
 
-def test_limits_of_the_sync_gate_can_be_left_out(sync_stage):
-    gate = SoundGates(sync=SyncGate(min_confidence=None, max_offset=None))
+def test_limits_of_the_sync_gate_can_be_left_out(sync_stage: Stage) -> None:
+    gate = AudioGates(sync=SyncGate(min_confidence=None, max_offset=None))
     assert sync_stage.crops(gates=gate, syncnet=EMBEDDED) == {}
     (early,) = [c for c in read_crops(sync_stage.folder / "crops.tar") if c.clip_id == "early-0"]
     assert early.info["sync"]["offset"] == 4
     assert not early.info["sync"]["repaired"]
 
 
-def test_a_sync_gate_without_an_expert_is_the_users_mistake(stage):
+def test_a_sync_gate_without_an_expert_is_the_users_mistake(stage: Stage) -> None:
     with pytest.raises(UserError, match="--syncnet"):
-        stage.crops(gates=SoundGates(sync=SyncGate()))
+        stage.crops(gates=AudioGates(sync=SyncGate()))
 
 
-def test_torch_is_imported_for_the_sync_gate_alone():
+def test_torch_is_imported_for_the_sync_gate_alone() -> None:
     program = (
-        "import sys, difftalk.stages.crops, difftalk.stages.landmarks, difftalk.face.dlib_backend;"
+        "import sys, difftalk.stages.crops, difftalk.stages.landmarks;"
+        "import difftalk.face.crops, difftalk.face.follow, difftalk.face.dlib_backend;"
         "print('torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

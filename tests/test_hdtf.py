@@ -1,16 +1,19 @@
-"""The table of HDTF's clips: its counts, how annotations become rows, and what damaged annotations say."""
+"""The table of HDTF's clips: counts, splits, how annotations become rows, damaged annotations."""
 
 import random
 import re
 from collections import Counter
+from typing import Literal
 
 import pytest
+from hdtf_table import main
 
+from difftalk.config.dataset import Hdtf
+from difftalk.datasets.dataset import open_dataset
 from difftalk.datasets.hdtf.annotations import (
     COLUMNS,
     TABLE,
     VERDICTS,
-    main,
     read_annotations,
     read_table,
     write_table,
@@ -90,6 +93,19 @@ def test_every_clip_has_one_verdict_and_a_name_of_its_own() -> None:
     assert len(ids) == len(rows) == 437
     assert {row.verdict.partition(":")[2] for row in rows} - {""} <= ids
     assert all((row.verdict == "no_time") == (row.index is None) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("split", "train_minutes", "test_minutes"),
+    [("paper", 81, 292), ("random", 96, 277), ("identity", 298, 75)],
+)
+def test_the_splits_have_the_minutes_of_the_documentation(
+    split: Literal["paper", "random", "identity"], train_minutes: int, test_minutes: int
+) -> None:
+    """With the defaults of the section `dataset`; clips whose stretch is in another clip too are rejected."""
+    clips = [clip for clip in open_dataset(Hdtf(split=split)).clips() if not clip.left_out]
+    minutes = {s: sum(c.end_s - c.start_s for c in clips if c.split == s) / 60 for s in ("train", "test")}
+    assert {s: round(m) for s, m in minutes.items()} == {"train": train_minutes, "test": test_minutes}
 
 
 def test_known_defects_are_in_the_table() -> None:

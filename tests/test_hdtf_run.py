@@ -1,4 +1,4 @@
-"""HDTF against a video site on loopback: twenty videos, alive and dead, fetched once and each clip accounted for.
+"""HDTF against a video site on loopback: videos alive and dead, fetched once, each clip accounted for.
 
 One run of `prepare_all`, killed while it downloads and started again, is shared by the assertions.
 """
@@ -20,12 +20,17 @@ import pytest
 from conftest import ROOT, command, snakemake
 from video_site import Site, breaks_off, fails, in_parts, plays, running
 
+from difftalk.config.download import Download
 from difftalk.datasets.clips import read_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
-from difftalk.datasets.download import GONE, Download, _understood, have
+from difftalk.datasets.download import fetch_video
+from difftalk.datasets.site_errors import GONE, classify_error
 from difftalk.media.audio import read_audio
+from difftalk.media.clock import SAMPLE_RATE
+from difftalk.media.encode import write_video
+from difftalk.media.probe import probe
 from difftalk.media.shards import read_crops
-from difftalk.media.video import SOUND_RATE, probe, read_frames, write_video
+from difftalk.media.video import read_frames
 from difftalk.models.autoencoder import build_autoencoder
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.rejects import read_rejects
@@ -111,11 +116,11 @@ def film(folder: Path) -> dict[str, Path]:
     frames, sound = list(read_frames(files["a.mp4"])), read_audio(files["a.mp4"])
     for name, width, height in (("1080p.mp4", 1920, 1080), ("720p.mp4", 1280, 720)):
         wide = [in_a_room(f, width, height) for f in frames]
-        write_video(folder / name, wide, sound=sound, crf=23)
+        write_video(folder / name, wide, audio=sound, crf=23)
     write_video(folder / "mute.mp4", frames)
-    write_video(folder / "silent.mp4", frames, sound=np.zeros_like(sound))
+    write_video(folder / "silent.mp4", frames, audio=np.zeros_like(sound))
     wall = np.random.default_rng(0).integers(0, 255, (75, 64, 64, 3), dtype=np.uint8)
-    write_video(folder / "wall.mp4", wall, sound=sound)
+    write_video(folder / "wall.mp4", wall, audio=sound)
     write_video(folder / "pictures.mp4", frames)
     varying(folder / "varies.mp4", frames, sound)
     sound_alone(folder / "sound.m4a", sound)
@@ -137,7 +142,7 @@ def varying(path: Path, frames: list[np.ndarray], sound: np.ndarray) -> None:
     with av.open(str(path), "w") as out:
         video, audio = (
             out.add_stream("libx264", rate=25),
-            out.add_stream("aac", rate=SOUND_RATE, layout="mono"),
+            out.add_stream("aac", rate=SAMPLE_RATE, layout="mono"),
         )
         video.width, video.height, video.pix_fmt = frames[0].shape[1], frames[0].shape[0], "yuv420p"
         for k in (k for k in range(len(frames)) if k % 3 != 2):
@@ -150,13 +155,13 @@ def varying(path: Path, frames: list[np.ndarray], sound: np.ndarray) -> None:
 
 def sound_alone(path: Path, sound: np.ndarray) -> None:
     with av.open(str(path), "w", format="mp4") as out:
-        encode(out, out.add_stream("aac", rate=SOUND_RATE, layout="mono"), sound)
+        encode(out, out.add_stream("aac", rate=SAMPLE_RATE, layout="mono"), sound)
 
 
 def encode(out, stream, sound: np.ndarray) -> None:
     for first in range(0, len(sound), 1024):
         piece = av.AudioFrame.from_ndarray(sound[None, first : first + 1024], format="s16", layout="mono")
-        piece.sample_rate, piece.pts, piece.time_base = SOUND_RATE, first, Fraction(1, SOUND_RATE)
+        piece.sample_rate, piece.pts, piece.time_base = SAMPLE_RATE, first, Fraction(1, SAMPLE_RATE)
         out.mux(stream.encode(piece))
     out.mux(stream.encode())
 
@@ -181,7 +186,7 @@ class Finished:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     folder = tmp_path_factory.mktemp("hdtf")
     table = folder / "clips.csv"
-    parser = [sys.executable, "-m", "difftalk.datasets.hdtf.annotations", annotations(folder / "annotations")]
+    parser = [sys.executable, ROOT / "tools" / "hdtf_table.py", annotations(folder / "annotations")]
     subprocess.run([*parser, "--out", table], check=True, cwd=ROOT, capture_output=True)
     site = Site(files=film(folder / "films"))
     own = folder / "own"
@@ -226,7 +231,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
 
 
 def kill_while_downloading(asked: list, folder: Path, store: Path, videos: int) -> None:
-    """Run until so many videos are in the store, then kill the jobs that download, with no chance to clean up."""
+    """Run until so many videos are in the store, then kill the jobs that download, before they clean up."""
     with subprocess.Popen(
         command(*asked, directory=folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as job:
@@ -346,14 +351,14 @@ def test_a_site_that_stays_busy_fails_the_job_and_loses_nothing(tmp_path: Path) 
     site.pages = {"alive-00001": plays("a.mp4"), "busy-000000": fails(429)}
     with running(site):
         how = Download(url=site.url, sleep_s=0, request_sleep_s=0, attempts=3, backoff_s=0.01, timeout_s=5)
-        have("alive-00001", tmp_path / "store", how)
+        fetch_video("alive-00001", tmp_path / "store", how)
         with pytest.raises(
             UserError, match=r"attempt 3 of 3: .*429.*Nothing that was fetched is lost.*dataset.skip"
         ):
-            have("busy-000000", tmp_path / "store", how)
+            fetch_video("busy-000000", tmp_path / "store", how)
         assert site.asked["busy-000000"] == 3
         asked = site.asked["alive-00001"]
-        have("alive-00001", tmp_path / "store", how)
+        fetch_video("alive-00001", tmp_path / "store", how)
         assert site.asked["alive-00001"] == asked
 
 
@@ -379,6 +384,6 @@ def test_what_a_site_says_is_the_end_of_it_or_to_be_asked_again(words: str, reas
     """The sentences are YouTube's, as yt-dlp 2026.10 passes them on."""
     from yt_dlp.utils import DownloadError
 
-    meant = _understood(DownloadError(f"ERROR: {words}"))
+    meant = classify_error(DownloadError(f"ERROR: {words}"))
     assert (meant.reason if isinstance(meant, ClipError) else None) == reason
     assert reason is None or reason in GONE

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from difftalk.media import shards, video
-from difftalk.media.audio import decode_flac, encode_flac, read_audio
-from difftalk.media.video import encode_video, probe, read_frames, read_video, write_video
+from difftalk.media.audio import read_audio
+from difftalk.media.encode import encode_video, write_video
+from difftalk.media.flac import decode_flac, encode_flac
+from difftalk.media.probe import probe
+from difftalk.media.video import read_frames, read_video
 from difftalk.runtime.errors import ClipError, UserError
 
 SIDE = 64
@@ -69,11 +72,11 @@ def test_a_source_that_does_not_start_at_zero_begins_with_its_first_picture(tmp_
 
 
 def test_probe_tells_size_length_and_sound(tmp_path):
-    write_video(tmp_path / "v.mp4", counter(50), sound=clicks(2, 1))
+    write_video(tmp_path / "v.mp4", counter(50), audio=clicks(2, 1))
     info = probe(tmp_path / "v.mp4")
     assert (info.width, info.height, info.fps, info.has_audio, info.codec) == (SIDE, SIDE, 25, True, "h264")
     assert info.duration_s == pytest.approx(2.0)
-    assert info.sound_s == pytest.approx(2.0)
+    assert info.audio_s == pytest.approx(2.0)
 
 
 def test_a_turned_phone_video_is_read_upright(tmp_path):
@@ -94,7 +97,7 @@ def test_frames_can_be_scaled_while_read(tmp_path):
 def test_click_and_flash_stay_together(tmp_path):
     frames = np.zeros((50, SIDE, SIDE, 3), np.uint8)
     frames[30] = 255
-    write_video(tmp_path / "v.mp4", frames, sound=clicks(2, 30 / 25))
+    write_video(tmp_path / "v.mp4", frames, audio=clicks(2, 30 / 25))
     flash = [f.mean() for f in read_frames(tmp_path / "v.mp4")]
     assert np.argmax(flash) == 30
     for start in [0.0, 1.1]:  # from the beginning and after a jump
@@ -125,7 +128,7 @@ def test_sound_is_cut_by_the_clock_of_the_pictures(tmp_path):
 
 
 def test_sound_beyond_its_end_is_silence(tmp_path):
-    write_video(tmp_path / "v.mp4", counter(50), sound=clicks(1, 0.5))
+    write_video(tmp_path / "v.mp4", counter(50), audio=clicks(1, 0.5))
     sound = read_audio(tmp_path / "v.mp4", 0.0, 2.0)
     assert len(sound) == 32_000
     assert not sound[20_000:].any()
@@ -133,8 +136,8 @@ def test_sound_beyond_its_end_is_silence(tmp_path):
 
 def test_writing_twice_gives_the_same_bytes_and_the_tags(tmp_path):
     tags = {"comment": "synthetic"}
-    data = encode_video(counter(20), sound=clicks(0.8, 0.2), metadata=tags)
-    assert data == encode_video(iter(counter(20)), sound=clicks(0.8, 0.2), metadata=tags)
+    data = encode_video(counter(20), audio=clicks(0.8, 0.2), metadata=tags)
+    assert data == encode_video(iter(counter(20)), audio=clicks(0.8, 0.2), metadata=tags)
     (tmp_path / "v.mp4").write_bytes(data)
     with av.open(str(tmp_path / "v.mp4")) as container:
         assert container.metadata["comment"] == "synthetic"
@@ -185,7 +188,7 @@ def test_a_truncated_file_is_an_error(tmp_path):
 
 def test_a_clip_beyond_the_end_is_an_error(tmp_path):
     write_video(tmp_path / "v.mp4", counter(25))
-    with pytest.raises(ClipError, match="the pictures end at 1.00 s of 5.00 s"):
+    with pytest.raises(ClipError, match="the video ends at 1.00 s of 5.00 s"):
         list(read_frames(tmp_path / "v.mp4", 3.0, 5.0))
 
 
@@ -278,7 +281,7 @@ def test_crops_come_back_with_pictures_and_sound(tmp_path):
     shards.write_shard(tmp_path / "s.tar", [("a", files)])
     (crop,) = shards.read_crops(tmp_path / "s.tar")
     assert [number(f) for f in crop.frames()] == list(range(10))
-    np.testing.assert_array_equal(crop.sound, sound)
+    np.testing.assert_array_equal(crop.audio, sound)
     assert crop.landmarks.shape == (10, 68, 2)
 
 
@@ -296,14 +299,14 @@ def test_a_part_of_a_picture_is_that_part_of_the_whole(tmp_path, pix_fmt, height
     assert whole.shape == (height, width, 3)
     for _ in range(40):
         (y0, y1), (x0, x1) = (np.sort(rng.choice(n + 1, 2, replace=False)) for n in (height, width))
-        picture = next(video.read_pictures(tmp_path / "v.mp4"))
+        picture = next(video.read_lazy_frames(tmp_path / "v.mp4"))
         assert picture.shape == whole.shape
         np.testing.assert_array_equal(picture[y0:y1, x0:x1], whole[y0:y1, x0:x1])
 
 
 def test_a_small_copy_of_a_picture_looks_like_it(tmp_path):
     write_video(tmp_path / "v.mp4", counter(3, first=0b10010110))
-    for picture in video.read_pictures(tmp_path / "v.mp4"):
+    for picture in video.read_lazy_frames(tmp_path / "v.mp4"):
         small, whole = picture.scaled(16, 16), picture[:, :]
         assert small.shape == (16, 16, 3)
         expected = whole.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))

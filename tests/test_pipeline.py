@@ -13,22 +13,24 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from drawn_clips import speaker, write_crops
 
+from difftalk.config.encode import Encode
+from difftalk.config.sampling import Sampling
 from difftalk.media.shards import Crop, read_crops
 from difftalk.media.video import read_video
 from difftalk.models.autoencoder import build_autoencoder, decode_latents
 from difftalk.models.conditioning import Conditioner
 from difftalk.models.denoiser import OneTokenAttention, build_denoiser, noise_schedule
+from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
+from difftalk.sampling.methods import clip_seed, sample_clip
 from difftalk.sampling.pipeline import DiffTalkPipeline
 from difftalk.speech.mfcc import mfcc_features
 from difftalk.speech.table import SCHEMA
 from difftalk.stages import encode
-from difftalk.stages.sample import Settings, sample_clip, seed_of
-from difftalk.training.data import LatentClips
 
 FACTS = {
     "run": "tiny",
-    "settings": {"steps": 3, "prediction": "v_prediction"},
+    "settings": {"steps": 3, "prediction_type": "v_prediction"},
     "clips": 2,
     "frames": 120,
     "shards": ["train-000.tar", "train-001.tar"],
@@ -108,30 +110,30 @@ def test_what_is_loaded_takes_the_shortcut_and_moves(made: Path) -> None:
 
 
 def test_a_call_gives_the_frames_of_the_stages(made: Path, crop: Crop, tmp_path: Path) -> None:
-    """Encode in float32 and sample as the workflow does, then the same clip through the pipeline: the same bits."""
+    """Encoding in float32 and sampling as the workflow does gives the same bits as the pipeline."""
     shard = tmp_path / "test-000.tar"
     paths = {"crops": made / "crops" / "test-000.tar", "speech": made / "speech" / "test-000.parquet"}
     encode.run(
         **paths,
         autoencoder=made / "autoencoder",
-        settings=encode.Settings(dtype="float32", batch_size=32),
+        settings=Encode(dtype="float32", batch_size=32),
         out=shard,
         rejects=tmp_path / "rejects.csv",
         max_reject_fraction=0.0,
     )
     pipeline = DiffTalkPipeline.from_pretrained(made / "models" / "ours")
     clips = LatentClips([shard], pipeline.conditioner.neighbours)
-    settings = Settings(steps=2, eta=0.5, batch_size=32)
+    settings = Sampling(steps=2, eta=0.5, batch_size=32)
     expected = sample_clip(pipeline, clips, 0, settings, "cpu")
 
-    frames, speech = crop.frames(), mfcc_features(crop.sound, 2 * len(crop.landmarks))
+    frames, speech = crop.frames(), mfcc_features(crop.audio, 2 * len(crop.landmarks))
     found = pipeline(
         frames,
         crop.landmarks,
         speech,
         num_inference_steps=2,
         eta=0.5,
-        generator=torch.Generator().manual_seed(seed_of("clip", settings.seed)),
+        generator=torch.Generator().manual_seed(clip_seed("clip", settings.seed)),
         batch_size=32,
     )
     assert torch.equal(found.latents, expected)
@@ -142,7 +144,7 @@ def test_a_call_gives_the_frames_of_the_stages(made: Path, crop: Crop, tmp_path:
 def test_another_reference_and_other_speech_change_the_frames(made: Path, crop: Crop) -> None:
     pipeline = DiffTalkPipeline.from_pretrained(made / "models" / "ours")
     frames, landmarks = crop.frames()[:8], crop.landmarks[:8]
-    speech = mfcc_features(crop.sound, 16)
+    speech = mfcc_features(crop.audio, 16)
 
     def call(speech: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
         made = pipeline(
@@ -191,7 +193,7 @@ def test_the_card_says_what_is_known_and_nothing_of_the_clock(made: Path) -> Non
         "| shards | train-000.tar, train-001.tar |",
         "| shards_sha256 | ab12 |",
         "| steps done | 3 |",
-        "| prediction | v_prediction |",
+        "| prediction_type | v_prediction |",
         "| 3 | 0.33333 |",
         "| held_out_psnr | 27.5 |",
         "audio, landmarks, masked, reference",

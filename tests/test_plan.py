@@ -1,24 +1,29 @@
-"""What clips there are, how they are split and dealt to shards, and that their sources are had once."""
+"""The clips of a dataset, their splits and shards; sources are fetched once, and bad ones rejected."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from difftalk.datasets import local, split_identities
+from difftalk.config.dataset import DatasetSettings, Shards
+from difftalk.config.download import Download
+from difftalk.config.section import from_dict
+from difftalk.datasets import local
 from difftalk.datasets.clips import Clip, clips_with_sources, read_plan, source_file
-from difftalk.media.video import encode_video
+from difftalk.datasets.split import assign_shards, refuse_shared_identities, split_identities
+from difftalk.media.encode import encode_video
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.rejects import read_rejects
 from difftalk.stages import fetch, plan
 
-DEMO = {
+DEMO: dict[str, Any] = {
     "name": "demo",
     "identities": {"train": 5, "test": 2},
     "clips_per_identity": 2,
     "clip_seconds": 0.4,
-    "size": 64,
+    "size": 128,
     "seed": 1,
 }
 
@@ -27,41 +32,47 @@ def speech(seconds: float) -> np.ndarray:
     return np.random.default_rng(0).normal(0, 3000, round(seconds * 16_000)).astype(np.int16)
 
 
-def pictures(seconds: float) -> np.ndarray:
+def frames(seconds: float) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (round(seconds * 25), 32, 32, 3)).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")
 def good_video() -> bytes:
-    return encode_video(pictures(3), sound=speech(3), crf=30)
+    return encode_video(frames(3), audio=speech(3), crf=30)
 
 
 @pytest.fixture
-def videos(tmp_path, good_video) -> Path:
+def videos(tmp_path: Path, good_video: bytes) -> Path:
     """A folder with good files, damaged ones and others that are no videos."""
     folder = tmp_path / "videos"
     folder.mkdir()
     for name in ["Ann B.mp4", "Ann_B.MP4", "carl.mp4", "dora.mp4"]:
         (folder / name).write_bytes(good_video)
     (folder / "broken.mp4").write_bytes(good_video[: len(good_video) // 5])
-    (folder / "mute.mp4").write_bytes(encode_video(pictures(2.4), crf=30))
+    (folder / "mute.mp4").write_bytes(encode_video(frames(2.4), crf=30))
     (folder / "notes.txt").write_text("not a video")
     (folder / ".hidden.mp4").write_bytes(good_video)
     (folder / "folder.mp4").mkdir()
     return folder
 
 
-def described(videos: Path, **more) -> dict:
+def described(videos: Path, **more: Any) -> dict[str, Any]:
     return {"name": "local", "videos": str(videos), **more}
 
 
-def run_fetch(tmp_path: Path, shard: str, dataset: dict, **more) -> Path:
+def run_plan(dataset: dict[str, Any], shards: dict[str, int], out: Path) -> None:
+    """Plan from what JSON on the command line would hold."""
+    settings = from_dict(DatasetSettings, dataset, "dataset")
+    plan.run(dataset=settings, shards=from_dict(Shards, shards, "shards"), out=out)
+
+
+def run_fetch(tmp_path: Path, shard: str, dataset: dict[str, Any], **more: Any) -> Path:
     out = tmp_path / "sources" / shard
     fetch.run(
         plan=tmp_path / "clips.parquet",
         shard=shard,
-        dataset=dataset,
-        download={},
+        dataset=from_dict(DatasetSettings, dataset, "dataset"),
+        download=Download(),
         store=tmp_path / "store",
         out=out,
         manifest=tmp_path / "sources" / f"{shard}.csv",
@@ -71,8 +82,8 @@ def run_fetch(tmp_path: Path, shard: str, dataset: dict, **more) -> Path:
     return out
 
 
-def test_every_video_file_is_planned_readable_or_not(tmp_path, videos):
-    plan.run(dataset=described(videos), shards={"train": 2, "test": 1}, out=tmp_path / "clips.parquet")
+def test_every_video_file_is_planned_readable_or_not(tmp_path: Path, videos: Path) -> None:
+    run_plan(described(videos), {"train": 2, "test": 1}, tmp_path / "clips.parquet")
     clips = read_plan(tmp_path / "clips.parquet")
     assert {c.uri for c in clips} == {
         "Ann B.mp4", "Ann_B.MP4", "carl.mp4", "dora.mp4", "broken.mp4", "mute.mp4"
@@ -83,13 +94,13 @@ def test_every_video_file_is_planned_readable_or_not(tmp_path, videos):
     assert (by_uri["broken.mp4"].start_s, by_uri["broken.mp4"].end_s) == (0, 0)
 
 
-def test_planning_twice_gives_the_same_bytes(tmp_path, videos):
+def test_planning_twice_gives_the_same_bytes(tmp_path: Path, videos: Path) -> None:
     for name in ["1", "2"]:
-        plan.run(dataset=described(videos), shards={"train": 2, "test": 1}, out=tmp_path / name)
+        run_plan(described(videos), {"train": 2, "test": 1}, tmp_path / name)
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
-def test_ids_are_safe_and_unique():
+def test_ids_are_safe_and_unique() -> None:
     names = ["a.mp4", "a.mov", "A.mp4", "Иван.mp4", "é.mp4", "x" * 200 + ".mp4", "../b c.mp4", "b.c.mp4"]
     ids = local.safe_ids(names)
     assert len({i.lower() for i in ids.values()}) == len(names)
@@ -110,11 +121,13 @@ def test_ids_are_safe_and_unique():
         (30.0, [(0, 10), (10, 20), (20, 30)]),
     ],
 )
-def test_long_sources_are_cut_and_rests_of_two_seconds_kept(length_s, expected):
+def test_long_sources_are_cut_and_rests_of_two_seconds_kept(
+    length_s: float, expected: list[tuple[float, float]]
+) -> None:
     assert local.cut(length_s, 10.0) == expected
 
 
-def test_no_identity_is_on_both_sides_and_both_have_one():
+def test_no_identity_is_on_both_sides_and_both_have_one() -> None:
     for count in range(2, 20):
         splits = split_identities([f"i{k}" for k in range(count)], 0.25, seed=3)
         tests = sum(s == "test" for s in splits.values())
@@ -122,15 +135,15 @@ def test_no_identity_is_on_both_sides_and_both_have_one():
         assert abs(tests - 0.25 * count) <= 1
 
 
-def test_shards_are_balanced_and_keep_sources_whole():
+def test_shards_are_balanced_and_keep_sources_whole() -> None:
     clips = [
         Clip(f"{split}{s}-{k}", f"{split}{s}", 0, 1, f"{split}{s}", split)
         for split, count in [("train", 24), ("test", 6)]
         for s in range(count)
         for k in range(2)
     ]
-    placed = plan.assign_shards(clips, {"train": 5, "test": 6})
-    shards_of = {}
+    placed = assign_shards(clips, Shards(train=5, test=6))
+    shards_of: dict[str, set[str]] = {}
     for clip in placed:
         assert clip.shard.startswith(clip.split)
         shards_of.setdefault(clip.source_id, set()).add(clip.shard)
@@ -140,15 +153,15 @@ def test_shards_are_balanced_and_keep_sources_whole():
     assert sorted(s for s in sizes if s.startswith("test")) == [f"test-{k:03d}" for k in range(6)]
 
 
-def test_a_source_that_the_split_cuts_through_has_a_shard_on_each_side():
+def test_a_source_that_the_split_cuts_through_has_a_shard_on_each_side() -> None:
     clips = [Clip("a-0", "a", 0, 1, "a", "train"), Clip("a-1", "a", 1, 2, "a", "test")]
-    placed = plan.assign_shards(clips, {"train": 1, "test": 1})
+    placed = assign_shards(clips, Shards(train=1, test=1))
     assert {c.clip_id: c.shard for c in placed} == {"a-0": "train-000", "a-1": "test-000"}
     with pytest.raises(UserError, match="on both sides of the split: identity a, source a"):
-        plan.refuse_shared_identities(clips)
+        refuse_shared_identities(clips)
 
 
-def test_users_mistakes_are_one_line(tmp_path, videos, good_video):
+def test_users_mistakes_are_one_line(tmp_path: Path, videos: Path, good_video: bytes) -> None:
     empty, single = tmp_path / "empty", tmp_path / "single"
     empty.mkdir()
     single.mkdir()
@@ -161,20 +174,27 @@ def test_users_mistakes_are_one_line(tmp_path, videos, good_video):
         (described(videos, clip_secnds=3), shards, "did you mean clip_seconds"),
         (described(videos, clip_seconds=0.5), shards, "clip_seconds must be at least 2"),
         ({"name": "hdft"}, shards, "not one of demo, local, hdtf"),
-        (described(videos), {"train": 1}, "a whole number for each of train, test"),
-        (described(videos), {"train": 0, "test": 1}, "train must be at least 1"),
-        ({**DEMO, "identities": {"train": 3, "test": 0}}, shards, "at least one identity"),
+        (described(videos), {"train": 1, "test": 2.5}, "test is 2.5, not a whole number"),
+        (described(videos), {"train": 0, "test": 1}, "train is 0, but has to be at least 1"),
+        (
+            {**DEMO, "identities": {"train": 3, "test": 0}},
+            shards,
+            "identities.test is 0, but has to be at least 1",
+        ),
     ]:
         with pytest.raises(UserError, match=message) as caught:
-            plan.run(dataset=dataset, shards=wanted, out=tmp_path / "clips.parquet")
+            run_plan(dataset, wanted, tmp_path / "clips.parquet")
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "clips.parquet").exists()
 
 
-def test_local_sources_are_linked_and_the_bad_ones_rejected_with_a_reason(tmp_path, videos):
+def test_local_sources_are_linked_and_the_bad_ones_rejected_with_a_reason(
+    tmp_path: Path, videos: Path
+) -> None:
     dataset = described(videos, clip_seconds=2.0)
-    plan.run(dataset=dataset, shards={"train": 1, "test": 1}, out=tmp_path / "clips.parquet")
-    rejects, kept = {}, set()
+    run_plan(dataset, {"train": 1, "test": 1}, tmp_path / "clips.parquet")
+    rejects: dict[str, str] = {}
+    kept: set[str] = set()
     for shard in ["train-000", "test-000"]:
         sources = run_fetch(tmp_path, shard, dataset)
         rejects |= {r.clip_id: r.reason for r in read_rejects(tmp_path / "rejects" / f"{shard}.csv")}
@@ -184,38 +204,38 @@ def test_local_sources_are_linked_and_the_bad_ones_rejected_with_a_reason(tmp_pa
     assert not kept & set(rejects)
 
 
-def test_a_mute_file_that_is_damaged_too_is_called_damaged(tmp_path, good_video):
+def test_a_mute_file_that_is_damaged_too_is_called_damaged(tmp_path: Path, good_video: bytes) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()
     (folder / "a.mp4").write_bytes(good_video)
-    data = bytearray(encode_video(pictures(4), crf=10))
+    data = bytearray(encode_video(frames(4), crf=10))
     data[len(data) // 2 : len(data) // 2 + 3000] = speech(1).tobytes()[:3000]
     (folder / "b.mp4").write_bytes(data)
-    plan.run(dataset=described(folder), shards={"train": 1, "test": 1}, out=tmp_path / "clips.parquet")
+    run_plan(described(folder), {"train": 1, "test": 1}, tmp_path / "clips.parquet")
     (shard,) = {c.shard for c in read_plan(tmp_path / "clips.parquet") if c.source_id == "b"}
     run_fetch(tmp_path, shard, described(folder))
     (reject,) = read_rejects(tmp_path / "rejects" / f"{shard}.csv")
     assert reject.reason == "cannot_decode"
 
 
-def test_too_many_lost_clips_fail_the_stage(tmp_path, videos):
+def test_too_many_lost_clips_fail_the_stage(tmp_path: Path, videos: Path) -> None:
     for name in ["carl.mp4", "dora.mp4", "Ann B.mp4", "Ann_B.MP4"]:
         (videos / name).unlink()
-    plan.run(dataset=described(videos), shards={"train": 1, "test": 1}, out=tmp_path / "clips.parquet")
+    run_plan(described(videos), {"train": 1, "test": 1}, tmp_path / "clips.parquet")
     with pytest.raises(UserError, match="1 of 1 clips rejected"):
         run_fetch(tmp_path, "train-000", described(videos), max_reject_fraction=0.5)
     assert not (tmp_path / "sources" / "train-000").exists()
 
 
-def test_an_empty_shard_is_a_folder_and_a_header(tmp_path):
-    plan.run(dataset=DEMO, shards={"train": 7, "test": 1}, out=tmp_path / "clips.parquet")
+def test_an_empty_shard_is_a_folder_and_a_header(tmp_path: Path) -> None:
+    run_plan(DEMO, {"train": 7, "test": 1}, tmp_path / "clips.parquet")
     sources = run_fetch(tmp_path, "train-006", DEMO)
     assert [p.name for p in sources.iterdir()] == [".clips"]
     assert read_rejects(tmp_path / "rejects" / "train-006.csv") == []
 
 
-def test_demo_sources_are_filmed_once_with_their_truth(tmp_path):
-    plan.run(dataset=DEMO, shards={"train": 2, "test": 2}, out=tmp_path / "clips.parquet")
+def test_demo_sources_are_rendered_once_with_their_truth(tmp_path: Path) -> None:
+    run_plan(DEMO, {"train": 2, "test": 2}, tmp_path / "clips.parquet")
     clips = read_plan(tmp_path / "clips.parquet")
     assert {c.shard for c in clips} == {"train-000", "train-001", "test-000", "test-001"}
     assert sum(c.split == "test" for c in clips) == 4
@@ -238,9 +258,9 @@ def test_demo_sources_are_filmed_once_with_their_truth(tmp_path):
     assert (moved / "sources" / "test-000" / film.name).read_bytes()
 
 
-def test_a_changed_demo_is_filmed_anew(tmp_path):
-    for size in [64, 96]:
+def test_a_changed_demo_is_rendered_again(tmp_path: Path) -> None:
+    for size in [128, 160]:
         dataset = {**DEMO, "size": size}
-        plan.run(dataset=dataset, shards={"train": 1, "test": 2}, out=tmp_path / "clips.parquet")
+        run_plan(dataset, {"train": 1, "test": 2}, tmp_path / "clips.parquet")
         run_fetch(tmp_path, "test-000", dataset)
     assert len(list((tmp_path / "store" / "sources").glob("*.mp4"))) == 2

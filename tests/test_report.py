@@ -4,22 +4,30 @@ import json
 import re
 import zipfile
 from html.parser import HTMLParser
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from drawn_clips import speaker, write_crops, write_sample
 
+from difftalk.config.report import ReportSettings
 from difftalk.media.audio import read_audio
-from difftalk.media.video import probe, read_video
+from difftalk.media.probe import probe
+from difftalk.media.video import read_video
+from difftalk.reporting import panels
+from difftalk.reporting.card import model_card
+from difftalk.reporting.checks import checks
+from difftalk.reporting.curves import smoothed
+from difftalk.reporting.page import report_page
+from difftalk.reporting.render import TEMPLATES
 from difftalk.stages import report
-from difftalk.stages.report import Settings
 
 NASTY = 'x<script>"&'
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two clips, two methods and a seed, a log, tables; the report of them, made twice."""
     folder = tmp_path_factory.mktemp("report")
     clips = {"a": speaker(1, 1.2), "b": speaker(2, 1.2)}
@@ -50,29 +58,30 @@ def page(tmp_path_factory):
     for name in ("one", "two"):
         report.run(
             tables=tables, funnel=folder / "funnel.csv", quality=[folder / "q.csv"], models=[model],
-            samples=samples, crops=[crops], settings=Settings(run=NASTY, gallery_clips=2),
+            samples=samples, crops=[crops], settings=ReportSettings(run=NASTY, gallery_clips=2),
             out=folder / name / "report", zip=folder / name / "report.zip",
         )  # fmt: skip
     return folder
 
 
 class Links(HTMLParser):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.found, self.tags = [], []
+        self.found: list[str | None] = []
+        self.tags: list[str] = []
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.found += [value for key, value in attrs if key in {"src", "href", "poster"}]
 
 
-def links(folder):
+def links(folder: Path) -> Links:
     parser = Links()
     parser.feed((folder / "one" / "report" / "index.html").read_text())
     return parser
 
 
-def test_the_page_needs_nothing_from_outside(page):
+def test_the_page_needs_nothing_from_outside(page: Path) -> None:
     report_folder = page / "one" / "report"
     text = (report_folder / "index.html").read_text()
     assert not re.search(r"""(?:src|href|url\()\s*=?\s*["']?\s*(?:https?:)?//""", text)
@@ -80,26 +89,52 @@ def test_the_page_needs_nothing_from_outside(page):
         assert link.startswith("#") or (report_folder / link).is_file(), link
 
 
-def test_names_are_escaped(page):
+def test_names_are_escaped(page: Path) -> None:
     text = (page / "one" / "report" / "index.html").read_text()
     assert NASTY not in text and "x&lt;script&gt;" in text
     assert "script" not in links(page).tags
 
 
-def test_it_shows_tables_funnel_quality_and_curves(page):
+@pytest.mark.parametrize("template", sorted(p.name for p in TEMPLATES.glob("*.html.j2")))
+def test_templates_escape_every_value(template: str) -> None:
+    source = (TEMPLATES / template).read_text()
+    # The curves are an SVG of our own; nothing else is taken as it is.
+    unescaped = re.findall(r"\{\{[^}]*\|\s*safe[^}]*\}\}|autoescape", source)
+    assert unescaped == (["{{ curves | safe }}"] if template == "report.html.j2" else [])
+
+
+def test_ids_and_reasons_are_escaped_on_the_page(page: Path, tmp_path: Path) -> None:
+    funnel = tmp_path / "funnel.csv"
+    funnel.write_text("stage,reason,clips,hours\nplanned,,1,0.1\ncr<ops,too<short,1,0.1\nkept,,0,0\n")
+    text = report_page(
+        "r", tables=page / "tables", funnel=funnel, quality=[], models=[],
+        gallery=[panels.GalleryClip("a<b", "i<d", 1.0)],
+    )  # fmt: skip
+    for name in ("cr<ops", "too<short", "a<b", "i<d"):
+        assert name not in text and name.replace("<", "&lt;") in text
+
+
+def test_names_on_the_card_are_escaped() -> None:
+    card = model_card(NASTY, ("audio",), {"dataset": "a|<b>", "run": "x<y"}, [])
+    prose, code, _ = card.split("```", 2)
+    assert "# x&lt;script>" in prose and "| a\\|&lt;b> |" in prose and "<" not in prose
+    compile(code.removeprefix("python"), "card.py", "exec")
+
+
+def test_it_shows_tables_funnel_quality_and_curves(page: Path) -> None:
     text = (page / "one" / "report" / "index.html").read_text()
     assert "31.25" in text and "LPIPS not computed" in text
-    assert "shorter than was asked for" in text
+    assert "shorter than requested" in text
     assert "100.00% of 120 frames" in text and "4.00% of the outer" in text and "reached" in text
     assert "<svg" in text and "Conditions" not in text  # a table without rows is left out
 
 
-def test_gallery_videos_play_with_sound_and_say_that_they_are_synthetic(page):
+def test_gallery_videos_play_with_sound_and_say_that_they_are_synthetic(page: Path) -> None:
     path = page / "one" / "report" / "media" / "a.mp4"
     info = probe(path)
     frames, _, sound = speaker(1, 1.2)
     assert info.codec == "h264" and info.has_audio and info.fps == 25
-    assert (info.width, info.height) == (4 * 192, 192 + report.LABEL_HEIGHT)
+    assert (info.width, info.height) == (4 * 192, 192 + panels.LABEL_HEIGHT)
     assert len(read_video(path)) == len(frames)
     heard = read_audio(path)[: len(sound)]
     assert np.corrcoef(heard, sound[: len(heard)])[0, 1] > 0.9
@@ -108,18 +143,18 @@ def test_gallery_videos_play_with_sound_and_say_that_they_are_synthetic(page):
         assert "synthetic" in container.metadata["comment"]
 
 
-def test_panels_are_source_masked_reference_and_methods_without_seeds(page):
-    clip = report.chosen_clips([page / "test-000.tar"], 1)[0]
-    found = report.by_method(sorted((page / "samples").glob("*/*")))
-    panels = report.panels_of(clip, found, ())
-    assert [p.label for p in panels] == ["source", "masked", "reference", "difftalk"]
-    assert (panels[1].frames[0, -1] == 0).all()
-    assert report.by_method([page / "samples" / "difftalk"]) == {
+def test_panels_are_source_masked_reference_and_methods_without_seeds(page: Path) -> None:
+    clip = panels.chosen_clips([page / "test-000.tar"], 1)[0]
+    found = panels.by_method(sorted((page / "samples").glob("*/*")))
+    shown = panels.panels_of(clip, found, ())
+    assert [p.label for p in shown] == ["source", "masked", "reference", "difftalk"]
+    assert (shown[1].frames[0, -1] == 0).all()
+    assert panels.by_method([page / "samples" / "difftalk"]) == {
         "difftalk": [page / "samples/difftalk/test-000"]
     }
 
 
-def test_the_same_report_is_the_same_bytes(page):
+def test_the_same_report_is_the_same_bytes(page: Path) -> None:
     one, two = ((page / name / "report.zip").read_bytes() for name in ("one", "two"))
     assert one == two
     with zipfile.ZipFile(page / "one" / "report.zip") as packed:
@@ -127,31 +162,31 @@ def test_the_same_report_is_the_same_bytes(page):
     assert "report/index.html" in names and "report/media/a.mp4" in names
 
 
-def test_a_run_without_test_clips_still_has_a_page(page, tmp_path):
+def test_a_run_without_test_clips_still_has_a_page(page: Path, tmp_path: Path) -> None:
     report.run(
         tables=page / "tables", funnel=page / "funnel.csv", quality=[], models=[], samples=[], crops=[],
-        settings=Settings(), out=tmp_path / "r", zip=tmp_path / "r.zip",
+        settings=ReportSettings(), out=tmp_path / "r", zip=tmp_path / "r.zip",
     )  # fmt: skip
     assert "No test clip was kept" in (tmp_path / "r" / "index.html").read_text()
 
 
-def test_gallery_takes_each_identity_before_a_second_clip_of_one(tmp_path):
+def test_gallery_takes_each_identity_before_a_second_clip_of_one(tmp_path: Path) -> None:
     clips = {name: speaker(1, 1.2) for name in ("a", "b", "c")}
     path = write_crops(tmp_path / "t.tar", clips)
-    assert [c.clip_id for c in report.chosen_clips([path], 2)] == ["a", "b"]
+    assert [c.clip_id for c in panels.chosen_clips([path], 2)] == ["a", "b"]
 
 
-def test_smoothing_keeps_length_and_mean_of_a_constant():
-    assert np.allclose(report.smoothed(np.ones(30)), 1)
-    assert report.smoothed(np.arange(5.0)).shape == (5,)
+def test_smoothing_keeps_length_and_mean_of_a_constant() -> None:
+    assert np.allclose(smoothed(np.ones(30)), 1)
+    assert smoothed(np.arange(5.0)).shape == (5,)
 
 
-def test_checks_say_what_was_found_and_whether_it_holds():
+def test_checks_say_what_was_found_and_whether_it_holds() -> None:
     rows = {
         "ground_truth": {"sync_confidence": 9.0},
         "difftalk": {"sync_confidence": 3.0, "psnr_mouth": 21.5, "mouth_corr": 0.65},
         "no_audio": {"sync_confidence": 0.5},
         "reference_copy": {"psnr_mouth": 20.0},
     }
-    assert [holds for _, _, holds in report.checks(rows)] == [True, True, True, False]
-    assert report.checks({"difftalk": rows["difftalk"] | {"mouth_corr": None}}) == []
+    assert [holds for _, _, holds in checks(rows)] == [True, True, True, False]
+    assert checks({"difftalk": rows["difftalk"] | {"mouth_corr": None}}) == []

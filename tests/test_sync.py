@@ -1,30 +1,31 @@
 """Sync experts and the protocol by which they judge a clip."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from drawn_clips import speaker, write_crops
 
-from difftalk.evaluation.sync import measure_sync
+from difftalk.config.syncnet import SyncnetTraining
+from difftalk.evaluation.sync import Sync, measure_sync
+from difftalk.media.clock import SAMPLES_PER_FRAME
+from difftalk.models.formats.syncnet_v2 import import_syncnet_v2
+from difftalk.models.sync_inputs import audio_windows, cut_box, face_box, lip_box
 from difftalk.models.syncnet import (
-    Config,
     SmallSyncNet,
     SyncExpert,
+    SyncnetConfig,
     SyncNetV2,
-    audio_windows,
-    cut_box,
-    face_box,
-    import_syncnet_v2,
-    lip_box,
     load_syncnet,
     save_syncnet,
 )
 from difftalk.runtime.errors import UserError
-from difftalk.stages import syncnet as training
-from difftalk.stages.syncnet import EMBEDDED, Clip, Settings, train_syncnet
+from difftalk.stages.syncnet import EMBEDDED, run
+from difftalk.training.sync_expert import SyncClip, train_syncnet
 
 
-def test_audio_windows_start_at_each_frame_and_hold_20_steps():
+def test_audio_windows_start_at_each_frame_and_hold_20_steps() -> None:
     cepstra = np.arange(100 * 13, dtype=float).reshape(100, 13)
     windows = audio_windows(cepstra)
     assert windows.shape == (21, 13, 20)
@@ -33,16 +34,18 @@ def test_audio_windows_start_at_each_frame_and_hold_20_steps():
     assert audio_windows(cepstra[:19]).shape == (0, 13, 20)
 
 
-def naive_sync(video, audio, max_shift, zero_padded):
-    """The released protocol, one pair at a time."""
+def naive_sync(
+    video: np.ndarray, audio: np.ndarray, max_shift: int, zero_padded: bool
+) -> tuple[int, float, float]:
+    """Follow the released protocol, one pair at a time: offset, confidence, distance."""
     count, means = min(len(video), len(audio)), []
     for shift in range(-max_shift, max_shift + 1):
         distances = []
         for i in range(count):
             inside = 0 <= i + shift < count
             if inside or zero_padded:
-                sound = audio[i + shift] if inside else np.zeros_like(audio[0])
-                distances.append(float(np.sqrt(((video[i] - sound + 1e-6) ** 2).sum())))
+                heard = audio[i + shift] if inside else np.zeros_like(audio[0])
+                distances.append(float(np.sqrt(((video[i] - heard + 1e-6) ** 2).sum())))
         means.append(sum(distances) / len(distances))
     best = means.index(min(means))
     return max_shift - best, sorted(means)[max_shift] - means[best], means[best]
@@ -50,11 +53,11 @@ def naive_sync(video, audio, max_shift, zero_padded):
 
 @pytest.mark.parametrize("zero_padded", [True, False])
 @pytest.mark.parametrize("shift", [-4, 0, 6])
-def test_sync_equals_a_naive_loop_and_finds_the_shift(zero_padded, shift):
+def test_sync_equals_a_naive_loop_and_finds_the_shift(zero_padded: bool, shift: int) -> None:
     rng = np.random.default_rng(3)
     whole = rng.normal(size=(80, 8))
     video = whole[10:60] + 0.1 * rng.normal(size=(50, 8))
-    audio = whole[10 + shift : 63 + shift]  # three more than there are pictures
+    audio = whole[10 + shift : 63 + shift]  # three more than there are frames
     found = measure_sync(video, audio, 15, zero_padded)
     offset, confidence, distance = naive_sync(video, audio, 15, zero_padded)
     assert found.offset == offset == shift
@@ -62,19 +65,19 @@ def test_sync_equals_a_naive_loop_and_finds_the_shift(zero_padded, shift):
     np.testing.assert_allclose([found.confidence, found.distance], [confidence, distance], rtol=1e-9)
 
 
-def test_offset_is_positive_where_the_sound_leads_the_picture():
+def test_offset_is_positive_where_the_audio_leads_the_video() -> None:
     whole = np.random.default_rng(0).normal(size=(60, 8))
     video, early = whole[:40], whole[3:43]  # what is seen at frame i was heard at frame i - 3
     assert measure_sync(video, early, 15, True).offset == 3
 
 
-def test_a_clip_shorter_than_the_shifts_has_no_verdict():
+def test_a_clip_shorter_than_the_shifts_has_no_verdict() -> None:
     nothing = np.zeros((0, 8))
     assert measure_sync(nothing, nothing, 15, True) is None
     assert measure_sync(np.ones((15, 8)), np.ones((15, 8)), 15, False) is None
 
 
-def test_syncnet_v2_has_the_released_size_and_names():
+def test_syncnet_v2_has_the_released_size_and_names() -> None:
     network = SyncNetV2()
     assert sum(p.numel() for p in network.parameters()) == 13_631_616
     parts = {"netcnnaud": 4_875_712, "netcnnlip": 7_177_920, "netfcaud": 788_992, "netfclip": 788_992}
@@ -89,7 +92,7 @@ def test_syncnet_v2_has_the_released_size_and_names():
     assert state["netfclip.3.weight"].shape == (1024, 512)
 
 
-def test_syncnet_v2_over_a_clip_equals_its_windows_one_by_one():
+def test_syncnet_v2_over_a_clip_equals_its_windows_one_by_one() -> None:
     torch.manual_seed(0)
     network = SyncNetV2().eval()
     lips = torch.rand(1, 3, 7, 224, 224) * 255
@@ -101,7 +104,7 @@ def test_syncnet_v2_over_a_clip_equals_its_windows_one_by_one():
     assert network.audio(torch.randn(2, 13, 20)).shape == (2, 1024)
 
 
-def test_released_weights_import_without_unpickling_code(tmp_path):
+def test_released_weights_import_without_unpickling_code(tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = SyncNetV2()
     torch.save(network.state_dict(), tmp_path / "syncnet_v2.model")
@@ -112,11 +115,11 @@ def test_released_weights_import_without_unpickling_code(tmp_path):
         import_syncnet_v2(tmp_path / "pickled.model")
 
 
-def test_the_stage_imports_released_weights_and_its_own_folders(tmp_path):
+def test_the_stage_imports_released_weights_and_its_own_folders(tmp_path: Path) -> None:
     torch.save(SyncNetV2().state_dict(), tmp_path / "syncnet_v2.model")
-    common = {"crops": [], "settings": Settings(), "state": tmp_path / "state"}
-    training.run(source=str(tmp_path / "syncnet_v2.model"), out=tmp_path / "one", **common)
-    training.run(source=str(tmp_path / "one"), out=tmp_path / "two", **common)
+    common = {"crops": [], "settings": SyncnetTraining(), "state": tmp_path / "state"}
+    run(source=str(tmp_path / "syncnet_v2.model"), out=tmp_path / "one", **common)
+    run(source=str(tmp_path / "one"), out=tmp_path / "two", **common)
     expert = load_syncnet(tmp_path / "two")
     assert expert.config.architecture == "syncnet_v2" and expert.zero_padded
     frames, landmarks, samples = speaker(1)
@@ -126,11 +129,11 @@ def test_the_stage_imports_released_weights_and_its_own_folders(tmp_path):
     np.testing.assert_allclose(
         video, expert.video_embeddings(frames[:8], landmarks[:8]), rtol=1e-3, atol=1e-4
     )
-    assert expert.audio_embeddings(samples[: 10 * 640]).shape == (5, 1024)
+    assert expert.audio_embeddings(samples[: 10 * SAMPLES_PER_FRAME]).shape == (5, 1024)
 
 
-def test_v2_sees_bgr_at_224_pixels():
-    expert = SyncExpert(Config("syncnet_v2"), SyncNetV2())
+def test_v2_sees_bgr_at_224_pixels() -> None:
+    expert = SyncExpert(SyncnetConfig("syncnet_v2"), SyncNetV2())
     frames, landmarks, _ = speaker(1)
     lips = expert.lips(frames[:5], landmarks[:5])
     box = face_box(landmarks[:5])
@@ -138,16 +141,16 @@ def test_v2_sees_bgr_at_224_pixels():
     np.testing.assert_array_equal(lips[..., ::-1], cut_box(frames[:5], box, 224, fill=110))
 
 
-def test_a_folder_that_is_no_expert_is_named(tmp_path):
+def test_a_folder_that_is_no_expert_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no sync expert"):
         load_syncnet(tmp_path)
-    save_syncnet(tmp_path, Config(), SmallSyncNet(Config()))
+    save_syncnet(tmp_path, SyncnetConfig(), SmallSyncNet(SyncnetConfig()))
     (tmp_path / "config.json").write_text('{"architecture": "small", "channels": [8, 8, 8, 8]}')
     with pytest.raises(UserError, match="cannot be read"):
         load_syncnet(tmp_path)
 
 
-def test_the_lip_box_is_fixed_holds_the_mouth_and_may_leave_the_frame():
+def test_the_lip_box_is_fixed_holds_the_mouth_and_may_leave_the_frame() -> None:
     frames, landmarks, _ = speaker(1)
     x0, y0, x1, y1 = lip_box(landmarks)
     assert x1 - x0 == y1 - y0
@@ -162,13 +165,13 @@ def test_the_lip_box_is_fixed_holds_the_mouth_and_may_leave_the_frame():
     np.testing.assert_array_equal(filled[0, :, 32:], frames[0, :, :32])
 
 
-def small_run(clips, state, steps, **kwargs):
-    settings = Settings(steps=steps, batch_size=1, stretch=16, checkpoint_every=2, **kwargs)
+def small_run(clips: list[SyncClip], state: Path, steps: int) -> dict[str, torch.Tensor]:
+    settings = SyncnetTraining(steps=steps, batch_size=1, stretch=16, checkpoint_every=2)
     return train_syncnet(clips, settings, state)[0].state_dict()
 
 
-def test_training_resumes_to_the_same_weights(tmp_path):
-    clips = [Clip.of(*speaker(seed), 32) for seed in (1, 2)]
+def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    clips = [SyncClip.of(*speaker(seed), 32) for seed in (1, 2)]
     whole = small_run(clips, tmp_path / "a", 4)
     small_run(clips, tmp_path / "b", 4)
     (tmp_path / "b" / "step-00000004.pt").unlink()  # as if killed after the checkpoint of step 2
@@ -177,39 +180,57 @@ def test_training_resumes_to_the_same_weights(tmp_path):
         assert torch.equal(value, resumed[key]), key
 
 
-def test_the_stage_trains_on_the_crops_of_the_run(tmp_path):
+def test_the_stage_trains_on_the_crops_of_the_run(tmp_path: Path) -> None:
     crops = write_crops(tmp_path / "train-000.tar", {"one": speaker(1)}, split="train")
-    settings = Settings(steps=2, batch_size=2, stretch=16)
-    training.run(crops=[crops], settings=settings, source="train", state=tmp_path / "s", out=tmp_path / "out")
+    settings = SyncnetTraining(steps=2, batch_size=2, stretch=16)
+    run(crops=[crops], settings=settings, source="train", state=tmp_path / "s", out=tmp_path / "out")
     expert = load_syncnet(tmp_path / "out")
     assert expert.config.architecture == "small" and expert.config.about["clips"] == 1
     assert not (tmp_path / "s").exists()
     with pytest.raises(UserError, match="no clip of the train crops"):
-        training.run(
+        run(
             crops=[crops],
-            settings=Settings(stretch=500),
+            settings=SyncnetTraining(stretch=500),
             source="train",
             state=tmp_path / "s",
             out=tmp_path / "o2",
         )
 
 
-def test_the_embedded_expert_tells_true_from_moved_and_still_mouths():
+def test_the_embedded_expert_is_copied_and_judges_in_float32(tmp_path: Path) -> None:
+    settings, out = SyncnetTraining(), tmp_path / "out"
+    run(crops=[], settings=settings, source="embedded", state=tmp_path / "state", out=out)
+    assert sorted(p.name for p in out.iterdir()) == ["config.json", "model.safetensors"]
+    for name in ("config.json", "model.safetensors"):
+        assert (out / name).read_bytes() == (EMBEDDED / name).read_bytes()
+    narrow = load_syncnet(out)
+    (tmp_path / "wide").mkdir()
+    save_syncnet(tmp_path / "wide", narrow.config, narrow.network)
+    wide = load_syncnet(tmp_path / "wide")
+    frames, landmarks, samples = speaker(1)
+    found, expected = (e.video_embeddings(frames[:8], landmarks[:8]) for e in (narrow, wide))
+    assert found.dtype == np.float32 and np.array_equal(found, expected)
+    assert np.array_equal(narrow.audio_embeddings(samples), wide.audio_embeddings(samples))
+
+
+def test_the_embedded_expert_tells_true_from_moved_and_still_mouths() -> None:
     expert = load_syncnet(EMBEDDED)
     found = {}
     frames, landmarks, samples = speaker(77, 4.0)
 
-    def judge(shown, heard):
+    def judge(shown: np.ndarray, heard: np.ndarray) -> Sync:
         video = expert.video_embeddings(shown, landmarks[: len(shown)])
-        return measure_sync(video, expert.audio_embeddings(heard), 15, expert.zero_padded)
+        verdict = measure_sync(video, expert.audio_embeddings(heard), 15, expert.zero_padded)
+        assert verdict is not None
+        return verdict
 
     found["true"] = judge(frames, samples)
-    found["moved"] = judge(frames[:-7], samples[7 * 640 :])
+    found["moved"] = judge(frames[:-7], samples[7 * SAMPLES_PER_FRAME :])
     found["still"] = judge(np.repeat(frames[40:41], len(frames), axis=0), samples)
     assert abs(found["true"].offset) <= 1 and abs(found["moved"].offset - 7) <= 1
     assert found["true"].confidence > 2 * found["still"].confidence
     assert found["true"].distance < found["still"].distance
 
 
-def test_the_embedded_expert_is_small():
+def test_the_embedded_expert_is_small() -> None:
     assert sum(p.stat().st_size for p in EMBEDDED.iterdir()) < 2_000_000

@@ -2,22 +2,26 @@
 
 import csv
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from difftalk.config.report import TablesSettings
+from difftalk.evaluation.scores import SCHEMA
 from difftalk.media.shards import write_shard
+from difftalk.reporting.tables import TITLES
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.rejects import Reject, write_rejects
 from difftalk.stages import funnel, tables
-from difftalk.stages.score import SCHEMA
 
 PLAN = [(f"c{i}", "test" if i < 4 else "train") for i in range(8)]
 
 
-def write_plan(path):
+def write_plan(path: Path) -> Path:
     rows = [
         {
             "clip_id": c,
@@ -35,7 +39,9 @@ def write_plan(path):
     return path
 
 
-def write_metrics(path, method, clips, protocol=None):
+def write_metrics(
+    path: Path, method: str, clips: dict[str, Any], protocol: dict[str, str] | None = None
+) -> Path:
     """`clips`: clip_id -> values of the clip row, or a problem."""
     rows = []
     for clip_id, values in clips.items():
@@ -49,19 +55,19 @@ def write_metrics(path, method, clips, protocol=None):
     return path
 
 
-def make(tmp_path, methods, **settings):
+def make(tmp_path: Path, methods: dict[str, Any], **settings: Any) -> Path:
     paths = [write_metrics(tmp_path / "metrics" / f"{m}.parquet", m, clips) for m, clips in methods.items()]
     plan = write_plan(tmp_path / "plan.parquet")
-    tables.run(metrics=paths, plan=plan, settings=tables.Settings(**settings), out=tmp_path / "tables")
+    tables.run(metrics=paths, plan=plan, settings=TablesSettings(**settings), out=tmp_path / "tables")
     return tmp_path / "tables"
 
 
-def read(folder, name):
+def read(folder: Path, name: str) -> dict[str, dict[str, str]]:
     with (folder / f"{name}.csv").open() as source:
         return {row.get("method", row.get("rows")): row for row in csv.DictReader(source)}
 
 
-def test_a_row_is_the_mean_over_scored_clips_and_counts_what_was_asked(tmp_path):
+def test_a_row_is_the_mean_over_scored_clips_and_counts_what_was_asked(tmp_path: Path) -> None:
     out = make(
         tmp_path,
         {
@@ -76,7 +82,7 @@ def test_a_row_is_the_mean_over_scored_clips_and_counts_what_was_asked(tmp_path)
     assert rows["wav2lip"]["lpips"] == ""
 
 
-def test_columns_and_rows_are_those_others_rely_on(tmp_path):
+def test_columns_and_rows_are_those_others_rely_on(tmp_path: Path) -> None:
     methods = ["a", "al", "am", "no_audio", "reference_copy", "difftalk", "ground_truth", "no_smoothing"]
     methods += ["difftalk-seed2", "mine"]
     out = make(tmp_path, {m: {"c0": {"psnr": 30.0}} for m in methods})
@@ -89,20 +95,20 @@ def test_columns_and_rows_are_those_others_rely_on(tmp_path):
     assert list(read(out, "comparison")) == comparison
 
 
-def test_a_table_without_methods_is_its_header(tmp_path):
+def test_a_table_without_methods_is_its_header(tmp_path: Path) -> None:
     out = make(tmp_path, {})
     assert (out / "conditions.csv").read_text().count("\n") == 1
     assert (out / "seeds.csv").read_text() == "rows,metric,seeds,values,mean,spread,holds\n"
 
 
-def seeds(*values):
+def seeds(*values: float) -> dict[str, Any]:
     names = ["difftalk", "difftalk-seed2", "difftalk-seed3"]
     return {
         n: {"c0": {"sync_confidence": v, "psnr_mouth": 25.0}} for n, v in zip(names, values, strict=False)
     }
 
 
-def test_seeds_show_mean_and_spread_and_whether_orders_exceed_it(tmp_path):
+def test_seeds_show_mean_and_spread_and_whether_orders_exceed_it(tmp_path: Path) -> None:
     methods = seeds(2.0, 2.4, 2.2) | {
         "ground_truth": {"c0": {"sync_confidence": 5.0}},
         "no_audio": {"c0": {"sync_confidence": 1.9}},
@@ -118,10 +124,10 @@ def test_seeds_show_mean_and_spread_and_whether_orders_exceed_it(tmp_path):
     assert rows["difftalk > reference_copy", "psnr_mouth"]["holds"] == "yes"
 
 
-def test_one_rule_gives_all_forms_and_names_are_escaped(tmp_path):
+def test_one_rule_gives_all_forms_and_names_are_escaped(tmp_path: Path) -> None:
     out = make(tmp_path, {"x<b>|&_1": {"c0": {"psnr": 30.0}}}, run="r", notes={"sampling": "10 steps"})
     assert {p.name for p in out.iterdir()} == {
-        *(f"{t}.{s}" for t in tables.TITLES for s in ("csv", "md", "tex", "html")),
+        *(f"{t}.{s}" for t in TITLES for s in ("csv", "md", "tex", "html")),
         "protocol.json",
     }
     assert "x&lt;b&gt;|&amp;_1" in (out / "comparison.html").read_text()
@@ -134,20 +140,20 @@ def test_one_rule_gives_all_forms_and_names_are_escaped(tmp_path):
     assert "1 of 4 planned test clips" in footer["clips"]
 
 
-def test_scores_of_two_protocols_are_not_mixed(tmp_path):
+def test_scores_of_two_protocols_are_not_mixed(tmp_path: Path) -> None:
     one = write_metrics(tmp_path / "a.parquet", "a", {"c0": {}}, {"mouth": "small"})
     two = write_metrics(tmp_path / "b.parquet", "b", {"c0": {}}, {"mouth": "large"})
     with pytest.raises(UserError, match="another protocol.*mouth"):
         tables.run(
             metrics=[one, two],
             plan=write_plan(tmp_path / "p"),
-            settings=tables.Settings(),
+            settings=TablesSettings(),
             out=tmp_path / "t",
         )
 
 
 @pytest.fixture
-def flow(tmp_path):
+def flow(tmp_path: Path) -> dict[str, Any]:
     """Plan of 8 clips; c1 lost in fetch, c2 in crops, c5 in encode; the rest is in the crops."""
     lost = [
         ("c1", "fetch", "cannot_fetch"),
@@ -179,7 +185,7 @@ def flow(tmp_path):
     }
 
 
-def test_the_funnel_adds_up(flow):
+def test_the_funnel_adds_up(flow: dict[str, Any]) -> None:
     funnel.run(**flow)
     lines = list(csv.DictReader(flow["out"].open()))
     assert [(r["stage"], r["reason"], r["clips"]) for r in lines] == [
@@ -197,7 +203,7 @@ def test_the_funnel_adds_up(flow):
     assert lines[-1]["detection_rate"] == "0.99000" and lines[-1]["nme"] == "0.04000"
 
 
-def test_the_funnel_adds_up_in_each_subset_and_as_a_page(flow):
+def test_the_funnel_adds_up_in_each_subset_and_as_a_page(flow: dict[str, Any]) -> None:
     funnel.run(**flow)
     lines = list(csv.DictReader(flow["by_subset"].open()))
     assert [(r["stage"], r["reason"], r["clips"]) for r in lines if r["subset"] == "RD"] == [
@@ -207,13 +213,13 @@ def test_the_funnel_adds_up_in_each_subset_and_as_a_page(flow):
     ]
     assert [r["clips"] for r in lines if r["subset"] == "WDA"] == ["6", "1", "1", "4"]
     page = flow["page"].read_text()
-    assert all(word in page for word in ("RD", "WDA", "after landmarks", "shorter than was asked for"))
+    assert all(word in page for word in ("RD", "WDA", "after landmarks", "shorter than requested"))
 
 
 @pytest.mark.parametrize(
     ("drop", "message"), [("fetch.csv", "c1"), ("b.tar", "c4, c5, c6, c7"), ("crops.csv", "c2")]
 )
-def test_a_funnel_that_does_not_add_up_names_the_clips(flow, drop, message):
+def test_a_funnel_that_does_not_add_up_names_the_clips(flow: dict[str, Any], drop: str, message: str) -> None:
     for key in ("rejects", "crops"):
         flow[key] = [p for p in flow[key] if p.name != drop]
     if drop == "fetch.csv":
@@ -222,9 +228,19 @@ def test_a_funnel_that_does_not_add_up_names_the_clips(flow, drop, message):
         funnel.run(**flow)
 
 
-def test_a_clip_that_is_kept_and_rejected_is_named(flow):
+def test_a_clip_that_is_kept_and_rejected_is_named(flow: dict[str, Any]) -> None:
     write_rejects(
         flow["rejects"][0], [Reject("c0", "fetch", "cannot_fetch"), Reject("c1", "fetch", "cannot_fetch")]
     )
     with pytest.raises(UserError, match="in the crops and rejected before them: c0"):
         funnel.run(**flow)
+
+
+def test_names_on_the_funnel_page_are_escaped(flow: dict[str, Any]) -> None:
+    planned = pq.read_table(flow["plan"])
+    named = [f"{subset}<b>" for subset in planned["subset"].to_pylist()]
+    position = planned.column_names.index("subset")
+    pq.write_table(planned.set_column(position, "subset", pa.array(named)), flow["plan"])
+    funnel.run(**flow)
+    page = flow["page"].read_text()
+    assert "RD&lt;b&gt;" in page and "<b>" not in page

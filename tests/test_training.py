@@ -13,8 +13,8 @@ from small_training import TINY, train, weights, write_made
 from difftalk.config.sampling import Sampling
 from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
+from difftalk.sampling.methods import sample_clip
 from difftalk.sampling.pipeline import DiffTalkPipeline
-from difftalk.stages.sample import sample_clip
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Weights by others: downloaded from a server on this machine, imported from files, asked for by the configuration."""
+"""Pretrained weights: downloaded from a local server, imported from files, named by the configuration."""
 
 import hashlib
 import json
@@ -22,15 +22,16 @@ from face_alignment.detection.sfd.net_s3fd import s3fd
 from face_alignment.models import FAN
 from safetensors.torch import load_file
 
+from difftalk.config.autoencoder import AutoencoderTraining
+from difftalk.config.section import Section
+from difftalk.config.syncnet import SyncnetTraining
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
-from difftalk.models.formats import ldm as official
+from difftalk.models.formats.ldm import export_first_stage
 from difftalk.models.formats.torch_file import read_state_dict
 from difftalk.models.syncnet import SyncNetV2, load_syncnet
-from difftalk.pretrained import download as http_file
-from difftalk.pretrained import table as weights
+from difftalk.pretrained import download, table
 from difftalk.runtime.errors import UserError
-from difftalk.stages import autoencoder, syncnet
-from difftalk.stages import weights as obtain
+from difftalk.stages import autoencoder, syncnet, weights
 
 # The server
 
@@ -94,7 +95,7 @@ def server() -> Iterator[Server]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of weights."""
     monkeypatch.setenv("DIFFTALK_WEIGHTS", str(tmp_path / "weights"))
-    monkeypatch.setattr(http_file, "PAUSE_S", 0.0)
+    monkeypatch.setattr(download, "PAUSE_S", 0.0)
     return tmp_path / "weights"
 
 
@@ -103,7 +104,7 @@ def ldm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A first stage as LDM releases it, narrow: `vq-f4.zip` with `model.ckpt`; both are in the folder."""
     narrow = build_autoencoder((32, 64), 1, 64)
     model = VQModel.from_config({**narrow.config, "norm_num_groups": 32})
-    state = official.export_first_stage(model) | {"loss.discriminator.main.0.weight": torch.zeros(3)}
+    state = export_first_stage(model) | {"loss.discriminator.main.0.weight": torch.zeros(3)}
     made = tmp_path_factory.mktemp("ldm")
     torch.save({"state_dict": state, "global_step": 7}, made / "model.ckpt")
     with zipfile.ZipFile(made / "vq-f4.zip", "w") as archive:
@@ -116,11 +117,11 @@ def sha256(file: Path) -> str:
 
 
 def fetch(server: Server, name: str = "vq-f4", file: str = "vq-f4.zip") -> None:
-    obtain.fetch(names=[name], url=f"{server.url}/{file}")
+    weights.fetch([name], url=f"{server.url}/{file}")
 
 
 def assert_first_stage(folder: Path, ldm: Path) -> None:
-    model = load_autoencoder(weights.locate("vq-f4", asked_by="a test"))
+    model = load_autoencoder(table.locate("vq-f4", asked_by="a test"))
     state = read_state_dict(ldm / "model.ckpt")
     assert torch.equal(model.quantize.embedding.weight, state["quantize.embedding.weight"])
     assert sorted(p.name for p in folder.iterdir()) == ["vq-f4", "vq-f4.json"]
@@ -136,13 +137,13 @@ def test_what_is_fetched_is_converted_and_its_hash_written_down(
     fetch(server)
     assert_first_stage(folder, ldm)
     note = json.loads((folder / "vq-f4.json").read_text())
-    assert note["sha256"] == sha256(ldm / "vq-f4.zip") == weights.recorded("vq-f4")
+    assert note["sha256"] == sha256(ldm / "vq-f4.zip") == table.recorded("vq-f4")
     assert note["content_sha256"] == sha256(ldm / "model.ckpt")
     assert note["url"] == f"{server.url}/vq-f4.zip"
     assert note["licence"].startswith("MIT")
     fetch(server)
     assert len(server.asked) == 1, "what is there is not downloaded again"
-    obtain.show()
+    weights.show()
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("vq-f4 "))
     assert " yes " in row and note["sha256"] in row and "autoencoder: vq-f4" in row
 
@@ -160,10 +161,10 @@ def test_the_next_command_goes_on_with_what_the_last_has_brought(
 ) -> None:
     server.files["vq-f4.zip"] = (ldm / "vq-f4.zip").read_bytes()
     server.cut_after = [100_000]
-    monkeypatch.setattr(http_file, "ATTEMPTS", 1)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
     with pytest.raises(UserError, match="100000 bytes are kept, and the same command goes on from there"):
         fetch(server)
-    assert weights.present("vq-f4") is None
+    assert table.present("vq-f4") is None
     fetch(server)
     assert server.asked[1] == "bytes=100000-"
     assert_first_stage(folder, ldm)
@@ -173,7 +174,7 @@ def test_a_download_that_was_killed_after_its_last_byte_is_not_repeated(
     server: Server, folder: Path, ldm: Path
 ) -> None:
     server.files["vq-f4.zip"] = (ldm / "vq-f4.zip").read_bytes()
-    http_file.download(f"{server.url}/vq-f4.zip", folder / ".vq-f4.download", "vq-f4")
+    download.download(f"{server.url}/vq-f4.zip", folder / ".vq-f4.download", "vq-f4")
     fetch(server)
     assert server.asked == ["", f"bytes={len(server.files['vq-f4.zip'])}-"]
     assert_first_stage(folder, ldm)
@@ -184,7 +185,7 @@ def test_a_file_that_has_changed_meanwhile_is_downloaded_from_its_beginning(
 ) -> None:
     server.files["vq-f4.zip"] = b"another file" * 20_000
     server.cut_after = [100_000]
-    monkeypatch.setattr(http_file, "ATTEMPTS", 1)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
     with pytest.raises(UserError):
         fetch(server)
     server.files["vq-f4.zip"] = (ldm / "vq-f4.zip").read_bytes()
@@ -214,15 +215,15 @@ def test_a_dead_link_is_one_line_of_the_command_with_the_way_around(server: Serv
 
 def test_a_server_that_says_nothing_ends_in_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.silent = True
-    monkeypatch.setattr(http_file, "TIMEOUT_S", 0.2)
-    monkeypatch.setattr(http_file, "ATTEMPTS", 2)
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(download, "ATTEMPTS", 2)
     with pytest.raises(UserError, match="timed out, 2 times; 0 bytes are kept"):
         fetch(server)
 
 
 def test_a_host_that_is_not_there_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"refused.*`difftalk weights import vq-f4 FILE`"):
-        obtain.fetch(names=["vq-f4"], url="http://127.0.0.1:9/vq-f4.zip")
+        weights.fetch(["vq-f4"], url="http://127.0.0.1:9/vq-f4.zip")
 
 
 def test_a_wrong_hash_leaves_nothing(server: Server, folder: Path) -> None:
@@ -260,16 +261,16 @@ def test_the_other_names_are_fetched_though_one_fails(
 ) -> None:
     server.files["vq-f4.zip"] = (ldm / "vq-f4.zip").read_bytes()
     for name in ("s3fd", "vq-f4"):
-        row = replace(weights.WEIGHTS[name], url=f"{server.url}/{name}.zip")
-        monkeypatch.setitem(weights.WEIGHTS, name, row)
+        row = replace(table.WEIGHTS[name], url=f"{server.url}/{name}.zip")
+        monkeypatch.setitem(table.WEIGHTS, name, row)
     with pytest.raises(UserError, match="s3fd.zip: HTTP 404"):
-        obtain.fetch(names=["s3fd", "vq-f4"], url=None)
-    assert weights.present("vq-f4") is not None
+        weights.fetch(["s3fd", "vq-f4"])
+    assert table.present("vq-f4") is not None
 
 
 def test_an_unknown_name_is_told_the_nearest() -> None:
     with pytest.raises(UserError, match=r"no weights are called vqf4; did you mean vq-f4\?"):
-        obtain.fetch(names=["vqf4"], url=None)
+        weights.fetch(["vqf4"])
 
 
 # Files
@@ -278,23 +279,23 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
 def test_a_release_and_what_is_in_it_are_the_same_import(
     folder: Path, ldm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    obtain.import_file(name="vq-f4", file=ldm / "model.ckpt")
+    weights.import_file("vq-f4", ldm / "model.ckpt")
     assert_first_stage(folder, ldm)
-    obtain.import_file(name="vq-f4", file=ldm / "vq-f4.zip")
+    weights.import_file("vq-f4", ldm / "vq-f4.zip")
     assert "the same file is there already" in capsys.readouterr().err
-    assert weights.recorded("vq-f4") == sha256(ldm / "model.ckpt"), "nothing that follows is made anew"
+    assert table.recorded("vq-f4") == sha256(ldm / "model.ckpt"), "nothing that follows is rerun"
 
 
 def test_another_file_than_the_first_is_refused(folder: Path, ldm: Path, tmp_path: Path) -> None:
-    obtain.import_file(name="vq-f4", file=ldm / "vq-f4.zip")
+    weights.import_file("vq-f4", ldm / "vq-f4.zip")
     state = read_state_dict(ldm / "model.ckpt")
     torch.save({k: v + 1 for k, v in state.items()}, tmp_path / "model.ckpt")
     with pytest.raises(UserError, match=r"another file; if it is to be trusted, delete .*vq-f4\.json first"):
-        obtain.import_file(name="vq-f4", file=tmp_path / "model.ckpt")
+        weights.import_file("vq-f4", tmp_path / "model.ckpt")
     assert_first_stage(folder, ldm)
     (folder / "vq-f4.json").unlink()
-    obtain.import_file(name="vq-f4", file=tmp_path / "model.ckpt")
-    assert weights.recorded("vq-f4") == sha256(tmp_path / "model.ckpt")
+    weights.import_file("vq-f4", tmp_path / "model.ckpt")
+    assert table.recorded("vq-f4") == sha256(tmp_path / "model.ckpt")
 
 
 def test_a_graph_with_another_sha1_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -305,7 +306,7 @@ def test_a_graph_with_another_sha1_is_refused(folder: Path, tmp_path: Path) -> N
         with pytest.raises(
             UserError, match="has sha1 [0-9a-f]{40}, not b90017e816572ddce84f5843f1fa21e6a377975e"
         ):
-            obtain.import_file(name="deepspeech-0.1.0", file=tmp_path / file)
+            weights.import_file("deepspeech-0.1.0", tmp_path / file)
     assert not folder.exists() or list(folder.iterdir()) == []
 
 
@@ -317,10 +318,10 @@ def test_torch_files_become_safetensors_with_the_same_tensors(
     state = {"s3fd": s3fd, "2dfan4": lambda: FAN(4), "alexnet": _alexnet, "vgg16": _vgg16}[name]()
     state = state if isinstance(state, dict) else state.state_dict()
     torch.save(state, file)
-    row = replace(weights.WEIGHTS[name], sha256=sha256(file)[:8])
-    monkeypatch.setitem(weights.WEIGHTS, name, row)
-    obtain.import_file(name=name, file=file)
-    kept = load_file(weights.locate(name, asked_by="a test"))
+    row = replace(table.WEIGHTS[name], sha256=sha256(file)[:8])
+    monkeypatch.setitem(table.WEIGHTS, name, row)
+    weights.import_file(name, file)
+    kept = load_file(table.locate(name, asked_by="a test"))
     assert kept.keys() == {k for k in state if not k.startswith("classifier.")}
     assert all(torch.equal(v, state[k]) for k, v in kept.items())
 
@@ -350,11 +351,11 @@ def test_the_weights_of_another_network_are_refused(
         ("vgg16", "not the weights of vgg16: features.0.weight"),
         ("s3fd", "not the weights of s3fd"),
     ):
-        monkeypatch.setitem(weights.WEIGHTS, name, replace(weights.WEIGHTS[name], sha256=""))
+        monkeypatch.setitem(table.WEIGHTS, name, replace(table.WEIGHTS[name], sha256=""))
         with pytest.raises(UserError, match=says):
-            obtain.import_file(name=name, file=tmp_path / "some.pth")
+            weights.import_file(name, tmp_path / "some.pth")
     with pytest.raises(UserError, match=r"some\.pth is not syncnet_v2\.model"):
-        obtain.import_file(name="syncnet-v2", file=tmp_path / "some.pth")
+        weights.import_file("syncnet-v2", tmp_path / "some.pth")
     assert list(folder.iterdir()) == []
 
 
@@ -371,14 +372,14 @@ def test_what_is_not_a_tensor_is_never_unpickled(
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "callbacks": Trainer()}, tmp_path / "model.ckpt")
     with pytest.raises(
-        UserError, match=r"model\.ckpt holds .*mkdir beside tensors, which is not unpickled: where you"
+        UserError, match=r"model\.ckpt holds .*mkdir besides tensors, which is not unpickled: where you"
     ):
-        obtain.import_file(name="vq-f4", file=tmp_path / "model.ckpt")
+        weights.import_file("vq-f4", tmp_path / "model.ckpt")
     assert not (tmp_path / "pickled").exists()
     assert list(folder.iterdir()) == []
 
 
-def test_what_lightning_puts_beside_the_tensors_is_dropped_without_its_classes(tmp_path: Path) -> None:
+def test_what_lightning_adds_to_the_tensors_is_dropped_without_its_classes(tmp_path: Path) -> None:
     module = types.ModuleType("pytorch_lightning")
     module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": module.__name__})
     sys.modules[module.__name__] = module
@@ -394,13 +395,16 @@ def test_what_lightning_puts_beside_the_tensors_is_dropped_without_its_classes(t
 # The configuration
 
 
-@pytest.mark.parametrize(("stage", "name"), [(autoencoder, "vq-f4"), (syncnet, "syncnet-v2")])
+@pytest.mark.parametrize(
+    ("stage", "settings", "name"),
+    [(autoencoder, AutoencoderTraining(), "vq-f4"), (syncnet, SyncnetTraining(), "syncnet-v2")],
+)
 def test_a_stage_whose_weights_are_missing_names_the_key_and_both_ways(
-    folder: Path, tmp_path: Path, stage, name: str
+    folder: Path, tmp_path: Path, stage: types.ModuleType, settings: Section, name: str
 ) -> None:
     key = stage.__name__.rpartition(".")[2]
     with pytest.raises(UserError) as said:
-        stage.run(crops=[], settings=stage.Settings(), source=name, state=tmp_path / "s", out=tmp_path / "o")
+        stage.run(crops=[], settings=settings, source=name, state=tmp_path / "s", out=tmp_path / "o")
     command = f"DIFFTALK_WEIGHTS={folder} difftalk weights"
     assert str(said.value).startswith(f"{key}: {name} needs the weights {name}, which are not in {folder}: ")
     assert f"`{command} fetch {name}`" in str(said.value)
@@ -410,9 +414,9 @@ def test_a_stage_whose_weights_are_missing_names_the_key_and_both_ways(
 def test_the_sync_expert_of_the_table_is_used(tmp_path: Path) -> None:
     network = SyncNetV2()
     torch.save(network.state_dict(), tmp_path / "syncnet_v2.model")
-    obtain.import_file(name="syncnet-v2", file=tmp_path / "syncnet_v2.model")
+    weights.import_file("syncnet-v2", tmp_path / "syncnet_v2.model")
     syncnet.run(
-        crops=[], settings=syncnet.Settings(), source="syncnet-v2", state=tmp_path / "s", out=tmp_path / "o"
+        crops=[], settings=SyncnetTraining(), source="syncnet-v2", state=tmp_path / "s", out=tmp_path / "o"
     )
     expert = load_syncnet(tmp_path / "o")
     assert expert.config.architecture == "syncnet_v2"
@@ -421,11 +425,11 @@ def test_the_sync_expert_of_the_table_is_used(tmp_path: Path) -> None:
 
 
 def test_a_damaged_note_is_as_none(folder: Path, ldm: Path) -> None:
-    obtain.import_file(name="vq-f4", file=ldm / "vq-f4.zip")
+    weights.import_file("vq-f4", ldm / "vq-f4.zip")
     (folder / "vq-f4.json").write_text('{"sha')
-    assert weights.recorded("vq-f4") is None
+    assert table.recorded("vq-f4") is None
     with pytest.raises(UserError, match="needs the weights"):
-        weights.locate("vq-f4", asked_by="autoencoder: vq-f4")
+        table.locate("vq-f4", asked_by="autoencoder: vq-f4")
 
 
 def test_the_workflow_follows_the_weights(workflow: Workflow, folder: Path, ldm: Path) -> None:
@@ -435,7 +439,7 @@ def test_the_workflow_follows_the_weights(workflow: Workflow, folder: Path, ldm:
     assert failed.status == 1
     assert failed.jobs == {"autoencoder": 1}, "the graph is known without the weights"
     assert "autoencoder: vq-f4 needs the weights vq-f4" in failed.said
-    obtain.import_file(name="vq-f4", file=ldm / "vq-f4.zip")
+    weights.import_file("vq-f4", ldm / "vq-f4.zip")
     assert workflow(*asked).status == 0
     assert workflow(*asked, "-n").idle
     note = folder / "vq-f4.json"

@@ -1,8 +1,7 @@
 """Make the sync expert that the package embeds, from freshly drawn speakers.
 
 The recorded command is in docs/embedded_weights.md and, without paths, in the config that it writes. No
-speaker of
-it is one of the demo: seeds begin where the demo's can never be.
+speaker is one of the demo: seeds begin where the demo's can never be.
 """
 
 import argparse
@@ -17,100 +16,66 @@ import cv2
 import numpy as np
 import torch
 
-from difftalk.config.settings import from_json
-from difftalk.datasets.demo.faces import TRAINING_SEEDS
-from difftalk.datasets.demo.render import DemoSource, render_source
+from difftalk.config.section import from_json
+from difftalk.config.syncnet import SyncnetTraining
+from difftalk.datasets.demo.crops import draw_crop
 from difftalk.evaluation.sync import Sync, measure_sync
-from difftalk.media.audio import read_audio
-from difftalk.media.video import read_frames
-from difftalk.models.syncnet import WEIGHTS_NAME, SyncExpert, load_syncnet, save_syncnet
+from difftalk.media.clock import MAX_SHIFT_FRAMES, SAMPLES_PER_FRAME
+from difftalk.models.syncnet import SyncExpert, load_syncnet, save_syncnet
+from difftalk.pretrained.model_folder import SYNC_EXPERT
 from difftalk.runtime.files import atomic_folder
 from difftalk.runtime.progress import progress
-from difftalk.stages.syncnet import Clip, Settings, config_of, train_syncnet
-
-SOURCE_SIZE = 160  # pixels of a film; its face crop is shrunk to CROP_SIZE
-CROP_SIZE = 64
-MAX_SHIFT = 15  # frames, when measuring
-Filmed = tuple[np.ndarray, np.ndarray, np.ndarray]  # frames (T, S, S, 3), landmarks (T, 68, 2), samples int16
+from difftalk.training.sync_expert import SyncClip, syncnet_config, train_syncnet
 
 
-def film(seed: int, seconds: float) -> Filmed:
-    """A drawn speaker as the pipeline would see one: filmed to H.264 and AAC, read back, cut to a face crop.
-
-    The crop is cut as tightly or loosely as any crop setting would; landmarks are the true ones.
-    """
-    source = DemoSource("speaker", TRAINING_SEEDS + seed, seed, 1, seconds, SOURCE_SIZE)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "speaker.mp4"
-        render_source(source, path)
-        points = np.load(path.with_suffix(".landmarks.npy"))
-        samples = read_audio(path, 0.0, seconds)
-        pictures = np.stack(list(read_frames(path)))
-    rng = np.random.default_rng((seed, 5))
-    middle = np.median(points, axis=0)
-    low, high = middle.min(axis=0), middle.max(axis=0)
-    side = round((high - low).max() * rng.uniform(1.15, 1.75))
-    x0, y0 = np.rint((low + high) / 2 - side / 2 + rng.uniform(-0.06, 0.06, 2) * side).astype(int)
-    edge = side  # what the crop shows beyond the film repeats the film's border
-    frames = np.empty((len(pictures), CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    for i, picture in enumerate(pictures):
-        wide = cv2.copyMakeBorder(picture, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
-        part = wide[y0 + edge : y0 + edge + side, x0 + edge : x0 + edge + side]
-        shrink = side > CROP_SIZE
-        how = cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
-        frames[i] = cv2.resize(part, (CROP_SIZE, CROP_SIZE), interpolation=how)
-    scale = CROP_SIZE / side
-    return frames, ((points - (x0, y0) + 0.5) * scale - 0.5).astype(np.float32), samples
+def make_clip(seed: int, seconds: float, lip_size: int) -> SyncClip:
+    return SyncClip.of(*draw_crop(seed, seconds), lip_size)
 
 
-def film_clip(seed: int, seconds: float, lip_size: int) -> Clip:
-    return Clip.of(*film(seed, seconds), lip_size)
-
-
-def film_many(count: int, seconds: float, lip_size: int, seed: int, workers: int) -> Iterator[Clip]:
+def make_clips(count: int, seconds: float, lip_size: int, seed: int, workers: int) -> Iterator[SyncClip]:
     seeds = range(seed, seed + count)
     if workers <= 1:
-        yield from (film_clip(s, seconds, lip_size) for s in progress(seeds, count, "film", "speakers"))
+        yield from (make_clip(s, seconds, lip_size) for s in progress(seeds, count, "draw", "speakers"))
         return
     with ProcessPoolExecutor(workers) as pool:
-        found = pool.map(film_clip, seeds, [seconds] * count, [lip_size] * count, chunksize=4)
-        yield from progress(found, count, "film", "speakers")
+        found = pool.map(make_clip, seeds, [seconds] * count, [lip_size] * count, chunksize=4)
+        yield from progress(found, count, "draw", "speakers")
 
 
 def measure(expert: SyncExpert, speakers: int, seconds: float, seed: int) -> dict[str, Any]:
-    """How the expert judges speakers it has not met, on clips of `seconds`.
+    """Measure how the expert judges speakers it has not seen, on clips of `seconds`.
 
-    true: as filmed. moved: the same with the sound moved by 5 to 12 frames, which should be found. still: the
-    mouth of one frame over the whole clip. other: the picture of the speaker with the sound of the next.
-    blurred: as filmed, but as soft as a generated picture.
+    true: as drawn. moved: the same with the audio shifted by 5 to 12 frames, which should be found. still:
+    the mouth of one frame over the whole clip. other: the video of the speaker with the audio of the next.
+    blurred: as drawn, but as soft as a generated video.
     """
     rng = np.random.default_rng(seed)
-    filmed = [
-        film(s, seconds) for s in progress(range(seed, seed + speakers), speakers, "measure", "speakers")
+    drawn = [
+        draw_crop(s, seconds) for s in progress(range(seed, seed + speakers), speakers, "measure", "speakers")
     ]
     found: dict[str, list[Sync]] = {"true": [], "moved": [], "still": [], "other": [], "blurred": []}
     right = {"true": 0, "moved": 0, "blurred": 0}
 
     def judge(frames: np.ndarray, points: np.ndarray, samples: np.ndarray) -> Sync:
         video, audio = expert.video_embeddings(frames, points), expert.audio_embeddings(samples)
-        verdict = measure_sync(video, audio, MAX_SHIFT, expert.zero_padded)
+        verdict = measure_sync(video, audio, MAX_SHIFT_FRAMES, expert.zero_padded)
         assert verdict is not None
         return verdict
 
-    for i, (frames, points, samples) in enumerate(filmed):
+    for i, (frames, points, samples) in enumerate(drawn):
         move = int(rng.integers(5, 13))
         soft = np.stack([cv2.GaussianBlur(f, (0, 0), 1.0) for f in frames])
         still = np.repeat(frames[len(frames) // 2][None], len(frames), axis=0)
         cases = {
             "true": (frames, samples, 0),
-            # Sound that begins `move` frames late in its file is heard early: it leads by `move`.
-            "moved": (frames[:-move], samples[move * 640 :], move),
+            # Audio whose first `move` frames are cut is heard early: it leads by `move`.
+            "moved": (frames[:-move], samples[move * SAMPLES_PER_FRAME :], move),
             "still": (still, samples, None),
-            "other": (frames, filmed[(i + 1) % len(filmed)][2], None),
+            "other": (frames, drawn[(i + 1) % speakers].samples, None),
             "blurred": (soft, samples, 0),
         }
-        for name, (shown, heard, offset) in cases.items():
-            verdict = judge(shown, points, heard)
+        for name, (video, audio, offset) in cases.items():
+            verdict = judge(video, points, audio)
             found[name].append(verdict)
             if offset is not None:
                 right[name] += abs(verdict.offset - offset) <= 1
@@ -135,15 +100,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="length of what each of them says")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--settings", default="{}", help="JSON of difftalk.stages.syncnet.Settings")
+    parser.add_argument("--settings", default="{}", help="JSON of the section syncnet_training")
     parser.add_argument("--state", type=Path, help="folder for checkpoints (default: a temporary one)")
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
 
     given = {**json.loads(args.settings), "steps": args.steps, "seed": args.seed}
-    settings = from_json(Settings, json.dumps(given))
+    settings = from_json(SyncnetTraining, json.dumps(given))
     first = 1_000_000 * (args.seed + 1)
-    clips = list(film_many(args.identities, args.seconds, settings.lip_size, first, args.workers))
+    clips = list(make_clips(args.identities, args.seconds, settings.lip_size, first, args.workers))
     with tempfile.TemporaryDirectory() as temporary:
         network, report = train_syncnet(clips, settings, args.state or Path(temporary))
     command = (
@@ -157,12 +122,12 @@ def main() -> None:
         "command": command,
         "torch": torch.__version__.split("+")[0],
     }
-    with atomic_folder(args.out) as beside:
+    with atomic_folder(args.out) as tmp:
         # Half precision halves the package; loading widens it again. Figures are taken from what is kept.
-        save_syncnet(beside, config_of(settings, about), network, torch.float16)
-        held_out = measure(load_syncnet(beside), args.held_out, min(args.seconds, 4.0), first + 500_000)
-        save_syncnet(beside, config_of(settings, {**about, "held_out": held_out}), network, torch.float16)
-        size = (beside / WEIGHTS_NAME).stat().st_size
+        save_syncnet(tmp, syncnet_config(settings, about), network, torch.float16)
+        held_out = measure(load_syncnet(tmp), args.held_out, min(args.seconds, 4.0), first + 500_000)
+        save_syncnet(tmp, syncnet_config(settings, {**about, "held_out": held_out}), network, torch.float16)
+        size = (tmp / SYNC_EXPERT.weights_name).stat().st_size
     print(json.dumps({**about, "held_out": held_out, "bytes": size}, indent=1))
 
 

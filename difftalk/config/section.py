@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Strict, TypeAdapter, ValidationError
 
-from difftalk.config.explain import explain
+from difftalk.config.explain import dotted, explain
 from difftalk.runtime.errors import UserError
 
 T = TypeVar("T")
@@ -57,4 +57,4 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
         return adapter.validate_python(values)
     except ValidationError as e:
         key, message = explain(e, adapter.json_schema())
-        raise UserError(f"{where}: {'.'.join(map(str, key))} {message}") from None
+        raise UserError(f"{where}: {f'{dotted(key)} ' if key else ''}{message}") from None

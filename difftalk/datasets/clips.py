@@ -1,4 +1,4 @@
-"""The clip table: one row per clip, which every stage reads, and the folder of sources that it points into."""
+"""The clip table: one row per clip, read by every stage; and the folder of sources that it points into."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from difftalk.media.video import FPS
+from difftalk.media.clock import FPS
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import atomic_file
 
@@ -30,7 +30,6 @@ SCHEMA = pa.schema(
     ]
 )
 
-
 # No source's id holds a dot.
 USABLE = ".clips"
 
@@ -41,7 +40,7 @@ class Clip:
 
     Args:
         clip_id, source_id: letters, digits, `-` and `_` only: they name files.
-        start_s, end_s: seconds on the source's clock (0 = first picture); both 0 where the length is not known,
+        start_s, end_s: seconds on the source's clock (0 = first frame); both 0 where the length is not known,
             since the file could not be read: such a clip ends as a reject of `fetch`.
         identity: who speaks; an identity is on one side of the split.
         split: `train` or `test`.
@@ -52,7 +51,7 @@ class Clip:
         subset: part of the dataset that the funnel counts apart, such as `RD`; empty where there are none.
         sha256: of the source's file, where the plan is a frozen one; empty where any file will do.
         left_out: `reason: detail` where the dataset itself knows that the clip is not to be used.
-        crop_ratio: by how much the dataset enlarges the square around the face of a clip without box; None means 1.
+        crop_ratio: factor of the square around the face of a clip without box; None means 1.
     """
 
     clip_id: str
@@ -72,18 +71,19 @@ class Clip:
 
     @property
     def frames(self) -> int:
-        """Pictures that the clip should have at 25 per second."""
+        """Number of frames that the clip should have at 25 a second."""
         return round((self.end_s - self.start_s) * FPS)
 
 
 def write_plan(path: str | Path, clips: list[Clip]) -> None:
+    """Write the clip table, whole or not at all."""
     rows = [dataclasses.asdict(c) for c in clips]
-    with atomic_file(path) as beside:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), beside)
+    with atomic_file(path) as tmp:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp)
 
 
 def read_plan(path: str | Path, shard: str | None = None) -> list[Clip]:
-    """The clips of one shard (which may have none), or of all.
+    """Return the clips of one shard (which may have none), or of all.
 
     Raises:
         UserError: if `path` is no clip table.
@@ -98,18 +98,18 @@ def read_plan(path: str | Path, shard: str | None = None) -> list[Clip]:
 
 
 def source_file(sources: Path, source_id: str) -> Path | None:
-    """The video file of a source in a `sources/{shard}` folder; None where `fetch` rejected it."""
+    """Return the video file of a source in a `sources/{shard}` folder; None where `fetch` rejected it."""
     found = [p for p in sorted(sources.glob(f"{source_id}.*")) if p.stem == source_id and p.suffix != ".npy"]
     return found[0] if found else None
 
 
 def write_usable(sources: Path, clip_ids: list[str]) -> None:
-    """Note in a `sources/{shard}` folder which clips of the sources in it are to be used."""
+    """Record in a `sources/{shard}` folder which clips of its sources are to be used."""
     (sources / USABLE).write_text("".join(f"{clip_id}\n" for clip_id in sorted(clip_ids)), encoding="utf-8")
 
 
 def clips_with_sources(plan: Path, shard: str, sources: Path) -> list[tuple[Clip, Path]]:
-    """The clips of a shard that `fetch` has not rejected, each with its file.
+    """Return the clips of a shard that `fetch` has not rejected, each with its file.
 
     Raises:
         UserError: if `plan` is no clip table, or a source is gone from the store.

@@ -1,27 +1,27 @@
-"""Files that outlive a run: the frozen plan of its kept clips, and the manifest of a shard's sources."""
+"""The frozen plan of the clips that a run kept, and the manifest of a shard's sources: both CSV."""
 
-import csv
 import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from difftalk.datasets.clips import Clip
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import atomic_file
+from difftalk.runtime.files import read_csv, write_csv
 
-# A run's shards, and what the dataset had to say against a clip, are not of the clips that it kept.
+# The shard is of one run; no kept clip is left out.
 COLUMNS = tuple(f.name for f in dataclasses.fields(Clip) if f.name not in {"shard", "left_out"})
 SOURCE_COLUMNS = ("source_id", "file", "bytes", "sha256")
 
 
 def read_frozen(path: Path) -> list[Clip]:
-    """The clips of a file that `run` wrote, without shards.
+    """Return the clips of a frozen plan, without shards.
 
     Raises:
         UserError: naming the file, and the line that is none of such a file.
     """
     clips = []
-    for number, row in enumerate(read_rows(path, COLUMNS), start=2):
+    for number, row in enumerate(read_csv(path, COLUMNS), start=2):
         try:
             values: dict[str, Any] = dict(row)
             values["start_s"], values["end_s"] = float(row["start_s"]), float(row["end_s"])
@@ -39,20 +39,32 @@ def read_frozen(path: Path) -> list[Clip]:
     return clips
 
 
-def write_manifest(path: Path, sources: dict[str, tuple[str, int, str]]) -> None:
+def write_frozen(path: Path, clips: Iterable[Clip], sha256: Mapping[str, str]) -> None:
+    """Write clips as a frozen plan, sorted by clip.
+
+    Args:
+        path: the file to write.
+        clips: the clips that a run kept.
+        sha256: of the file of each source.
+    """
+    rows = []
+    for clip in sorted(clips, key=lambda c: c.clip_id):
+        values = dataclasses.asdict(clip) | {"sha256": sha256[clip.source_id]}
+        values["box"] = " ".join(f"{v:g}" for v in clip.box or ())
+        rows.append([values[column] for column in COLUMNS])
+    write_csv(path, COLUMNS, rows)
+
+
+def write_manifest(path: Path, sources: Mapping[str, tuple[str, int, str]]) -> None:
     """Write `sources/{shard}.csv`: of each source its file, size in bytes and sha256."""
-    with atomic_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as target:
-        writer = csv.writer(target, lineterminator="\n")
-        writer.writerow(SOURCE_COLUMNS)
-        writer.writerows([source_id, *sources[source_id]] for source_id in sorted(sources))
+    write_csv(path, SOURCE_COLUMNS, ([source_id, *sources[source_id]] for source_id in sorted(sources)))
 
 
-def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as source:
-            reader = csv.DictReader(source)
-            if tuple(reader.fieldnames or ()) != columns:
-                raise UserError(f"{path}:1: the columns are not {','.join(columns)}")
-            return list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"{path}: cannot be read ({e})") from None
+def read_checksums(manifests: Iterable[Path]) -> dict[str, str]:
+    """Return `{source_id: sha256}` of the sources in some manifests.
+
+    Raises:
+        UserError: naming the file that is no manifest.
+    """
+    rows = (row for path in manifests for row in read_csv(path, SOURCE_COLUMNS))
+    return {row["source_id"]: row["sha256"] for row in rows}

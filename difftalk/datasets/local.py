@@ -4,63 +4,52 @@ import hashlib
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
-from difftalk.datasets import split_identities
+from difftalk.config.dataset import LocalSettings
+from difftalk.config.download import Download
 from difftalk.datasets.clips import Clip
-from difftalk.datasets.download import Download
-from difftalk.media.video import SUFFIXES, length_s
+from difftalk.datasets.split import split_identities
+from difftalk.media.probe import SUFFIXES, length_s
 from difftalk.runtime.errors import ClipError, UserError
 
 # The rest of a source after whole clips is a clip of its own if it is at least this long.
 MIN_REST_S = 2.0
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The config's `dataset` section with `name: local`.
+class LocalDataset:
+    """The video files of a folder. No identity is in both splits."""
 
-    Args:
-        videos: folder of the files; folders in it are not entered.
-        clip_seconds: cut each file into clips of this length; None takes it as one clip.
-        test_fraction: part of the files that becomes the test split.
-        seed: changes which files those are.
-    """
+    shares_no_identity = True
 
-    videos: str
-    clip_seconds: float | None = None
-    test_fraction: float = 0.25
-    seed: int = 1
+    def __init__(self, settings: LocalSettings) -> None:
+        self.settings = settings
 
     def clips(self) -> list[Clip]:
-        files = _video_files(Path(self.videos))
-        if self.clip_seconds is not None and self.clip_seconds < MIN_REST_S:
-            raise UserError(
-                f"dataset: clip_seconds must be at least {MIN_REST_S:g}, it is {self.clip_seconds:g}"
-            )
+        files = _video_files(Path(self.settings.videos))
+        clip_seconds = self.settings.clip_seconds
+        if clip_seconds is not None and clip_seconds < MIN_REST_S:
+            raise UserError(f"dataset: clip_seconds must be at least {MIN_REST_S:g}, it is {clip_seconds:g}")
         ids = safe_ids([f.name for f in files])
-        splits = split_identities(list(ids.values()), self.test_fraction, self.seed)
+        splits = split_identities(list(ids.values()), self.settings.test_fraction, self.settings.seed)
         clips = []
         for file in files:
             source_id = ids[file.name]
-            for k, (start_s, end_s) in enumerate(cut(length_s(file), self.clip_seconds)):
+            for k, (start_s, end_s) in enumerate(cut(length_s(file), clip_seconds)):
                 clip_id = f"{source_id}-{k:03d}"
                 split = splits[source_id]
                 clips.append(Clip(clip_id, source_id, start_s, end_s, source_id, split, uri=file.name))
         return clips
 
-    shares_no_identity = True
-
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
-        file = Path(self.videos) / uri
+        file = Path(self.settings.videos) / uri
         if not file.is_file():
             raise ClipError("cannot_fetch", f"{file} is gone since the plan was made")
         return {f"{source_id}{file.suffix.lower()}": file.resolve()}
 
 
 def safe_ids(names: list[str]) -> dict[str, str]:
-    """`{file name: source id}`: the name without its suffix, reduced to letters, digits, `-` and `_`.
+    """Return `{file name: source id}`: the name without its suffix, reduced to letters, digits, `-` and `_`.
 
     Names that come out alike, or empty, carry a hash of the full name, so that ids are unique.
 
@@ -78,7 +67,7 @@ def safe_ids(names: list[str]) -> dict[str, str]:
 
 
 def cut(length_s: float, clip_seconds: float | None) -> list[tuple[float, float]]:
-    """(start, end) of the clips of a source, in seconds; a rest shorter than 2 s is left out.
+    """Return (start, end) of the clips of a source, in seconds; a rest shorter than 2 s is left out.
 
     >>> cut(25.0, 10.0)
     [(0.0, 10.0), (10.0, 20.0), (20.0, 25.0)]

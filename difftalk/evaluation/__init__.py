@@ -1,1 +1,1 @@
-"""Measuring samples by one fixed protocol, and the tables made of it."""
+"""Evaluation: the fixed protocol that all samples are measured by."""

@@ -1,4 +1,4 @@
-"""How well mouth and sound belong together: offset, confidence and distance, by SyncNet's protocol.
+"""How well lips and audio are in sync: offset, confidence and distance, by SyncNet's protocol.
 
 Formulas: joonson/syncnet_python, `SyncNetInstance.evaluate` (MIT). LSE-C and LSE-D of the Wav2Lip line of
 papers are `confidence` and `distance`.
@@ -13,11 +13,13 @@ EPS = 1e-6  # of torch.pairwise_distance, which the released protocol calls
 
 @dataclass(frozen=True)
 class Sync:
-    """The verdict on one clip.
+    """The sync of one clip.
 
-    offset: frames of 40 ms; positive where the sound leads the picture. confidence: median minus minimum of
-    the mean distances over all shifts. distance: that minimum. windows: how many picture windows were
-    compared.
+    Args:
+        offset: frames of 40 ms; positive where the audio leads the video.
+        confidence: median minus minimum of the mean distances over all shifts.
+        distance: that minimum.
+        windows: how many video windows were compared.
     """
 
     offset: int
@@ -30,8 +32,10 @@ def measure_sync(video: np.ndarray, audio: np.ndarray, max_shift: int, zero_padd
     """Compare the embeddings of a clip at all shifts from -max_shift to max_shift frames.
 
     Args:
-        video: (N, E), the window that starts at each frame. audio: (M, E), likewise.
-        zero_padded: beyond the ends of the sound, compare with zero vectors, as the released protocol does
+        video: (N, E), the window that starts at each frame.
+        audio: (M, E), likewise.
+        max_shift: frames that the audio is shifted either way.
+        zero_padded: beyond the ends of the audio, compare with zero vectors, as the released protocol does
             (figures of v2 are comparable only so); otherwise take the mean over the pairs that exist, so that
             a short clip is not judged by its ends.
 
@@ -55,8 +59,10 @@ def measure_sync(video: np.ndarray, audio: np.ndarray, max_shift: int, zero_padd
 
 
 def shifted_distances(video: np.ndarray, audio: np.ndarray, max_shift: int) -> np.ndarray:
-    """D[i, k] = |video_i - audio_{i + k - max_shift} + eps|, (N, 2 max_shift + 1) float64; zeros beyond the
-    ends."""
+    """Return the distance of each video window to the audio windows at all shifts, zero vectors beyond the ends.
+
+    D[i, k] = |video_i - audio_{i + k - max_shift} + eps|, (N, 2 max_shift + 1) float64.
+    """
     count = len(video)
     padded = np.pad(np.asarray(audio, np.float64), ((max_shift, max_shift), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, count, axis=0)  # (2 max_shift + 1, E, N)

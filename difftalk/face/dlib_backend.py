@@ -1,11 +1,11 @@
 """Landmark backend `dlib`: HOG face detector and 68-point shape predictor, on the CPU.
 
-The predictor's file comes with the package `face_recognition_models`, which is looked up and never imported.
+The predictor's file comes with the package `face_recognition_models`, which is located and never imported.
 
-The detector sees faces of 80 pixels and more, and its boxes jump by a tenth of a face between scales; the predictor's
-points are whole pixels and follow the box. So: the detector searches scaled-down pictures first; it only finds and
-confirms a face, whose box then follows its landmarks; and landmarks are the mean over several boxes, predicted on a
-picture in which the face is large.
+The detector finds faces of 80 pixels and more, and its boxes jump by a tenth of a face between scales; the
+predictor's points are whole pixels and follow the box. So the detector searches scaled-down frames first; it
+only finds and confirms a face, whose box then follows its landmarks; and landmarks are the mean over several
+boxes, predicted on an image in which the face is large.
 """
 
 import importlib.util
@@ -19,31 +19,32 @@ import dlib
 import numpy as np
 
 from difftalk.face.tracks import SAME_FACE_IOU, Face, FaceBox, iou
-from difftalk.media.video import Picture
+from difftalk.media.video import LazyFrame
 from difftalk.runtime.errors import UserError
 
 PREDICTOR = "shape_predictor_68_face_landmarks.dat"
 DETECTOR_PX = 80  # width of the smallest face that the detector finds
-SEARCHED_PX = (640, 1280)  # longer side of the pictures searched before the full one
-CLOSE_UP_PX = 110  # width of a known face when the detector looks at its surroundings
-OTHERS_EVERY = 25  # pictures from one look for other faces to the next
-OTHERS_PX = 960  # longer side, at most, of the picture that is searched for them
+SEARCHED_PX = (640, 1280)  # longer side of the images searched before the full frame
+CLOSE_UP_PX = 110  # width of a known face when the detector confirms it
+OTHERS_EVERY = 25  # frames from one search for other faces to the next
+OTHERS_PX = 960  # longer side, at most, of the image that is searched for them
 FACE_PX = 400  # width of the face when its landmarks are predicted
 MIN_SCORE, MIN_SCORE_KNOWN = 0.0, -0.3  # of a new face; of one that was there before
-MIN_SCORE_OTHER = 0.2  # of one that speaks against a clip
-# Shifts (parts of the side) and sizes of the boxes over which landmarks are averaged: on drawn speakers, whose truth
-# is known, one box jitters half as much again as these three, and five are hardly better.
+MIN_SCORE_OTHER = 0.2  # of one that counts against a clip
+# Shifts (parts of the side) and sizes of the boxes over which landmarks are averaged: on drawn speakers,
+# whose landmarks are known, one box jitters half as much again as these three, and five are hardly better.
 BOXES = ((0.0, -0.03, 1.0), (0.03, 0.02, 1.03), (-0.03, 0.02, 0.97))
 
 
 def follow(
-    frames: Iterable[np.ndarray | Picture], detect_every: int, min_face_px: float
+    frames: Iterable[np.ndarray | LazyFrame], detect_every: int, min_face_px: float
 ) -> Iterator[Face | None]:
-    """One face, or None, for each `(H, W, 3)` uint8 RGB picture: the largest, for as long as it is there.
+    """Yield one face, or None, for each frame: the largest, for as long as it is there.
 
     Args:
-        detect_every: the detector confirms a known face at every so many pictures.
-        min_face_px: faces that are smaller than this, and than 80 pixels, are not looked for.
+        frames: `(H, W, 3)` uint8 RGB.
+        detect_every: the detector confirms a known face in every so many frames.
+        min_face_px: faces that are smaller than this, and than 80 pixels, are not searched for.
 
     Raises:
         UserError: if the predictor's file is not installed.
@@ -54,17 +55,17 @@ def follow(
     for k, frame in enumerate(frames):
         due = k % detect_every == 0
         if known is None or due:
-            seen = _confirm(frame, known.box) if known is not None else None
-            if seen is None:
-                seen = _search(frame, min_face_px if due or known is not None else None, last)
-            if seen is None:
+            found = _confirm(frame, known.box) if known is not None else None
+            if found is None:
+                found = _search(frame, min_face_px if due or known is not None else None, last)
+            if found is None:
                 known = None
                 yield None
                 continue
-            box, score = seen
+            box, score = found
             if known is None or iou(box, known.box) < SAME_FACE_IOU:
-                # Close up, as it will be seen from now on: boxes differ by the scale that they are found at.
-                box, score = _confirm(frame, box) or seen
+                # At the scale at which it will be confirmed from now on: boxes differ by scale.
+                box, score = _confirm(frame, box) or found
                 known = FaceBox(box)
                 known.follow(_points(frame, box))
             else:
@@ -76,11 +77,12 @@ def follow(
 
 
 def _search(
-    frame: np.ndarray | Picture, min_face_px: float | None, last: np.ndarray | None
+    frame: np.ndarray | LazyFrame, min_face_px: float | None, last: np.ndarray | None
 ) -> tuple[np.ndarray, float] | None:
-    """The face that was at `last`, else the largest of a whole picture, from the coarsest scale that shows one.
+    """Return box and score of the face that was at `last`, else of the largest in the frame.
 
-    With `min_face_px` None only the coarsest scale is searched.
+    Scales are searched from the coarsest to the first that shows a face; with `min_face_px` None only the
+    coarsest.
     """
     side = max(frame.shape[:2])
     scales = {min(px / side, 1.0) for px in SEARCHED_PX}
@@ -97,44 +99,45 @@ def _search(
     return None
 
 
-def _confirm(frame: np.ndarray | Picture, box: np.ndarray) -> tuple[np.ndarray, float] | None:
-    """The face at `box`, looked for in its surroundings."""
+def _confirm(frame: np.ndarray | LazyFrame, box: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """Return box and score of the face at `box`, searched for in its surroundings."""
     grey, corner = _surroundings(frame, box, 0.6)
     found = _detect(grey, corner, CLOSE_UP_PX / (box[2] - box[0]), MIN_SCORE_KNOWN)
     found = [f for f in found if iou(f[0], box) >= SAME_FACE_IOU]
     return max(found, key=lambda f: iou(f[0], box)) if found else None
 
 
-def _others(frame: np.ndarray | Picture, box: np.ndarray) -> int:
-    """How many faces at least half as wide as that at `box` are elsewhere in the picture.
+def _others(frame: np.ndarray | LazyFrame, box: np.ndarray) -> int:
+    """Count the faces at least half as wide as that at `box` elsewhere in the frame.
 
-    The picture is scaled so that the smallest of these is just large enough for the detector, but to OTHERS_PX at most.
+    The frame is scaled so that the smallest of these is just large enough for the detector, but to OTHERS_PX
+    at most.
     """
     grey = cv2.cvtColor(frame[:, :], cv2.COLOR_RGB2GRAY)
     width = float(box[2] - box[0])
     scale = min(2 * DETECTOR_PX / width, OTHERS_PX / max(grey.shape))
     found = [f for f, _ in _detect(grey, (0, 0), scale, MIN_SCORE_OTHER)]
-    middles = [((f[0] + f[2]) / 2, (f[1] + f[3]) / 2) for f in found]
-    elsewhere = [not (box[0] <= x <= box[2] and box[1] <= y <= box[3]) for x, y in middles]
+    centres = [((f[0] + f[2]) / 2, (f[1] + f[3]) / 2) for f in found]
+    elsewhere = [not (box[0] <= x <= box[2] and box[1] <= y <= box[3]) for x, y in centres]
     return sum(e and 2 * (f[2] - f[0]) >= width for f, e in zip(found, elsewhere, strict=True))
 
 
 def _detect(
     grey: np.ndarray, corner: tuple[int, int], scale: float, min_score: float
 ) -> list[tuple[np.ndarray, float]]:
-    """Boxes in picture coordinates with scores, of the faces in a part of a picture that is scaled first."""
+    """Return boxes in pixels of the frame, with scores, of the faces in a part of it that is scaled first."""
     scaled = _resize(grey, scale)
-    # The detector needs a face's width around it; faces at the border are found in a picture that goes on there.
+    # The detector needs some border around a face.
     pad = DETECTOR_PX // 4
     scaled = cv2.copyMakeBorder(scaled, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
-    rectangles, scores, _ = _detector().run(scaled, 0, min_score)
+    rectangles, scores, _ = detector().run(scaled, 0, min_score)
     offset = np.array([*corner, *corner], float)
     sides = [np.array([r.left(), r.top(), r.right() + 1, r.bottom() + 1], float) - pad for r in rectangles]
     return [(side / scale + offset, float(s)) for side, s in zip(sides, scores, strict=True)]
 
 
-def _points(frame: np.ndarray | Picture, box: np.ndarray) -> np.ndarray:
-    """Landmarks of the face in `box`: `(68, 2)` float32 in picture coordinates, pixel centres at whole numbers."""
+def _points(frame: np.ndarray | LazyFrame, box: np.ndarray) -> np.ndarray:
+    """Return the landmarks of the face in `box`: `(68, 2)` float32 in pixels of the frame."""
     grey, corner = _surroundings(frame, box, 0.5)
     scale = FACE_PX / (box[2] - box[0])
     large = _resize(grey, scale)
@@ -144,15 +147,18 @@ def _points(frame: np.ndarray | Picture, box: np.ndarray) -> np.ndarray:
         centre = np.array([(x0 + x1) / 2 + dx * (x1 - x0), (y0 + y1) / 2 + dy * (y1 - y0)])
         half = np.array([x1 - x0, y1 - y0]) * size / 2
         left_top, right_bottom = np.round(centre - half).astype(int), np.round(centre + half).astype(int) - 1
-        shape = _predictor()(large, dlib.rectangle(*map(int, left_top), *map(int, right_bottom)))
+        shape = predictor()(large, dlib.rectangle(*map(int, left_top), *map(int, right_bottom)))
         total += [(p.x, p.y) for p in shape.parts()]
     return ((total / len(BOXES) + 0.5) / scale - 0.5 + corner).astype(np.float32)
 
 
 def _surroundings(
-    frame: np.ndarray | Picture, box: np.ndarray, around: float
+    frame: np.ndarray | LazyFrame, box: np.ndarray, around: float
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """The grey part of a picture that holds a box and `around` box sides on each side, and its corner (x, y)."""
+    """Return the grey part of a frame around a box, and its corner (x, y).
+
+    It extends the box by `around` times its side on each side.
+    """
     height, width = frame.shape[:2]
     more = around * (box[2] - box[0])
     x0, y0 = max(int(box[0] - more), 0), max(int(box[1] - more), 0)
@@ -169,12 +175,18 @@ def _resize(grey: np.ndarray, scale: float) -> np.ndarray:
 
 
 @cache
-def _detector() -> Any:
+def detector() -> Any:
+    """Return dlib's HOG face detector."""
     return dlib.get_frontal_face_detector()
 
 
 @cache
-def _predictor() -> Any:
+def predictor() -> Any:
+    """Return the 68-point shape predictor.
+
+    Raises:
+        UserError: if its file is not installed.
+    """
     found = importlib.util.find_spec("face_recognition_models")
     folders = found.submodule_search_locations if found is not None else None
     path = Path(folders[0]) / "models" / PREDICTOR if folders else None

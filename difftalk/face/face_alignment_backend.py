@@ -1,10 +1,11 @@
-"""Landmark backend `face_alignment`: S3FD detector and FAN-4 landmarks (Bulat and Tzimiropoulos, 2017), with torch.
+"""Landmark backend `face_alignment`: S3FD detector and FAN-4 landmarks, with torch.
 
-The networks are the library's, their weights those of `difftalk weights`; the library's own loop, which looks at one
-frame at a time, is not used. Here a window of frames is read, the detector runs on every k-th of them at once, boxes
-in between lie on a straight line, and the landmark network runs on the whole window at once. The detector looks again
-at frames for which that line is not to be trusted: where a face comes, goes or jumps, and where the landmarks say that
-there is none in the box.
+FAN is that of Bulat and Tzimiropoulos (2017). The networks are the library's, their weights those of
+`difftalk weights`; the library's own loop, which looks at one frame at a time, is not used. Here a window of
+frames is read, the detector runs on every k-th of them at once, boxes in between are interpolated, and the
+landmark network runs on the whole window at once. The detector runs again on frames for which the
+interpolation may be wrong: where a face appears, disappears or jumps, and where the landmarks score so low
+that there is none in the box.
 """
 
 import multiprocessing
@@ -23,36 +24,41 @@ from face_alignment.utils import crop
 from safetensors.torch import load_file
 
 from difftalk.face.tracks import SAME_FACE_IOU, Face, iou
+from difftalk.media.video import LazyFrame
 from difftalk.pretrained.table import locate
+from difftalk.runtime.device import default_device
 
 ASKED_BY = "landmarks.backend: face_alignment"
 # Frames in memory: 300 MB at 1080p.
 WINDOW = 48
-# Pictures and crops that the networks get at once. On a CPU more gain nothing and cost memory; on a GPU the detector's
-# largest tensor has 0.5 GB for 8 pictures of half of 1080p, the landmark network's 0.2 GB, in bfloat16.
-AT_ONCE = {"cpu": (1, 8), "cuda": (8, WINDOW + 1)}
+# Batch sizes of the detector and the landmark network. On a CPU larger ones gain nothing and cost memory; on
+# a GPU the detector's largest tensor has 0.5 GB for 8 images of half of 1080p, the landmark network's 0.2 GB,
+# in bfloat16.
+BATCH_SIZES = {"cpu": (1, 8), "cuda": (8, WINDOW + 1)}
 # One decodes while the networks run for the other; each holds the networks and a window on the GPU.
 GPU_PROCESSES = 2
 
-# Width of a face that the detector surely finds, and longer side of a picture that is not scaled down for it.
+# Width of a face that the detector reliably finds, and longer side of a frame that is not scaled down for it.
 DETECTOR_PX, SEARCHED_PX = 24, 640
 MIN_SCORE, MAX_OVERLAP = 0.5, 0.3  # of the library's detector
-# Boxes at the ends of a stretch that overlap less are not joined by a line.
+# Boxes of two detections that overlap less are not interpolated.
 STEADY_IOU = 0.5
 # Mean height of the landmark heat maps below which there is no face in the box.
 MIN_LANDMARK_SCORE = 0.2
 
 # Of the library (`face_alignment.utils`, `face_alignment.api`): how a landmark crop lies around a box.
 REFERENCE_PX, CENTRE_UP, CROP_PX = 195.0, 0.12, 200.0
-# S3FD's mean picture, BGR, and the variances of its box code.
+# S3FD's mean colour, BGR, and the variances of its box code.
 MEAN_BGR, VARIANCES = (104.0, 117.0, 123.0), (0.1, 0.2)
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """The face chosen in one picture: `box` (4,) in pixels, and how many `others` are at least half as wide.
+class Detection:
+    """The face chosen in one frame.
 
-    others is None where the box was not seen but lies between two that were.
+    Args:
+        box: `(4,)` in pixels.
+        others: number of further faces that are at least half as wide; None where the box was interpolated.
     """
 
     box: np.ndarray
@@ -60,43 +66,47 @@ class Sighting:
 
 
 def processes(workers: int) -> int:
-    """How many of `workers` processes shall follow clips: all on CPUs, two on a GPU.
+    """Return how many of `workers` processes shall follow clips: all on CPUs, two at most on a GPU.
 
     Raises:
         UserError: if weights are missing, before any process is started.
     """
     for name in ("s3fd", "2dfan4"):
         locate(name, asked_by=ASKED_BY)
-    return min(workers, GPU_PROCESSES) if torch.cuda.is_available() else workers
+    return min(workers, GPU_PROCESSES) if default_device() == "cuda" else workers
 
 
-def follow(frames: Iterable[np.ndarray], detect_every: int, min_face_px: float) -> Iterator[Face | None]:
-    """One face, or None, for each `(H, W, 3)` uint8 RGB picture: the largest, for as long as it is there.
+def follow(
+    frames: Iterable[np.ndarray | LazyFrame], detect_every: int, min_face_px: float
+) -> Iterator[Face | None]:
+    """Yield one face, or None, for each frame: the largest, for as long as it is there.
 
-    Boxes are the detector's, the score is the mean height of the landmarks' heat maps, and points are those that the
-    library gives for these boxes: whole pixels.
+    Boxes are the detector's, the score is the mean height of the landmarks' heat maps, and points are those
+    that the library gives for these boxes: whole pixels.
 
     Args:
-        detect_every: the detector runs at every so many pictures, and where a face comes, goes or jumps.
-        min_face_px: smaller faces are passed over.
+        frames: `(H, W, 3)` uint8 RGB.
+        detect_every: the detector runs on every so many frames, and where a face appears, disappears or
+            jumps.
+        min_face_px: smaller faces are ignored.
 
     Raises:
-        UserError: if the networks' weights are not there.
+        UserError: if the networks' weights are missing.
     """
-    return follow_by(networks(), frames, detect_every, min_face_px)
+    return follow_by(networks(), (frame[:, :] for frame in frames), detect_every, min_face_px)
 
 
 def follow_by(
     nets: "Networks", frames: Iterable[np.ndarray], detect_every: int, min_face_px: float
 ) -> Iterator[Face | None]:
-    """As `follow`, by networks at hand."""
-    start: Sighting | None = None
+    """Do as `follow`, with the given networks."""
+    start: Detection | None = None  # in the first frame of the window
     last: np.ndarray | None = None
     for number, (window, ended) in enumerate(_windows(frames, max(WINDOW // detect_every, 1) * detect_every)):
-        # Both ends of every stretch; the first frame of a later window is the last of the one before.
+        # Both ends of every interval; the first frame of a later window is the last of the one before.
         at = list(range(0, len(window), detect_every))
         at += [len(window) - 1] if at[-1] != len(window) - 1 else []
-        seen: dict[int, Sighting | None] = {0: start} if number else {}
+        seen: dict[int, Detection | None] = {0: start} if number else {}
         new = [k for k in at if k not in seen]
         for k, boxes in zip(new, nets.detect([window[k] for k in new], min_face_px), strict=True):
             seen[k] = choose(boxes, last)
@@ -106,22 +116,26 @@ def follow_by(
         yield from faces if ended else faces[:-1]
 
 
-def choose(boxes: np.ndarray, last: np.ndarray | None) -> Sighting | None:
-    """The box that overlaps `last` best, if any does; else the largest; None of none.
+def choose(boxes: np.ndarray, last: np.ndarray | None) -> Detection | None:
+    """Return the box that overlaps `last` best, if any does; else the largest; None of none.
 
     Args:
-        boxes: `(n, 4)` of one picture, all faces that count.
+        boxes: `(n, 4)`, all faces of one frame.
+        last: `(4,)`, the latest known box.
     """
     if len(boxes) == 0:
         return None
     widths = boxes[:, 2] - boxes[:, 0]
     overlaps = [iou(b, last) for b in boxes] if last is not None else [0.0]
     k = int(np.argmax(overlaps if max(overlaps) >= SAME_FACE_IOU else widths))
-    return Sighting(boxes[k], int((widths >= widths[k] / 2).sum()) - 1)
+    return Detection(boxes[k], int((widths >= widths[k] / 2).sum()) - 1)
 
 
 def _windows(frames: Iterable[np.ndarray], size: int) -> Iterator[tuple[list[np.ndarray], bool]]:
-    """Lists of `size + 1` frames, the last of one the first of the next, and whether it is the end."""
+    """Yield lists of `size + 1` frames, and whether it is the last one.
+
+    The last frame of a list is the first of the next.
+    """
     window: list[np.ndarray] = []
     for frame in frames:
         if len(window) == size + 1:
@@ -135,43 +149,46 @@ def _windows(frames: Iterable[np.ndarray], size: int) -> Iterator[tuple[list[np.
 def _every_frame(
     nets: "Networks",
     window: Sequence[np.ndarray],
-    seen: dict[int, Sighting | None],
+    seen: dict[int, Detection | None],
     min_face_px: float,
-) -> list[Sighting | None]:
-    """What was seen at some frames, the first and the last among them, continued to all frames of a window."""
-    every: list[Sighting | None] = [seen.get(k) for k in range(len(window))]
+) -> list[Detection | None]:
+    """Extend the detections in some frames, the first and the last among them, to all frames of a window."""
+    every: list[Detection | None] = [seen.get(k) for k in range(len(window))]
     at = sorted(seen)
-    doubtful: list[int] = []
+    uncertain: list[int] = []
     for a, b in pairwise(at):
         first, second = seen[a], seen[b]
         if first is None and second is None:
             continue
         if first is None or second is None or iou(first.box, second.box) < STEADY_IOU:
-            doubtful.extend(range(a + 1, b))
+            uncertain.extend(range(a + 1, b))
             continue
         for k in range(a + 1, b):
-            every[k] = Sighting(first.box + (second.box - first.box) * ((k - a) / (b - a)))
-    for k, boxes in zip(doubtful, nets.detect([window[k] for k in doubtful], min_face_px), strict=True):
+            every[k] = Detection(first.box + (second.box - first.box) * ((k - a) / (b - a)))
+    for k, boxes in zip(uncertain, nets.detect([window[k] for k in uncertain], min_face_px), strict=True):
         near = next((s for s in (every[k - 1], every[k + 1]) if s is not None), None)
         every[k] = choose(boxes, near.box if near is not None else None)
     return every
 
 
 def _faces(
-    nets: "Networks", window: Sequence[np.ndarray], every: list[Sighting | None], min_face_px: float
+    nets: "Networks", window: Sequence[np.ndarray], every: list[Detection | None], min_face_px: float
 ) -> list[Face | None]:
-    """The landmarks of a window; where they score too low in a box that nobody saw, in one that is looked for now."""
+    """Return the faces of a window.
+
+    Where one scores too low in an interpolated box, the detector runs on that frame too.
+    """
     faces = _landmarks(nets, window, every)
     again = [k for k, s in enumerate(every) if s is not None and s.others is None and faces[k] is None]
-    looked: list[Sighting | None] = [None] * len(window)
+    detected: list[Detection | None] = [None] * len(window)
     for k, boxes in zip(again, nets.detect([window[k] for k in again], min_face_px), strict=True):
         known = every[k]
-        looked[k] = choose(boxes, known.box if known is not None else None)
-    return [f or g for f, g in zip(faces, _landmarks(nets, window, looked), strict=True)]
+        detected[k] = choose(boxes, known.box if known is not None else None)
+    return [f or g for f, g in zip(faces, _landmarks(nets, window, detected), strict=True)]
 
 
 def _landmarks(
-    nets: "Networks", window: Sequence[np.ndarray], every: list[Sighting | None]
+    nets: "Networks", window: Sequence[np.ndarray], every: list[Detection | None]
 ) -> list[Face | None]:
     faces: list[Face | None] = [None] * len(window)
     there = [(k, s) for k, s in enumerate(every) if s is not None]
@@ -186,31 +203,34 @@ class Networks:
     """Both networks on one device: bfloat16 on a GPU, float32 on CPUs.
 
     Args:
-        detector: S3FD. landmark_net: FAN. device: such as `cuda`.
+        detector: S3FD.
+        landmark_net: FAN.
+        device: such as `cuda`.
     """
 
     def __init__(self, detector: torch.nn.Module, landmark_net: torch.nn.Module, device: str) -> None:
         self.device = torch.device(device)
-        self.at_once = AT_ONCE[self.device.type]
+        self.batch_sizes = BATCH_SIZES[self.device.type]
         self.detector = detector.eval().to(self.device).to(memory_format=torch.channels_last)
         self.landmark_net = landmark_net.eval().to(self.device).to(memory_format=torch.channels_last)
 
     def detect(self, frames: Sequence[np.ndarray], min_face_px: float) -> list[np.ndarray]:
-        """Boxes `(n, 4)` float64, the best score first, of the faces in each picture that are large enough.
+        """Return the boxes of the faces in each frame that are large enough.
 
-        Large pictures are scaled down as far as `min_face_px` allows.
+        They are `(n, 4)` float64, the best score first. Large frames are scaled down as far as `min_face_px`
+        allows.
         """
         found: list[np.ndarray] = []
-        for k in range(0, len(frames), self.at_once[0]):
-            found += self._detect(frames[k : k + self.at_once[0]], min_face_px)
+        for k in range(0, len(frames), self.batch_sizes[0]):
+            found += self._detect(frames[k : k + self.batch_sizes[0]], min_face_px)
         return found
 
     def landmarks(
         self, frames: Sequence[np.ndarray], boxes: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Points `(n, 68, 2)` float32 in pixels, and their mean scores `(n,)`, of one box in each picture.
+        """Return points `(n, 68, 2)` float32 in pixels, and mean scores `(n,)`, of one box in each frame.
 
-        As `face_alignment.FaceAlignment.get_landmarks_from_image(frame, [box])` gives them.
+        They are those of `face_alignment.FaceAlignment.get_landmarks_from_image(frame, [box])`.
         """
         if not frames:
             return np.zeros((0, 68, 2), np.float32), np.zeros(0, np.float32)
@@ -220,7 +240,8 @@ class Networks:
         centres[:, 1] -= CENTRE_UP * sides[:, 1]
         scales = sides.sum(axis=1) / REFERENCE_PX
         cut = np.stack([crop(f, c, s) for f, c, s in zip(frames, centres, scales, strict=True)])
-        parts = [self._peaks(cut[k : k + self.at_once[1]]) for k in range(0, len(cut), self.at_once[1])]
+        size = self.batch_sizes[1]
+        parts = [self._peaks(cut[k : k + size]) for k in range(0, len(cut), size)]
         cells, scores = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
         within = cells.astype(np.float64) / 64 - 0.5
         points = within * (CROP_PX * scales)[:, None, None] + centres[:, None]
@@ -251,10 +272,10 @@ class Networks:
 
 @cache
 def networks() -> Networks:
-    """The networks of this process.
+    """Return the networks of this process.
 
     Raises:
-        UserError: if the weights are not there.
+        UserError: if the weights are missing.
     """
     if multiprocessing.parent_process() is not None:
         # One of a pool, which has as many processes as threads.
@@ -262,14 +283,17 @@ def networks() -> Networks:
     detector, landmark_net = s3fd(), FAN(4)
     detector.load_state_dict(load_file(locate("s3fd", asked_by=ASKED_BY)))
     landmark_net.load_state_dict(load_file(locate("2dfan4", asked_by=ASKED_BY)))
-    return Networks(detector, landmark_net, "cuda" if torch.cuda.is_available() else "cpu")
+    return Networks(detector, landmark_net, default_device())
 
 
 def peaks(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where heat maps `(B, 68, h, w)` are highest, `(B, 68, 2)` x and y from the map's edge, and how high `(B, 68)`.
+    """Return the positions of the maxima of heat maps, and their values `(B, 68)`.
 
-    A quarter of a cell towards the higher neighbour on each axis, except at the border
-    (`face_alignment.utils.get_preds_fromhm`).
+    Positions are `(B, 68, 2)`, x and y in cells from the map's edge. Each is a quarter of a cell towards the
+    higher neighbour on each axis, except at the border (`face_alignment.utils.get_preds_fromhm`).
+
+    Args:
+        maps: `(B, 68, h, w)`.
     """
     height, width = maps.shape[2:]
     flat = maps.flatten(2)
@@ -284,7 +308,7 @@ def peaks(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _boxes(outputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """S3FD's outputs of six scales to the number of the picture `(n,)` and the box and score `(n, 5)` of each face."""
+    """Turn S3FD's outputs of six scales into the frame `(n,)` and the box and score `(n, 5)` of each face."""
     owners, rows = [], []
     for level, (classes, code) in enumerate(zip(outputs[::2], outputs[1::2], strict=True)):
         stride = 2 ** (level + 2)

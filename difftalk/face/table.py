@@ -1,10 +1,14 @@
 """The landmark table of a shard: one row a frame with a face, in pixels of the source."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from difftalk.face.tracks import Track
 
 SCHEMA = pa.schema(
     [
@@ -17,8 +21,26 @@ SCHEMA = pa.schema(
 )
 
 
+@contextmanager
+def landmark_writer(path: Path) -> Iterator[Callable[[str, Track], None]]:
+    """Yield a function `(clip_id, track)` that appends the track of a clip to a landmark table."""
+    with pq.ParquetWriter(path, SCHEMA) as writer:
+
+        def write(clip_id: str, track: Track) -> None:
+            columns = {
+                "clip_id": [clip_id] * len(track.frames),
+                "frame": track.frames,
+                "box": list(track.boxes),
+                "points": list(track.points.reshape(-1, 136)),
+                "score": track.scores,
+            }
+            writer.write_table(pa.table(columns, schema=SCHEMA))
+
+        yield write
+
+
 def read_landmarks(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """`{clip_id: (frames (n,), points (n, 68, 2) float32)}` of a shard's landmark table."""
+    """Return `{clip_id: (frames (n,), points (n, 68, 2) float32)}` of a shard's landmark table."""
     table = pq.read_table(path, columns=["clip_id", "frame", "points"])
     if table.num_rows == 0:
         return {}

@@ -1,27 +1,29 @@
-"""One face through a clip: which boxes belong together, gaps filled, landmarks calmed without losing the mouth."""
+"""One face through a clip: its boxes linked to a track, gaps filled, landmarks smoothed but for the mouth."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# A face that moves or grows so much from one sighting to the next that the boxes overlap less is another one.
+# Boxes of consecutive detections that overlap less belong to different faces.
 SAME_FACE_IOU = 0.3
 # After this many frames without a face, what comes next starts a new track.
 MAX_GAP_FRAMES = 12
 
-# Points that the mouth does not move: brows and nose (17-35), eyes (36-47). They tell the pose of the head.
-STILL = np.arange(17, 48)
-# The sides of the jaw, which sway with the predictor; the chin and the lips, which speech moves.
+# Points that speech does not move: brows and nose (17-35), eyes (36-47). They give the pose of the head.
+RIGID = np.arange(17, 48)
+# The sides of the jaw, which jitter with the predictor, without the chin, which speech moves.
 JAW_SIDES = np.r_[0:5, 12:17]
 
 
 @dataclass(frozen=True)
 class Face:
-    """One face in one picture.
+    """One face in one frame.
 
     Args:
-        box: `(4,)` x0, y0, x1, y1 in pixels. points: `(68, 2)` x, y in pixels. score: of the detector.
-        others: further faces that are at least half as wide; None where nobody looked for them.
+        box: `(4,)` x0, y0, x1, y1 in pixels.
+        points: `(68, 2)` x, y in pixels.
+        score: confidence of the backend.
+        others: number of further faces that are at least half as wide; None where they were not counted.
     """
 
     box: np.ndarray
@@ -30,8 +32,25 @@ class Face:
     others: int | None = None
 
 
+@dataclass(frozen=True)
+class Track:
+    """One face through a clip, in the n frames that have it.
+
+    Args:
+        frames: `(n,)` int32 frame numbers, increasing.
+        boxes: `(n, 4)` float32 x0, y0, x1, y1 in pixels.
+        points: `(n, 68, 2)` float32 x, y in pixels, smoothed in time.
+        scores: `(n,)` float32.
+    """
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    points: np.ndarray
+    scores: np.ndarray
+
+
 def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes (x0, y0, x1, y1).
+    """Return the intersection over union of two boxes (x0, y0, x1, y1).
 
     >>> iou(np.array([0, 0, 2, 2]), np.array([1, 0, 3, 2]))
     0.3333333333333333
@@ -44,39 +63,43 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class FaceBox:
-    """The box of one face, which follows its landmarks from picture to picture.
+    """The box of one face, which follows its landmarks from frame to frame.
 
-    It keeps where the detector's box lies in the frame of the still points, so that the box moves with the head and not
-    with the mouth, nor with the detector's steps of scale.
+    It keeps the detector's box relative to the rigid points, so that the box moves with the head and not with
+    the mouth, nor with the detector's steps of scale.
     """
 
     def __init__(self, box: np.ndarray) -> None:
         self.box = np.asarray(box, float)
         self._relation: np.ndarray | None = None
-        self._frame = (np.zeros(2), 1.0)
+        self._pose = (np.zeros(2), 1.0)
 
     def follow(self, points: np.ndarray) -> None:
-        """Move to where the landmarks `(68, 2)` of the latest picture say that the face is."""
-        still = points[STILL].astype(float)
-        centre = still.mean(axis=0)
-        size = float(np.sqrt(((still - centre) ** 2).sum(axis=1).mean()))
-        self._frame = (centre, size)
+        """Move the box to the landmarks `(68, 2)` of the latest frame."""
+        rigid = points[RIGID].astype(float)
+        centre = rigid.mean(axis=0)
+        size = float(np.sqrt(((rigid - centre) ** 2).sum(axis=1).mean()))
+        self._pose = (centre, size)
         if self._relation is None:
             self._relation = self._relate(self.box)
         self.box = (self._relation.reshape(2, 2) * size + centre).ravel()
 
     def correct(self, box: np.ndarray) -> None:
-        """Yield a little to what the detector sees, so that small errors cannot add up to a drift."""
+        """Move a fifth of the way to the detector's box, so that small errors do not add up to a drift."""
         if self._relation is not None:
             self._relation = 0.8 * self._relation + 0.2 * self._relate(np.asarray(box, float))
 
     def _relate(self, box: np.ndarray) -> np.ndarray:
-        centre, size = self._frame
+        centre, size = self._pose
         return ((box.reshape(2, 2) - centre) / size).ravel()
 
 
 def split_tracks(faces: list[Face | None]) -> list[list[int]]:
-    """Frame numbers of each track of a clip, one face at most per frame: a jump or a long gap starts a new one."""
+    """Return the frame numbers of each track of a clip; a jump or a long gap starts a new one.
+
+    Args:
+        faces: the face of each frame, one at most.
+    """
     tracks: list[list[int]] = []
     last: int | None = None
     for k, face in enumerate(faces):
@@ -92,11 +115,33 @@ def split_tracks(faces: list[Face | None]) -> list[list[int]]:
     return tracks
 
 
-def fill_gaps(frames: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    """Values for every frame of a clip: linear in the gaps, constant before the first and after the last.
+def smooth_track(faces: list[Face | None], frames: list[int]) -> Track:
+    """Return the faces of the given frames as a track, smoothed in time as if its gaps were filled.
 
     Args:
-        frames: `(n,)` increasing frame numbers. values: `(n, ...)`. count: frames of the clip.
+        faces: of every frame of the clip.
+        frames: increasing numbers of frames that have a face.
+    """
+    own = [f for k in frames if (f := faces[k]) is not None]
+    if not own:
+        none = np.zeros(0, np.float32)
+        return Track(np.zeros(0, np.int32), none.reshape(0, 4), none.reshape(0, 68, 2), none)
+    numbers = np.asarray(frames, np.int32)
+    first = numbers[0]
+    points = np.stack([f.points for f in own]).astype(np.float32)
+    filled = fill_gaps(numbers - first, points, int(numbers[-1] - first) + 1)
+    smoothed = smooth(filled)[numbers - first]
+    boxes = np.stack([f.box for f in own]).astype(np.float32)
+    return Track(numbers, boxes, smoothed, np.array([f.score for f in own], np.float32))
+
+
+def fill_gaps(frames: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    """Return values for every frame of a clip, interpolated in the gaps and held at both ends.
+
+    Args:
+        frames: `(n,)` increasing frame numbers.
+        values: `(n, ...)`.
+        count: frames of the clip.
 
     >>> fill_gaps(np.array([1, 3]), np.array([10.0, 20.0]), 5)
     array([10., 10., 15., 20., 20.])
@@ -108,44 +153,53 @@ def fill_gaps(frames: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
 
 
 def smooth(points: np.ndarray) -> np.ndarray:
-    """Take the jitter of a landmark predictor out of a track: `(T, 68, 2)` to `(T, 68, 2)`, consecutive frames.
+    """Remove a predictor's jitter from the landmarks `(T, 68, 2)` of consecutive frames.
 
-    The pose of the head (position, size, roll: a similarity fitted to brows, eyes and nose) and what remains of each
-    point in the head's own frame are filtered apart: the pose over 9 frames (0.36 s), the shape of brows, eyes and nose
-    over 7, the sides of the jaw over 9. Lips and chin (48-67, 5-11) only move with the pose: speech moves them from one
-    frame to the next, and on drawn speakers, whose truth is known, any filter made them worse and none made them
-    better. The filters are Savitzky-Golay of second order, symmetric in time, so that nothing lags.
+    The pose of the head (position, size, roll: a similarity fitted to brows, eyes and nose) and what remains
+    of each point in head coordinates are filtered apart: the pose over 9 frames (0.36 s), the shape of brows,
+    eyes and nose over 7, the sides of the jaw over 9. Lips and chin (48-67, 5-11) only move with the pose:
+    speech moves them from one frame to the next, and any filter on them made them worse against the ground
+    truth of the drawn speakers. The filters are Savitzky-Golay of second order, symmetric in time, so that
+    nothing lags.
     """
     if len(points) < 3:
         return points.copy()
     x = points[..., 0] + 1j * points[..., 1]
     centre, turn = head_pose(x)
-    rest = (x - centre[:, None]) / turn[:, None]
-    rest[:, STILL] = savgol(rest[:, STILL], 7)
-    rest[:, JAW_SIDES] = savgol(rest[:, JAW_SIDES], 9)
-    calm = savgol(centre, 9)[:, None] + savgol(turn, 9)[:, None] * rest
-    return np.stack([calm.real, calm.imag], axis=-1).astype(points.dtype)
+    shape = (x - centre[:, None]) / turn[:, None]
+    shape[:, RIGID] = savgol(shape[:, RIGID], 7)
+    shape[:, JAW_SIDES] = savgol(shape[:, JAW_SIDES], 9)
+    smoothed = savgol(centre, 9)[:, None] + savgol(turn, 9)[:, None] * shape
+    return np.stack([smoothed.real, smoothed.imag], axis=-1).astype(points.dtype)
 
 
 def head_pose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centre `(T,)` and turn-and-scale `(T,)` of the head in each frame, against the clip's mean shape.
+    """Return centre `(T,)` and rotation times scale `(T,)` of the head, against the clip's mean shape.
 
-    A similarity, least squares over the still points: `x = centre + turn * shape`, points `(T, 68)` as complex numbers.
+    It is a similarity, least squares over the rigid points: `x = centre + turn * shape`.
+
+    Args:
+        x: landmarks `(T, 68)` as complex numbers.
     """
-    still = x[:, STILL]
-    model = still[len(x) // 2] - still[len(x) // 2].mean()
+    rigid = x[:, RIGID]
+    model = rigid[len(x) // 2] - rigid[len(x) // 2].mean()
     for _ in range(3):
-        centred = still - still.mean(axis=1, keepdims=True)
+        centred = rigid - rigid.mean(axis=1, keepdims=True)
         turn = (centred @ model.conj()) / np.vdot(model, model).real
         model = (centred / turn[:, None]).mean(axis=0)
-    return still.mean(axis=1), turn
+    return rigid.mean(axis=1), turn
 
 
 def savgol(values: np.ndarray, window: int) -> np.ndarray:
-    """Complex values `(T, ...)` through a Savitzky-Golay filter of second order over `window` frames, an odd number.
+    """Apply a Savitzky-Golay filter of second order to complex values `(T, ...)`.
 
-    Each value by the parabola through its window, at the ends by that of the first and the last one; as
-    `scipy.signal.savgol_filter`, whose import takes longer than a clip.
+    Each value becomes that of the parabola fitted to its window; at both ends that of the first and the last
+    window. It computes what `scipy.signal.savgol_filter` does, and is written out since that import takes
+    longer than a clip.
+
+    Args:
+        values: one a frame.
+        window: frames, odd; shortened to what the clip has.
     """
     window = min(window, len(values) - (len(values) + 1) % 2)
     if window < 3:

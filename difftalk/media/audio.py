@@ -1,25 +1,28 @@
-"""Sound in and out: 16 kHz mono int16, cut by timestamps on the file's clock (0 = first picture)."""
+"""Decode audio by timestamp: 16 kHz mono int16, on the file's clock (0 = first frame)."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-import soundfile
 
-from difftalk.media.video import SOUND_RATE, audio_stream, open_media, origin_s, reason_of, video_stream
+from difftalk.media.clock import SAMPLE_RATE
+from difftalk.media.probe import audio_stream, open_media, origin_s, reason_of, video_stream
 from difftalk.runtime.errors import ClipError
 
-# Timestamps wander by rounding; a step larger than this is a gap (or an overlap) in the sound.
+# Timestamps wander by rounding; a step larger than this is a gap (or an overlap) in the audio.
 GAP_S = 0.02
 
 
 def read_audio(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
-    """The sound of a clip: `(N,)` int16 mono at 16 kHz, sample 0 at `start_s`.
+    """Return the audio of a clip: `(N,)` int16 mono at 16 kHz, sample 0 at `start_s`.
 
-    N is `round((end_s - start_s) * 16000)`; where the file has no sound there are zeros. With `end_s` None (or NaN)
-    the sound goes on to its own end.
+    N is `round((end_s - start_s) * 16000)`; where the file has no audio there are zeros.
+
+    Args:
+        path: any file that FFmpeg reads.
+        start_s: seconds on the file's clock.
+        end_s: seconds on the file's clock; None (or NaN) means up to the end of the audio.
 
     Raises:
         ClipError: `no_audio` if there is no audio stream or no sample in it; `cannot_decode` with the time.
@@ -32,36 +35,17 @@ def read_audio(path: str | Path, start_s: float = 0.0, end_s: float | None = Non
             raise ClipError("no_audio", f"{Path(path).name}: the audio stream is empty")
         count = max(0, *(at + len(samples) for at, samples in chunks))
     else:
-        count = round((end_s - start_s) * SOUND_RATE)
-    sound = np.zeros(count, np.int16)
+        count = round((end_s - start_s) * SAMPLE_RATE)
+    audio = np.zeros(count, np.int16)
     for at, samples in chunks:
         low, high = max(at, 0), min(at + len(samples), count)
         if low < high:
-            sound[low:high] = samples[low - at : high - at]
-    return sound
-
-
-def encode_flac(samples: np.ndarray) -> bytes:
-    """Losslessly compress `(N,)` int16 mono 16 kHz sound.
-
-    >>> decode_flac(encode_flac(np.array([0, 1, -32768], np.int16))).tolist()
-    [0, 1, -32768]
-    """
-    out = io.BytesIO()
-    soundfile.write(out, samples.astype(np.int16, copy=False), SOUND_RATE, format="FLAC", subtype="PCM_16")
-    return out.getvalue()
-
-
-def decode_flac(data: bytes) -> np.ndarray:
-    """`(N,)` int16 of a FLAC file's bytes; the inverse of `encode_flac`."""
-    samples, rate = soundfile.read(io.BytesIO(data), dtype="int16")
-    if rate != SOUND_RATE or samples.ndim != 1:
-        raise ValueError(f"expected mono FLAC at {SOUND_RATE} Hz, not {samples.shape} at {rate} Hz")
-    return samples
+            audio[low:high] = samples[low - at : high - at]
+    return audio
 
 
 def _chunks(path: str | Path, start_s: float, end_s: float | None) -> list[tuple[int, np.ndarray]]:
-    """Resampled runs of continuous sound with the sample index, relative to `start_s`, at which each begins."""
+    """Return stretches of continuous audio, each with its first sample's index relative to `start_s`."""
     name = Path(path).name
     runs: list[tuple[int, list[np.ndarray]]] = []
     with open_media(path) as container:
@@ -87,7 +71,7 @@ def _chunks(path: str | Path, start_s: float, end_s: float | None) -> list[tuple
                     if runs:
                         runs[-1][1].extend(_samples(resampler.resample(None)))
                     resampler = _resampler()
-                    runs.append((round((time_s - start_s) * SOUND_RATE), []))
+                    runs.append((round((time_s - start_s) * SAMPLE_RATE), []))
                     expected = time_s
                 expected += frame.samples / frame.sample_rate
                 frame.pts = None
@@ -96,7 +80,7 @@ def _chunks(path: str | Path, start_s: float, end_s: float | None) -> list[tuple
                 runs[-1][1].extend(_samples(resampler.resample(None)))
         except av.FFmpegError as e:
             raise ClipError(
-                "cannot_decode", f"{name}: sound broken after {time_s:.2f} s ({reason_of(e)})"
+                "cannot_decode", f"{name}: audio broken after {time_s:.2f} s ({reason_of(e)})"
             ) from e
     return [(at, np.concatenate(samples)) for at, samples in runs if samples]
 
@@ -109,7 +93,7 @@ def _origin(container: Any, stream: Any, path: str | Path) -> float:
 
 
 def _resampler() -> Any:
-    return av.AudioResampler(format="s16", layout="mono", rate=SOUND_RATE)
+    return av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
 
 
 def _samples(frames: list[Any]) -> list[np.ndarray]:

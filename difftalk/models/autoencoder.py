@@ -1,7 +1,7 @@
-"""The first stage: a VQ autoencoder (diffusers' `VQModel`), frozen, between pixels and latents.
+"""The first stage: a frozen VQ autoencoder (diffusers' `VQModel`), from pixels to latents.
 
 As in LDM, `encode` gives the latents *before* quantisation and `decode` quantises them (Rombach et al. 2022,
-"VQ-reg"). The encoder is deterministic, so latents may be computed once and kept.
+"VQ-reg"). The encoder is deterministic, so latents may be computed once and stored.
 """
 
 from math import gcd
@@ -11,19 +11,24 @@ import numpy as np
 import torch
 from diffusers import VQModel
 
-from difftalk.runtime.errors import UserError
-
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+from difftalk.pretrained.model_folder import FIRST_STAGE
 
 
 def build_autoencoder(
     channels: tuple[int, ...], layers: int, codes: int, latent_channels: int = 3
 ) -> VQModel:
-    """A `VQModel` with a downsampling factor of 2 ** (len(channels) - 1) and untrained weights.
+    """Build a `VQModel` with untrained weights.
 
     `build_autoencoder((128, 256, 512), 2, 8192)` is LDM's vq-f4, 55,322,782 parameters. For 512 px
-    `build_autoencoder((128, 256, 256, 512), 2, 8192)` has the channels of LDM's vq-f8 and gives the 64 x 64 x 3 that
-    DiffTalk asks for. LDM's own has 16,384 codes of 4 numbers: it cannot stand in, this one has to be trained.
+    `build_autoencoder((128, 256, 256, 512), 2, 8192)` has the channels of LDM's vq-f8 and gives the latents
+    of 64 x 64 x 3 that DiffTalk needs. LDM's own vq-f8 has 16,384 codes of 4 numbers and does not fit: this
+    one has to be trained.
+
+    Args:
+        channels: of each resolution; one downsampling by 2 fewer than these.
+        layers: residual blocks per resolution.
+        codes: size of the codebook.
+        latent_channels: of the latents and codes.
     """
     return VQModel(
         down_block_types=("DownEncoderBlock2D",) * len(channels),
@@ -38,39 +43,40 @@ def build_autoencoder(
 
 
 def load_autoencoder(folder: Path, device: str | torch.device = "cpu") -> VQModel:
-    """The first stage of a folder in diffusers' format, frozen, in evaluation mode.
+    """Load the first stage of a folder in diffusers' format, frozen, in evaluation mode.
+
+    Weights stored in half precision are widened to float32, which is exact.
 
     Raises:
         UserError: if the folder does not hold a `config.json` and safetensors weights.
     """
-    for name in ("config.json", WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: no {name}: not a first stage in diffusers' format (VQModel)")
+    FIRST_STAGE.check(folder)
     model: VQModel = VQModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    return model.to(device).eval().requires_grad_(False)
+    return model.float().to(device).eval().requires_grad_(False)
 
 
 def downsampling(model: VQModel) -> int:
-    """Pixels per latent cell and axis: 4 for the paper's first stage at 256 px."""
+    """Return the pixels per latent cell and axis: 4 for the paper's first stage at 256 px."""
     return int(2 ** (len(model.config.block_out_channels) - 1))
 
 
 def to_pixels(frames: np.ndarray) -> torch.Tensor:
-    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [-1, 1]."""
+    """Convert (N, H, W, 3) uint8 frames to (N, 3, H, W) float32 in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def to_frames(pixels: torch.Tensor) -> np.ndarray:
-    """(N, 3, H, W) in [-1, 1], clamped, to (N, H, W, 3) uint8."""
+    """Convert (N, 3, H, W) in [-1, 1], clamped, to (N, H, W, 3) uint8."""
     scaled = pixels.float().clamp(-1, 1).add(1.0).mul(127.5).round()
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 @torch.no_grad()
 def encode_frames(model: VQModel, frames: np.ndarray, batch_size: int = 64) -> torch.Tensor:
-    """Latents of (N, H, W, 3) uint8 frames: (N, C, H/f, W/f) float32 on the CPU, of about unit variance.
+    """Encode (N, H, W, 3) uint8 frames to latents (N, C, H/f, W/f) float32 on the CPU.
 
-    They are the encoder's output before quantisation times the model's `scaling_factor`.
+    They are the encoder's output before quantisation times the model's `scaling_factor`, of about unit
+    variance.
     """
     batches = (to_pixels(frames[i : i + batch_size]) for i in range(0, len(frames), batch_size))
     scale = model.config.scaling_factor
@@ -79,7 +85,7 @@ def encode_frames(model: VQModel, frames: np.ndarray, batch_size: int = 64) -> t
 
 @torch.no_grad()
 def decode_latents(model: VQModel, latents: torch.Tensor, batch_size: int = 64) -> np.ndarray:
-    """Frames of (N, C, h, w) latents, quantised on the way: (N, H, W, 3) uint8."""
+    """Decode latents (N, C, h, w), quantised on the way, to (N, H, W, 3) uint8 frames."""
     scale = model.config.scaling_factor
     parts = latents.float().split(batch_size)
     return np.concatenate(

@@ -1,4 +1,7 @@
-"""The patch discriminator that the first stage is trained against (PatchGAN, Isola et al. 2017), and its losses."""
+"""The patch discriminator that the first stage is trained against, and its losses.
+
+PatchGAN, Isola et al. 2017.
+"""
 
 import torch
 from torch import nn
@@ -9,13 +12,14 @@ LARGEST_WEIGHT = 1e4
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Pictures (B, 3, H, W) in [-1, 1] to one score per overlapping patch, (B, 1, h, w), high where it looks real.
+    """Score each overlapping patch of images (B, 3, H, W) in [-1, 1]: (B, 1, h, w).
 
-    Three layers judge patches of 70 pixels; each layer fewer halves them, roughly.
+    Scores are high where a patch looks real. Three layers judge patches of 70 pixels; each layer fewer halves
+    them, roughly.
 
     Args:
         channels: of the first layer; they double up to eight times as many.
-        layers: convolutions that halve the picture.
+        layers: convolutions that halve the image.
     """
 
     def __init__(self, channels: int = 64, layers: int = 3) -> None:
@@ -37,18 +41,19 @@ class PatchDiscriminator(nn.Sequential):
 
 
 def hinge_loss(real: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
-    """What the discriminator minimises over its scores of real and of generated pictures; 1 where it cannot tell."""
+    """Return the discriminator's loss from its scores of real and of generated images."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + generated).mean())
 
 
 def adaptive_weight(
     reconstruction: torch.Tensor, adversarial: torch.Tensor, last_layer: torch.Tensor
 ) -> torch.Tensor:
-    """Weight that makes both losses pull equally hard at the decoder's last layer; a scalar without gradient.
+    """Return the weight at which both losses have equal gradients at the decoder's last layer.
 
-    lambda = |grad L_rec| / (|grad L_GAN| + delta), Eq. 7 of Esser et al. 2021 ("Taming Transformers", VQGAN), with
-    norms as in their code, and like there no larger than 1e4.
+    lambda = |grad L_rec| / (|grad L_GAN| + delta), Eq. 7 of Esser et al. 2021 ("Taming Transformers", VQGAN),
+    with the norms and the upper bound of 1e4 of their code; a scalar without gradient.
     """
-    (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
-    (found,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    return (wanted.norm() / (found.norm() + SMALLEST_DENOMINATOR)).clamp(max=LARGEST_WEIGHT).detach()
+    (reconstruction_gradient,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
+    (adversarial_gradient,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    ratio = reconstruction_gradient.norm() / (adversarial_gradient.norm() + SMALLEST_DENOMINATOR)
+    return ratio.clamp(max=LARGEST_WEIGHT).detach()

@@ -1,4 +1,4 @@
-"""What the network must invent: the rows below the nose tip in the picture, the lower face in the latent.
+"""Masks: the rows below the nose tip of a frame, which are blackened, and the inpainting mask of the latent.
 
 Landmarks are the 68 iBUG points in pixels of the crop, pixel centres at whole numbers.
 """
@@ -9,32 +9,35 @@ import numpy as np
 NOSE_TIP = 30
 JAW = slice(2, 15)
 MOUTH = slice(48, 68)
-# Each latent cell is looked at in this many by this many places.
+# The hull is drawn at this many by this many samples a latent cell.
 _FINE = 8
 
 
 def mouth_mask_row(landmarks: np.ndarray) -> np.ndarray:
-    """First masked row of each picture: that of the nose tip, `(T,)` int, for `(T, 68, 2)` landmarks."""
+    """Return the first masked row of each frame, that of the nose tip: `(T, 68, 2)` to `(T,)` int."""
     return np.floor(landmarks[..., NOSE_TIP, 1]).astype(int)
 
 
 def mask_image(frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """A copy of `(T, H, W, 3)` uint8 pictures, black from the row of the nose tip down, over the full width."""
+    """Return a copy of `(T, H, W, 3)` uint8 frames, black from the row of the nose tip down."""
     masked = frames.copy()
-    for picture, row in zip(masked, mouth_mask_row(landmarks), strict=True):
-        picture[max(row, 0) :] = 0
+    for frame, row in zip(masked, mouth_mask_row(landmarks), strict=True):
+        frame[max(row, 0) :] = 0
     return masked
 
 
 def generated_mask(landmarks: np.ndarray, size: int, latent_size: int) -> np.ndarray:
-    """The inpainting mask: `(T, latent_size, latent_size)` bool, True where the latent cell is generated.
+    """Return the inpainting mask, True where the latent cell is generated.
 
-    Generated is every cell that the convex hull of the jaw (points 2 to 14), the nose tip (30) and the mouth touches
-    at all: at low latent resolution a cell which holds a bit of the lips would otherwise let the true mouth through.
-    The paper's code fills the polygon of the jaw and the nose base instead, which loses the mouth of a turned head.
+    It is `(T, latent_size, latent_size)` bool. Generated is every cell that the convex hull of the jaw
+    (points 2 to 14), the nose tip (30) and the mouth touches at all: at low latent resolution a cell which
+    holds a bit of the lips would otherwise leak the true mouth. The paper's code fills the polygon of the jaw
+    and the nose base instead, which misses the mouth of a turned head.
 
     Args:
-        landmarks: `(T, 68, 2)` in pixels of a crop of `size` pixels.
+        landmarks: `(T, 68, 2)` in pixels of the crop.
+        size: of the crop, pixels.
+        latent_size: cells.
     """
     fine = latent_size * _FINE
     generated = np.zeros((len(landmarks), latent_size, latent_size), bool)

@@ -1,4 +1,4 @@
-"""LPIPS with the VGG16 trunk, as a loss: the linear heads of the package `lpips` over a trunk from a file."""
+"""LPIPS as a loss: the heads of the package `lpips` over a VGG16 backbone from a file."""
 
 import warnings
 from pathlib import Path
@@ -17,34 +17,34 @@ TENSORS = [(layer, kind) for layer in SLICES for kind in ("weight", "bias")]
 
 
 class Perceptual(nn.Module):
-    """Distance of two batches of pictures (B, 3, H, W) in [-1, 1], H and W at least 16: LPIPS 0.1 of each, (B,).
+    """LPIPS 0.1 between two batches of images (B, 3, H, W) in [-1, 1]: (B,).
 
-    Frozen; gradients flow to the pictures. Nothing is downloaded.
+    H and W are at least 16. The network is frozen; gradients flow to the images. Nothing is downloaded.
 
     Args:
-        trunk: safetensors with torchvision's names, `features.0.weight` and so on.
+        backbone: safetensors with torchvision's names, `features.0.weight` and so on.
 
     Raises:
         UserError: if the file is not that.
     """
 
-    def __init__(self, trunk: Path) -> None:
+    def __init__(self, backbone: Path) -> None:
         super().__init__()
         import lpips
 
         try:
-            state = load_file(trunk)
+            state = load_file(backbone)
             stored = {f"slice{SLICES[k]}.{k}.{kind}": state[f"features.{k}.{kind}"] for k, kind in TENSORS}
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
                 warnings.simplefilter("ignore")  # the package calls torchvision by an old name
-                # pnet_rand only keeps it from downloading: every tensor of the trunk is replaced.
+                # pnet_rand only keeps it from downloading: every tensor of the backbone is replaced.
                 self.net: Any = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
             self.net.net.load_state_dict(stored)
         except (SafetensorError, OSError, KeyError, RuntimeError) as e:
             what = " ".join(f"{type(e).__name__}: {e}".split())[:200]
-            raise UserError(f"{trunk}: not the VGG16 trunk of LPIPS ({what})") from None
+            raise UserError(f"{backbone}: not the VGG16 backbone of LPIPS ({what})") from None
         self.requires_grad_(False)
         self.eval()
 
-    def forward(self, truth: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
-        return self.net(truth, pictures).flatten()
+    def forward(self, truth: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        return self.net(truth, images).flatten()

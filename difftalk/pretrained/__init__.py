@@ -1,1 +1,1 @@
-"""Pretrained weights: the table of them, where they lie, and how they are downloaded."""
+"""Pretrained weights: the table of them, their download, and their import into the weights folder."""

@@ -1,7 +1,6 @@
-"""Download one file over HTTP: it goes on where an earlier try was cut, and shows how far it is."""
+"""Download one file over HTTP, resuming where an earlier attempt was cut, with a progress bar."""
 
 import errno
-import fcntl
 import http.client
 import re
 import time
@@ -11,45 +10,42 @@ from pathlib import Path
 from typing import BinaryIO
 
 from difftalk.runtime.errors import UserError
+from difftalk.runtime.lock import file_lock
 from difftalk.runtime.progress import Progress
 
 TIMEOUT_S = 30.0
-ATTEMPTS = 4  # in one command; what is there by then is kept for the next
+ATTEMPTS = 4  # in one command; the partial file is kept for the next
 PAUSE_S = 1.0  # before the second attempt; twice as long before each one after
 BLOCK = 1 << 20
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class Interrupted(Exception):
-    """The connection failed in a way that another attempt may not."""
+    """The connection failed; another attempt may succeed."""
 
 
 def download(url: str, part: Path, name: str) -> None:
-    """Bring the file at `url` to `part`, from the end of `part` on if that is a beginning of the same file.
+    """Download the file at `url` to `part`, resuming if `part` is a beginning of the same file.
 
-    `PART.origin` beside it holds what the server calls this version of the file. Without such a name, or with another
-    one, the download starts anew.
+    `PART.origin` records what the server calls this version of the file. Without such a name, or with another
+    one, the download starts from the first byte.
 
     Args:
-        name: for the bar.
+        url: http or https.
+        part: the file to write or to continue.
+        name: for the progress bar.
 
     Raises:
-        UserError: if there is no such file, the connection keeps failing, the disk is full, or another process is
-            downloading to `part`.
+        UserError: if there is no such file, the connection keeps failing, the disk is full, or another
+            process is downloading to `part`.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("ab") as out:
-        try:
-            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{part} is being written by another download") from None
-        except OSError:
-            pass  # a file system without locks
+    with file_lock(part, wait=False), part.open("ab") as out:
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(PAUSE_S * 2 ** (attempt - 1))
             try:
-                _go_on(url, out, _origin_of(part), name)
+                _attempt(url, out, _origin_of(part), name)
                 return
             except Interrupted as e:
                 why = str(e)
@@ -73,8 +69,8 @@ def _origin_of(part: Path) -> Path:
     return part.with_name(f"{part.name}.origin")
 
 
-def _go_on(url: str, out: BinaryIO, origin: Path, name: str) -> None:
-    """One attempt; `out` is open for appending."""
+def _attempt(url: str, out: BinaryIO, origin: Path, name: str) -> None:
+    """Download what is missing, in one attempt; `out` is open for appending."""
     have, version = out.seek(0, 2), origin.read_text() if origin.exists() else ""
     headers = {"User-Agent": "difftalk", "Accept-Encoding": "identity"}
     if have and version:
@@ -110,7 +106,7 @@ def _go_on(url: str, out: BinaryIO, origin: Path, name: str) -> None:
 
 
 def _copy(answer: http.client.HTTPResponse, out: BinaryIO, length: int | None, have: int, name: str) -> None:
-    """Append the body, `length` bytes if that is known; `have` lie there already."""
+    """Append the body, of `length` bytes if that is known, to the `have` bytes that are there already."""
     got, shown_mb = 0, 0
     with Progress(max(1, (length or 0) >> 20), f"download {name}", "MB") as shown:
         while block := answer.read(BLOCK):
@@ -125,6 +121,6 @@ def _copy(answer: http.client.HTTPResponse, out: BinaryIO, length: int | None, h
 
 
 def _version(headers: http.client.HTTPMessage) -> str:
-    """What tells this version of a file from others, as `If-Range` takes it: a weak ETag does not."""
+    """Return what identifies this version of a file in an `If-Range` header; a weak ETag does not."""
     tag = headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")

@@ -1,8 +1,8 @@
-"""Weights that others trained: what there is, where it comes from, and where it lies on this machine.
+"""The table of pretrained weights: name, URL, sha256, licence, purpose; and where they are on this machine.
 
-They are kept below one folder, `DIFFTALK_WEIGHTS` or `results/weights`, each under its name: a file or a folder in a
-format of ours, never one that needs unpickling, with `NAME.json` beside it that says what it was made from.
-`difftalk.stages.weights` puts them there.
+They are kept in one folder, `DIFFTALK_WEIGHTS` or `results/weights`, each under its name: a file or a folder
+that needs no unpickling, and `NAME.json`, which records what it was imported from. `difftalk weights`
+fills the folder.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from difftalk.runtime.errors import UserError
+from difftalk.runtime.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,12 @@ class Weight:
     """One row of the table.
 
     Args:
-        url: where the release lies.
-        sha256: of the released file, or its first characters where no more is published; empty where nothing is.
+        url: of the released file.
+        sha256: of the released file, or as many characters as are published, perhaps none.
         licence: of the weights.
-        needed_by: the configuration that asks for them.
-        kept_as: name below the weights folder.
-        member: pattern for the one file wanted of a release that is a zip archive; empty where it is none.
+        needed_by: the configuration that needs them.
+        kept_as: name in the weights folder.
+        member: pattern of the one file needed of a release that is a zip archive; empty where it is none.
         sha1: of that file, where its release gives one.
     """
 
@@ -93,59 +94,71 @@ WEIGHTS = {
     ),
 }
 
-
 DEFAULT_FOLDER = "results/weights"
 
 
+def row(name: str) -> Weight:
+    """Return the row of the table.
+
+    Raises:
+        UserError: for an unknown name, with the nearest one.
+    """
+    if name not in WEIGHTS:
+        raise UserError(f"no weights are called {name}; {did_you_mean(name, WEIGHTS)}")
+    return WEIGHTS[name]
+
+
 def folder() -> Path:
-    """Where weights lie: the environment variable DIFFTALK_WEIGHTS, else `results/weights`."""
+    """Return the weights folder: the environment variable DIFFTALK_WEIGHTS, else `results/weights`."""
     return Path(os.environ.get("DIFFTALK_WEIGHTS") or DEFAULT_FOLDER)
 
 
 def use_folder(path: str | Path) -> None:
-    """Let this process, and those that it starts, look for weights below `path`."""
+    """Let this process, and those that it starts, look for weights in `path`."""
     os.environ["DIFFTALK_WEIGHTS"] = str(path)
 
 
 def locate(name: str, *, asked_by: str) -> Path:
-    """The file or folder of a weight of the table.
+    """Return the file or folder of pretrained weights.
 
     Args:
-        asked_by: the configuration key that wants it, for the error.
+        name: of the table.
+        asked_by: the configuration key that needs them, for the error.
 
     Raises:
-        UserError: if it is not there, with both ways to get it.
+        UserError: if they are not there, with both ways to get them.
     """
     if (path := present(name)) is None:
         # The workflow's folder need not be that of the shell the command is typed into.
         here = "" if str(folder()) == DEFAULT_FOLDER else f"DIFFTALK_WEIGHTS={shlex.quote(str(folder()))} "
         raise UserError(
-            f"{asked_by} needs the weights {name}, which are not in {folder()}: `{here}difftalk weights fetch {name}` "
-            f"downloads them from {WEIGHTS[name].url}; without a network, get that file elsewhere and "
+            f"{asked_by} needs the weights {name}, which are not in {folder()}: "
+            f"`{here}difftalk weights fetch {name}` downloads them from {WEIGHTS[name].url}; "
+            "without a network, get that file elsewhere and "
             f"`{here}difftalk weights import {name} FILE`"
         )
     return path
 
 
 def present(name: str) -> Path | None:
-    """The file or folder of a weight of the table; None where it is not there, or not with its `NAME.json`."""
+    """Return the file or folder of pretrained weights; None where it, or its `NAME.json`, is missing."""
     path = folder() / WEIGHTS[name].kept_as
     return path if note(name) is not None and path.exists() else None
 
 
 def recorded(name: str) -> str | None:
-    """The sha256 of the file that a weight was imported from; None where it was not. Reads a few bytes only."""
+    """Return the recorded sha256 of the file that weights were imported from; None where they are missing."""
     found = note(name)
     return None if found is None else str(found["sha256"])
 
 
 def note_path(name: str) -> Path:
-    """Where it is written what a weight was made from."""
+    """Return the path of the record of an import."""
     return folder() / f"{name}.json"
 
 
 def note(name: str) -> dict[str, Any] | None:
-    """What a weight was made from; None where nothing readable says so."""
+    """Return the record of an import; None where there is none that is valid."""
     try:
         found = json.loads(note_path(name).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -154,5 +167,5 @@ def note(name: str) -> dict[str, Any] | None:
 
 
 def stands_for(key: str, value: str) -> bool:
-    """Whether `key: value` of the configuration names a weight of the table, such as `autoencoder: vq-f4`."""
+    """Whether `key: value` of the configuration names a row of the table, such as `autoencoder: vq-f4`."""
     return value in WEIGHTS and WEIGHTS[value].needed_by == f"{key}: {value}"

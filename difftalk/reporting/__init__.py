@@ -1,1 +1,1 @@
-"""What people look at: tables, the funnel, the page of a run, model cards."""
+"""Reporting: averages and tables, the funnel, the pages, the figures on them, and the model card."""

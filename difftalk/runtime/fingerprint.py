@@ -12,9 +12,17 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# They speak to people, or say where a file lies, and shape no output, so an edit in them reruns nothing. What lies in
-# the file, a rule has in `params` (`weights.recorded`).
-UNSEEN = frozenset({"difftalk.runtime.progress", "difftalk.runtime.errors", "difftalk.pretrained.table"})
+# They speak to people, say where a file lies, or check values, and shape no output, so an edit in them causes no rerun.
+# The values themselves, and what lies in the file (`pretrained.recorded`), a rule has in its `params`.
+UNSEEN = frozenset(
+    {
+        "difftalk.runtime.progress",
+        "difftalk.runtime.errors",
+        "difftalk.runtime.suggest",
+        "difftalk.pretrained.table",
+    }
+)
+UNSEEN_PACKAGE = "difftalk.config"
 
 
 def fingerprint(module: str, *, without: Collection[str] = ()) -> str:
@@ -49,10 +57,14 @@ def imported_modules(module: str, *, without: Collection[str] = ()) -> list[str]
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in seen and name not in UNSEEN and name not in without:
+        if name not in seen and name not in without and not _is_unseen(name):
             seen.add(name)
             waiting.extend(_read(name)[1])
     return sorted(seen)
+
+
+def _is_unseen(module: str) -> bool:
+    return module in UNSEEN or module == UNSEEN_PACKAGE or module.startswith(f"{UNSEEN_PACKAGE}.")
 
 
 def fingerprint_files(*paths: str | Path) -> str:

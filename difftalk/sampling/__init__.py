@@ -1,1 +1,1 @@
-"""Sampling: videos of the test clips by each method, trained or not."""
+"""Sampling: the sampler, the pipeline that a trained model is, and the methods that make a clip's frames."""

@@ -1,8 +1,7 @@
-"""A trained DiffTalk as one diffusers pipeline, and how it makes frames: conditioning, DDIM that keeps what is known."""
+"""A trained DiffTalk as one diffusers pipeline: load, save, and a call from frames and speech to frames."""
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,16 +11,16 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel, VQModel
 from diffusers.utils import BaseOutput
 
+from difftalk.config.training import CONDITIONS
 from difftalk.models.autoencoder import decode_latents, downsampling, encode_frames, load_autoencoder
 from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW, Conditioner
 from difftalk.models.denoiser import Denoiser, use_one_token_shortcut
 from difftalk.models.masks import generated_mask, mask_image
 from difftalk.reporting.card import model_card
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import atomic_folder
+from difftalk.runtime.files import atomic_folder, json_lines, write_json
+from difftalk.sampling.ddim import ddim_inpaint
 from difftalk.speech.windows import neighbour_windows
-
-CONDITIONS = ("audio", "landmarks", "masked", "reference")
 
 
 @dataclass
@@ -36,12 +35,15 @@ class DiffTalkPipeline(DiffusionPipeline):
     """Denoiser, conditioning, noise schedule and first stage of one experiment.
 
     On disk it is a folder in diffusers' format: `unet/`, `conditioner/`, `scheduler/` and `vqvae/`, each with its
-    config and safetensors, and `model_index.json`; beside them `README.md`, `training.json` and `log.jsonl`.
+    config and safetensors, and `model_index.json`; next to them `README.md`, `training.json` and `log.jsonl`.
 
     Args:
+        unet: the denoiser.
+        conditioner: the encoders of speech and landmarks.
+        scheduler: the noise schedule.
+        conditions: the conditioning inputs, of `CONDITIONS`.
         vqvae: the first stage; None where a caller only needs latents.
-        conditions: what the denoiser is told, of `CONDITIONS`.
-        facts: what is to be known of the training, as `save` was given it.
+        facts: of the training, as `save` was given them.
     """
 
     _optional_components: ClassVar[list[str]] = ["vqvae"]
@@ -61,15 +63,20 @@ class DiffTalkPipeline(DiffusionPipeline):
 
     @property
     def conditions(self) -> tuple[str, ...]:
+        """The conditioning inputs of this model, of `CONDITIONS`."""
         return tuple(self.config.conditions)
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, device: str | torch.device = "cpu", **options: Any
     ) -> "DiffTalkPipeline":
-        """Load a folder that `save` wrote, ready to sample: frozen and with the one-token shortcut. No network is used.
+        """Load a folder that `save` wrote, ready to sample: frozen, with the one-token shortcut.
+
+        No network is used.
 
         Args:
+            folder: the model.
+            device: device to load it to.
             options: as of `DiffusionPipeline.from_pretrained`; `vqvae=None` leaves out the first stage.
 
         Raises:
@@ -89,17 +96,24 @@ class DiffTalkPipeline(DiffusionPipeline):
         return pipeline.to(device)
 
     def save(self, out: Path, *, autoencoder: Path, facts: dict[str, Any], log: list[dict[str, Any]]) -> None:
-        """Write the folder, with the first stage it was trained on, the facts of its training, its log and a card."""
+        """Write the folder, with its first stage, the facts of its training, its log and a model card.
+
+        Args:
+            out: the folder; replaced where it exists.
+            autoencoder: folder of the first stage that the model was trained on.
+            facts: of the training, such as its settings and data, as JSON has them.
+            log: entries of the training's log.
+        """
         plain = {k: v for k, v in facts.items() if isinstance(v, str | int | float)}
         self.register_to_config(facts=plain)
         self.register_modules(vqvae=load_autoencoder(autoencoder))
-        with atomic_folder(out) as beside:
-            self.save_pretrained(beside, safe_serialization=True)
+        with atomic_folder(out) as tmp:
+            self.save_pretrained(tmp, safe_serialization=True)
             # The files themselves: what is stored in half precision stays so, and its own facts come along.
-            shutil.copytree(autoencoder, beside / "vqvae", dirs_exist_ok=True)
-            (beside / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-            (beside / "training.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-            (beside / "README.md").write_text(self._card(out.name, autoencoder, facts, log))
+            shutil.copytree(autoencoder, tmp / "vqvae", dirs_exist_ok=True)
+            (tmp / "log.jsonl").write_text(json_lines(log), encoding="utf-8")
+            write_json(tmp / "training.json", facts)
+            (tmp / "README.md").write_text(self._card(out.name, autoencoder, facts, log), encoding="utf-8")
 
     def _card(self, name: str, autoencoder: Path, facts: dict[str, Any], log: list[dict[str, Any]]) -> str:
         nets = ("unet", "conditioner", "vqvae")
@@ -122,7 +136,7 @@ class DiffTalkPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         batch_size: int = 64,
     ) -> DiffTalkOutput:
-        """The same person saying `speech`: the lower face generated, all else as in `frames`.
+        """Generate the lower face of each frame so that the person says `speech`; all else is as in `frames`.
 
         Args:
             frames: (T, H, H, 3) uint8, a face crop at 25 fps, cut as in training.
@@ -196,10 +210,11 @@ class DiffTalkPipeline(DiffusionPipeline):
         eta: float,
         generator: torch.Generator | None,
     ) -> torch.Tensor:
-        """Latents (B, C, h, w) of B frames; arguments as the attributes of `difftalk.models.examples.Examples`.
+        """Sample the latents (B, C, h, w) of B frames.
 
         Args:
-            known: latents of the real frame, used where `generated` is False.
+            known: (B, C, h, w) latents of the real frames, used where `generated` is False.
+            generated, masked, reference, speech, landmarks: as the attributes of `difftalk.models.examples.Examples`.
             steps: DDIM steps.
             eta: 0 is deterministic DDIM, 1 is DDPM's noise.
             generator: on the CPU, so that every device draws the same noise.
@@ -211,34 +226,3 @@ class DiffTalkPipeline(DiffusionPipeline):
             return denoiser.predict(noisy, timestep, masked, reference, context)
 
         return ddim_inpaint(predict, self.scheduler, known, generated, steps, eta, generator)
-
-
-def ddim_inpaint(
-    predict: Callable[[torch.Tensor, int], torch.Tensor],
-    scheduler: DDIMScheduler,
-    known: torch.Tensor,
-    generated: torch.Tensor,
-    steps: int,
-    eta: float,
-    generator: torch.Generator | None,
-) -> torch.Tensor:
-    """DDIM (Song et al. 2021) in which the known region follows the real frame's own noising at every step.
-
-    Before each step z_t <- m q(z_t | z_known) + (1 - m) z_t with fresh noise, m being 1 where nothing is generated
-    (Sec. 3.3 of DiffTalk). The result is the last prediction, with the known latents put back exactly.
-
-    Args:
-        predict: (z_t, t) to what the schedule says is predicted, noise or velocity.
-        known: (B, C, h, w); generated: (B, 1, h, w) bool.
-    """
-
-    def noise() -> torch.Tensor:
-        return torch.randn(known.shape, generator=generator).to(known.device)
-
-    scheduler.set_timesteps(steps)
-    z = noise()
-    for t in scheduler.timesteps:
-        z = torch.where(generated, z, scheduler.add_noise(known, noise(), t[None].to(known.device)))
-        step_noise = noise() if eta > 0 else None
-        z = scheduler.step(predict(z, int(t)), t, z, eta=eta, variance_noise=step_noise).prev_sample
-    return torch.where(generated, z, known)

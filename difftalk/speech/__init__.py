@@ -1,1 +1,1 @@
-"""Speech: features at 50 steps a second (`features`) and their windows around frames (`windows`)."""
+"""Speech features at 50 steps a second, their table, and their windows around frames."""

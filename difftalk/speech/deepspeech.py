@@ -1,7 +1,8 @@
-"""Speech backend `deepspeech`: the logits of Mozilla DeepSpeech 0.1.0 before the softmax, as in AD-NeRF and the paper.
+"""Speech backend `deepspeech`: the logits of Mozilla DeepSpeech 0.1.0 before the softmax.
 
-The network (`BiRNN` of mozilla/DeepSpeech v0.1.0) is three dense layers, a bidirectional LSTM, and two dense layers, over
-19 rows of MFCC around each 20 ms step. Its weights are read from the constants of the released graph, without TensorFlow.
+AD-NeRF and the paper use the same. The network (`BiRNN` of mozilla/DeepSpeech v0.1.0) is three dense layers,
+a bidirectional LSTM, and two dense layers, over 19 rows of MFCC around each 20 ms step. Its weights are read
+from the constants of the released graph, without TensorFlow.
 """
 
 import zipfile
@@ -18,17 +19,19 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 from torch import nn
 
-from difftalk.media.video import SOUND_RATE
+from difftalk.media.clock import SAMPLE_RATE
 from difftalk.pretrained.table import locate
+from difftalk.runtime.device import default_device
 from difftalk.runtime.errors import UserError
 
 CEPSTRA = 26
-CONTEXT = 9  # steps on each side of the one that is heard
+CONTEXT = 9  # steps of context on each side
 INPUTS = (2 * CONTEXT + 1) * CEPSTRA
 LOGITS = 29  # space, a to z, apostrophe, and CTC's blank
 RELU_CLIP = 20.0
 
-# What each constant is called in the graph, below whatever scope; of several names one (TensorFlow changed them).
+# What each constant is called in the graph, below whatever scope; of several names one (TensorFlow changed
+# them).
 GRAPH_NAMES = {
     "h1": ["h1"], "b1": ["b1"], "h2": ["h2"], "b2": ["b2"], "h3": ["h3"], "b3": ["b3"],
     "forward kernel": ["fw/basic_lstm_cell/kernel", "fw/basic_lstm_cell/weights"],
@@ -39,16 +42,17 @@ GRAPH_NAMES = {
 }  # fmt: skip
 
 
-def network_input(sound: np.ndarray) -> np.ndarray:
-    """What the network hears of a whole clip: `(T, 494)` float32 of mean 0 and deviation 1 over the whole matrix.
+def network_input(audio: np.ndarray) -> np.ndarray:
+    """Return the network's input of a whole clip: `(T, 494)` float32, standardised over the whole matrix.
 
-    Row t holds 19 rows of 26 MFCC, those of steps t - 9 to t + 9, the earliest first; steps outside the clip are
-    zeros, put in before the matrix is standardised. Step t is the 25 ms window that begins at t / 50 s.
+    Row t holds 19 rows of 26 MFCC, those of steps t - 9 to t + 9, the earliest first; steps outside the clip
+    are zeros, put in before the matrix is standardised. Step t is the 25 ms window that begins at t / 50 s.
 
     Args:
-        sound: `(N,)` int16 mono 16 kHz. T is half the number of 10 ms rows, rounded up: `N / 320` where that is whole.
+        audio: `(N,)` int16 mono 16 kHz. T is half the number of 10 ms rows, rounded up: `N / 320` where that
+            is whole.
     """
-    rows = mfcc(sound, SOUND_RATE, numcep=CEPSTRA)[::2]
+    rows = mfcc(audio, SAMPLE_RATE, numcep=CEPSTRA)[::2]
     padded = np.pad(rows, ((CONTEXT, CONTEXT), (0, 0)))
     around = np.arange(len(rows))[:, None] + np.arange(2 * CONTEXT + 1)
     stacked = padded[around].reshape(len(rows), INPUTS)
@@ -56,19 +60,21 @@ def network_input(sound: np.ndarray) -> np.ndarray:
 
 
 def fit(logits: np.ndarray, steps: int) -> np.ndarray:
-    """`(T, D)` to `(steps, D)`: the logits at s / 50 s, the last one held where the sound is shorter.
+    """Return the logits at s / 50 s, `(T, D)` to `(steps, D)`, the last one held where the audio is shorter.
 
-    AD-NeRF interpolates linearly from the network's 50 rows a second to 50 steps a second. The grids are the same, so
-    that this cuts or continues and does nothing else; where the sound is as long as the frames, not even that.
+    AD-NeRF interpolates linearly from the network's 50 rows a second to 50 steps a second. The grids are the
+    same, so that this cuts or pads and does nothing else; where the audio is as long as the video, not even
+    that.
     """
     return logits[np.minimum(np.arange(steps), len(logits) - 1)]
 
 
 class DeepSpeech(nn.Module):
-    """The network; widths are those of `tensors`, a state dict as `import_graph` gives it, which it then holds.
+    """The network of DeepSpeech 0.1.0.
 
-    `torch.nn.LSTM` computes TensorFlow's BasicLSTMCell once the gates are reordered and the forget bias of 1 is added
-    to the bias of the forget gate, both of which `import_graph` does.
+    Its widths are those of `tensors`, a state dict as `import_graph` returns it, which becomes its own.
+    `torch.nn.LSTM` computes TensorFlow's BasicLSTMCell once the gates are reordered and the forget bias of 1
+    is added to the bias of the forget gate, both of which `import_graph` does.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -84,9 +90,9 @@ class DeepSpeech(nn.Module):
             self.dense6 = nn.Linear(five, LOGITS)
         self.load_state_dict(dict(tensors), assign=True)
 
-    def forward(self, heard: torch.Tensor) -> torch.Tensor:
-        """`(T, 494)` of one whole clip to logits `(T, 29)`."""
-        x = heard
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Map the inputs `(T, 494)` of one whole clip to logits `(T, 29)`."""
+        x = inputs
         for dense in (self.dense1, self.dense2, self.dense3):
             x = dense(x).clamp(0, RELU_CLIP)
         x, _ = self.lstm(x)
@@ -94,33 +100,33 @@ class DeepSpeech(nn.Module):
 
 
 def load_deepspeech() -> Callable[[np.ndarray, int], np.ndarray]:
-    """The backend: `(sound, steps)` to `(steps, 29)` float32, a whole clip at a time, on the GPU where there is one.
+    """Return the backend: `(audio, steps)` to `(steps, 29)` float32, on the GPU where there is one.
 
-    Clips are not batched: every one is heard to its own ends, without padding, and gives the same whatever is
-    beside it.
+    Clips are not batched: each is processed as a whole, without padding, and its features depend on no other
+        clip.
 
     Raises:
-        UserError: if the weights are not there.
+        UserError: if the weights are missing.
     """
     tensors = load_file(locate("deepspeech-0.1.0", asked_by="speech.backend: deepspeech"))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     # cuDNN would round what goes into the LSTM to 10 bits.
     torch.backends.cudnn.allow_tf32 = False
     network = DeepSpeech(tensors).eval().to(device)
 
-    def features(sound: np.ndarray, steps: int) -> np.ndarray:
+    def features(audio: np.ndarray, steps: int) -> np.ndarray:
         with torch.inference_mode():
-            logits = network(torch.from_numpy(network_input(sound)).to(device))
+            logits = network(torch.from_numpy(network_input(audio)).to(device))
         return fit(logits.cpu().numpy(), steps)
 
     return features
 
 
 def import_graph(pb: Path) -> dict[str, torch.Tensor]:
-    """The weights in the frozen graph of DeepSpeech 0.1.0, as the state dict of `DeepSpeech`.
+    """Read the weights of the frozen graph of DeepSpeech 0.1.0, as the state dict of `DeepSpeech`.
 
     Args:
-        pb: `output_graph.pb` of Mozilla's release, or a zip that holds one `.pb`, as it is handed on today.
+        pb: `output_graph.pb` of Mozilla's release, or a zip that holds one `.pb`, as it is shared today.
 
     Raises:
         UserError: if it is no graph, or not this network: which constants are missing or of another shape.
@@ -155,13 +161,19 @@ def import_graph(pb: Path) -> dict[str, torch.Tensor]:
 
 
 def _gates(columns: np.ndarray) -> np.ndarray:
-    """The last axis from BasicLSTMCell's order of gates (input, candidate, forget, output) to torch's (i, f, g, o)."""
+    """Reorder gates along the last axis from BasicLSTMCell's order to torch's.
+
+    That is from input, candidate, forget, output to input, forget, candidate, output.
+    """
     i, j, f, o = np.split(columns, 4, axis=-1)
     return np.concatenate([i, f, j, o], axis=-1)
 
 
 def _constants(pb: Path) -> dict[str, np.ndarray]:
-    """Matrices and vectors of float32 among a graph's constants, by name; `/read` that freezing may append is cut."""
+    """Return the float32 matrices and vectors of a graph by name.
+
+    The suffix `/read`, which freezing may append, is cut.
+    """
     graph = GraphDef()
     try:
         graph.ParseFromString(_content(pb))
@@ -184,7 +196,7 @@ def _constants(pb: Path) -> dict[str, np.ndarray]:
 
 
 def _array(tensor: TensorProto) -> np.ndarray:
-    """Raw bytes, or values of which the last stands for all that follow."""
+    """Decode raw bytes, or values of which the last stands for all that follow."""
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     if tensor.tensor_content:
         return np.frombuffer(tensor.tensor_content, "<f4").reshape(shape)
@@ -205,12 +217,12 @@ def _content(pb: Path) -> bytes:
 
 
 def _named(constants: Mapping[str, np.ndarray], names: list[str]) -> list[str]:
-    """The constants that bear one of `names`, in whatever scope."""
+    """Return the constants called one of `names`, in whatever scope."""
     return [full for full in constants if any(full == name or full.endswith(f"/{name}") for name in names)]
 
 
 def _check_shapes(pb: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Every width may be another, but each layer has to take what the one before gives."""
+    """Check that each layer takes what the one before gives; every width may differ from the released one."""
     one, two, three, five = (len(arrays[f"b{layer}"]) for layer in (1, 2, 3, 5))
     cells = len(arrays["forward bias"]) // 4
     expected = {

@@ -1,5 +1,7 @@
 """The speech table of a shard: one row a 20 ms step, written by `speech` and read by `encode`."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,24 @@ import pyarrow.parquet as pq
 SCHEMA = pa.schema([("clip_id", pa.string()), ("step", pa.int32()), ("features", pa.list_(pa.float32()))])
 
 
+@contextmanager
+def speech_writer(path: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """Yield a function `(clip_id, features)` that appends a clip's features `(S, D)` to a table."""
+    with pq.ParquetWriter(path, SCHEMA) as writer:
+
+        def write(clip_id: str, features: np.ndarray) -> None:
+            columns = {
+                "clip_id": [clip_id] * len(features),
+                "step": np.arange(len(features), dtype=np.int32),
+                "features": list(features),
+            }
+            writer.write_table(pa.table(columns, schema=SCHEMA))
+
+        yield write
+
+
 def read_speech(path: str | Path) -> dict[str, np.ndarray]:
-    """`{clip_id: (S, D) float32}` of a shard's speech table."""
+    """Return `{clip_id: (S, D) float32}` of a shard's speech table."""
     table = pq.read_table(path)
     found: dict[str, np.ndarray] = {}
     if table.num_rows == 0:

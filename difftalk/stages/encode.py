@@ -1,30 +1,15 @@
-"""Stage `encode`: crops and speech to training shards that need nothing else, the first stage run once for all."""
+"""Write a shard for training: first-stage latents, speech, landmarks."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
+from difftalk.config.encode import Encode
 
-from difftalk.media.shards import read_crops, write_shard
-from difftalk.models.autoencoder import downsampling, encode_frames, load_autoencoder
-from difftalk.models.masks import generated_mask, mask_image
-from difftalk.runtime.errors import UserError
-from difftalk.runtime.progress import Progress
-from difftalk.runtime.rejects import Reject, check_fraction, write_rejects
-from difftalk.speech.table import read_speech
+if TYPE_CHECKING:
+    from difftalk.runtime.rejects import Reject
 
 STAGE = "encode"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How latents are kept."""
-
-    dtype: Literal["float16", "float32"] = "float16"
-    batch_size: int = 64  # frames
 
 
 def run(
@@ -32,59 +17,53 @@ def run(
     crops: Path,
     speech: Path,
     autoencoder: Path,
-    settings: Settings,
+    settings: Encode,
     out: Path,
     rejects: Path,
     max_reject_fraction: float,
 ) -> None:
-    """Write `out`, one sample per clip that has both a crop and speech features.
+    """Write a training shard: one sample per clip that has a crop and speech features.
 
-    `latents.npy`, `masked.npy`: (T, C, h, w) latents of the frames and of the mouth-masked frames;
-    `generated.npy`: (T, h, w) uint8, 1 where the face is to be generated; `speech.npy`: (S, features) float32;
-    `landmarks.npy`: (T, 68, 2) float32 in [0, 1] of the crop; `json`: the crop's facts.
+    Training reads no other file. `difftalk.models.encoding.encode_clip` says what a sample holds.
+
+    Args:
+        crops: crops/SHARD.tar.
+        speech: speech/SHARD.parquet.
+        autoencoder: folder of the first stage.
+        settings: the section `encode` of the configuration.
+        out: shards/SHARD.tar, to be written.
+        rejects: rejects/encode/SHARD.csv, to be written.
+        max_reject_fraction: fail where more than this part of the clips is rejected.
+
+    Raises:
+        UserError: as `RejectLog`; if the folder is no first stage, or its factor does not divide the size of
+            the crops.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_autoencoder(autoencoder, device)
+    from difftalk.media.shards import write_shard
+    from difftalk.runtime.rejects import RejectLog
+    from difftalk.speech.table import read_speech
+
     features = read_speech(speech)
-    lost: list[Reject] = []
-    asked = 0
+    with RejectLog(STAGE, rejects, max_reject_fraction, len(features)) as lost:
+        write_shard(out, lost.kept(_encoded(crops, features, autoencoder, settings)))
 
-    def samples() -> Iterator[tuple[str, dict[str, Any]]]:
-        nonlocal asked
-        with Progress(len(features), STAGE, "clips") as shown:
-            for crop in read_crops(crops):
-                if crop.clip_id not in features:  # `speech` rejected it and says why
-                    continue
-                asked += 1
-                frames = crop.frames()
-                if len(frames) != len(crop.landmarks):
-                    detail = f"{len(frames)} frames of the crop decode, {len(crop.landmarks)} were written"
-                    lost.append(Reject(crop.clip_id, STAGE, "cannot_decode", detail))
-                    continue
-                size = frames.shape[1]
-                if size % downsampling(model):
-                    raise UserError(
-                        f"crops.size {size} is no multiple of {downsampling(model)}, the first stage's factor"
-                    )
-                masked = mask_image(frames, crop.landmarks)
-                generated = generated_mask(crop.landmarks, size, size // downsampling(model))
-                yield (
-                    crop.clip_id,
-                    {
-                        "latents.npy": encode_frames(model, frames, settings.batch_size)
-                        .numpy()
-                        .astype(settings.dtype),
-                        "masked.npy": encode_frames(model, masked, settings.batch_size)
-                        .numpy()
-                        .astype(settings.dtype),
-                        "generated.npy": generated.astype(np.uint8),
-                        "speech.npy": features[crop.clip_id],
-                        "landmarks.npy": (crop.landmarks / size).astype(np.float32),
-                        "json": crop.info,
-                    },
-                )
-                shown.advance()
 
-    write_shard(out, samples())
-    write_rejects(rejects, lost)
-    check_fraction(STAGE, asked, lost, max_reject_fraction)
+def _encoded(
+    crops: Path, features: dict[str, Any], autoencoder: Path, settings: Encode
+) -> Iterator[tuple[str, "dict[str, Any] | Reject"]]:
+    """Yield each clip that has speech features: `speech` rejected the others and says why."""
+    from difftalk.media.shards import read_crops
+    from difftalk.models.autoencoder import load_autoencoder
+    from difftalk.models.encoding import encode_clip
+    from difftalk.runtime.device import default_device
+    from difftalk.runtime.errors import ClipError
+    from difftalk.runtime.progress import progress
+    from difftalk.runtime.rejects import Reject
+
+    model = load_autoencoder(autoencoder, default_device())
+    clips = (crop for crop in read_crops(crops) if crop.clip_id in features)
+    for crop in progress(clips, len(features), STAGE, "clips"):
+        try:
+            yield crop.clip_id, encode_clip(model, crop, features[crop.clip_id], settings)
+        except ClipError as e:
+            yield crop.clip_id, Reject.of(crop.clip_id, STAGE, e)

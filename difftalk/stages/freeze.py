@@ -1,32 +1,25 @@
-"""Stage `freeze`: the clips that a run kept, with the checksums of their files, to be planned from another day.
+"""Write the clips that a run kept, with the checksums of their files, as a plan for later runs.
 
-Links die. A table that was measured on these clips is measured on the same ones again by `frozen_plan: FILE`, or it says
-which of them are missing, or come from another file.
+Links die. With `frozen_plan: FILE` a run plans the same clips again, and says which of them are missing or
+come from another file; so a table measured on them stays a table of the same clips.
 """
 
-import csv
-import dataclasses
 from pathlib import Path
-
-from difftalk.datasets.clips import read_plan
-from difftalk.datasets.frozen import COLUMNS, SOURCE_COLUMNS, read_rows
-from difftalk.runtime.files import atomic_file
-from difftalk.runtime.rejects import read_rejects
 
 
 def run(*, plan: Path, manifests: list[Path], rejects: list[Path], out: Path) -> None:
-    """Write `out`, a CSV of the clips that no stage rejected.
+    """Write the clips that no stage rejected, as CSV.
 
     Args:
-        plan: the clip table. manifests: `sources/{shard}.csv`. rejects: `rejects/{stage}/{shard}.csv`.
+        plan: the clip table, plan/clips.parquet.
+        manifests: sources/SHARD.csv of every shard, with the checksums of the sources.
+        rejects: rejects/STAGE/SHARD.csv of every stage and shard.
+        out: the CSV file to write, frozen_plan.csv.
     """
-    lost = {reject.clip_id for path in rejects for reject in read_rejects(path)}
-    sums = {row["source_id"]: row["sha256"] for path in manifests for row in read_rows(path, SOURCE_COLUMNS)}
-    kept = [clip for clip in read_plan(plan) if clip.clip_id not in lost]
-    with atomic_file(out) as beside, beside.open("w", newline="", encoding="utf-8") as target:
-        writer = csv.writer(target, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for clip in sorted(kept, key=lambda c: c.clip_id):
-            values = dataclasses.asdict(clip) | {"sha256": sums[clip.source_id]}
-            values["box"] = " ".join(f"{v:g}" for v in clip.box or ())
-            writer.writerow(["" if values[c] is None else values[c] for c in COLUMNS])
+    from difftalk.datasets.clips import read_plan
+    from difftalk.datasets.frozen import read_checksums, write_frozen
+    from difftalk.runtime.rejects import read_rejects
+
+    rejected = {reject.clip_id for path in rejects for reject in read_rejects(path)}
+    kept = [clip for clip in read_plan(plan) if clip.clip_id not in rejected]
+    write_frozen(out, kept, read_checksums(manifests))

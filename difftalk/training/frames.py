@@ -1,8 +1,9 @@
-"""Frames of face crops for the training of the first stage: bounded memory, each batch a function of seed and step.
+"""Batches of face crops for the training of the first stage, in bounded memory.
 
+Each batch is a function of seed and step.
 Crops that fit into the memory allowed are all decoded and held (`Batches`). Larger ones go through a pool
-(`PooledBatches`): `STRETCH` frames of a clip at a time, in an endless seeded order of clips, of which a window moves
-on as frames are drawn.
+(`PooledBatches`): `STRETCH` frames of a clip at a time, in an endless seeded order of clips. A window over
+that order moves on as frames are drawn.
 """
 
 import hashlib
@@ -28,17 +29,20 @@ HELD_OUT_FRAMES = 256  # frames that measure, over all clips that are held out
 
 
 class FrameBatches(Protocol):
-    """Batch `step` of an endless, seeded order: a pure function of the step, so that a resumed run sees the same."""
+    """Batches in an endless, seeded order.
+
+    Each is a pure function of its step, so that a resumed training sees the same.
+    """
 
     @property
     def frames_per_epoch(self) -> int:
-        """Frames drawn in the time in which, on average, every clip has had its turn once."""
+        """Frames drawn while, on average, every clip has its turn once."""
 
     def at(self, step: int) -> torch.Tensor:
-        """(B, 3, H, W) in [-1, 1], each mirrored with probability one half."""
+        """Return (B, 3, H, W) in [-1, 1], each mirrored with probability one half."""
 
-    def extract(self) -> Iterator[np.ndarray]:
-        """Arrays that tell one set of frames from another."""
+    def identifying_arrays(self) -> Iterator[np.ndarray]:
+        """Yield arrays that tell one set of frames from another."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +61,21 @@ class Batches:
         rng = np.random.default_rng((self.seed, step))
         return _mirrored(self.frames[rng.integers(len(self.frames), size=self.batch_size)], rng)
 
-    def extract(self) -> Iterator[np.ndarray]:
+    def identifying_arrays(self) -> Iterator[np.ndarray]:
         yield self.frames
 
 
 @dataclass(frozen=True)
 class CropVideo:
-    """The video of one clip, where it lies in a crops shard.
+    """The video of one clip in a crops shard.
 
     Args:
-        offset, size: bytes of the mp4 in the shard. frames: pictures in it. pixels: width and height of them.
+        clip_id: of the clip.
+        shard: the file.
+        offset: of the mp4 in the shard, in bytes.
+        size: of the mp4, in bytes.
+        frames: number of frames.
+        pixels: width and height of a frame.
     """
 
     clip_id: str
@@ -77,13 +86,16 @@ class CropVideo:
     pixels: int
 
     def read(self, first: int = 0, count: int | None = None) -> bytes:
-        """`count` bytes of the mp4 from byte `first` on; None is all that follow."""
+        """Read `count` bytes of the mp4 from byte `first` on; None is all that follow."""
         with self.shard.open("rb") as file:
             file.seek(self.offset + first)
             return file.read(self.size - first if count is None else count)
 
-    def pictures(self, chosen: np.ndarray) -> np.ndarray:
-        """The pictures (len(chosen), H, W, 3) uint8 of the rising numbers `chosen`; no others are kept in memory."""
+    def read_frames(self, chosen: np.ndarray) -> np.ndarray:
+        """Decode the frames of rising numbers `chosen`: (len(chosen), H, W, 3) uint8.
+
+        No others are kept in memory.
+        """
         import decord
 
         data = self.read()
@@ -95,33 +107,33 @@ class CropVideo:
 
 
 def find_videos(crops: Sequence[Path]) -> list[CropVideo]:
-    """The videos of crops shards, by shard and in its order; reads headers and notes, no pictures.
+    """Find the videos of crops shards, by shard and in its order; no frame is decoded.
 
     Raises:
         UserError: if there is none.
     """
     found = []
     for shard in crops:
-        facts: dict[str, dict[str, int]] = {}
+        by_clip: dict[str, dict[str, int]] = {}
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 clip_id, extension = member.name.split(".", 1)
-                of_clip = facts.setdefault(clip_id, {})
+                properties = by_clip.setdefault(clip_id, {})
                 if extension == "mp4":
-                    of_clip |= {"offset": member.offset_data, "size": member.size}
+                    properties |= {"offset": member.offset_data, "size": member.size}
                 elif extension == "json":
                     info = json.loads(tar.extractfile(member).read())  # type: ignore[union-attr]
-                    of_clip |= {"frames": info["frames"], "pixels": info["size"]}
-        found += [CropVideo(clip_id, shard, **of_clip) for clip_id, of_clip in facts.items()]
+                    properties |= {"frames": info["frames"], "pixels": info["size"]}
+        found += [CropVideo(clip_id, shard, **properties) for clip_id, properties in by_clip.items()]
     if not found:
         raise UserError("autoencoder: the train crops hold no clip to train on")
     return found
 
 
 def hold_out(videos: list[CropVideo], fraction: float) -> tuple[list[CropVideo], list[CropVideo]]:
-    """Clips to train on and clips to measure on, by a hash of their names; of a single clip nothing is held out.
+    """Split clips into those to train on and those to measure on, by a hash of their names.
 
-    At least one is held out where there are several, unless `fraction` is 0.
+    At least one is held out where there are several, unless `fraction` is 0; the only clip never is.
     """
     count = min(len(videos) - 1, max(1, round(fraction * len(videos)))) if fraction else 0
     ranked = sorted(videos, key=lambda v: hashlib.sha256(v.clip_id.encode()).digest())
@@ -130,30 +142,33 @@ def hold_out(videos: list[CropVideo], fraction: float) -> tuple[list[CropVideo],
 
 
 def held_out_frames(videos: list[CropVideo]) -> np.ndarray | None:
-    """At most `HELD_OUT_FRAMES` frames (N, H, W, 3), spread evenly over the clips; None without clips."""
+    """Decode frames (N, H, W, 3) to measure on; None without clips.
+
+    They are at most `HELD_OUT_FRAMES`, spread evenly over the clips.
+    """
     if not videos:
         return None
     each = max(1, HELD_OUT_FRAMES // len(videos))
     chosen = videos[:HELD_OUT_FRAMES]
-    return np.concatenate([v.pictures(_spread(v.frames, each, np.full(each, 0.5))) for v in chosen])
+    return np.concatenate([v.read_frames(_spread(v.frames, each, np.full(each, 0.5))) for v in chosen])
 
 
-def batches_of(videos: list[CropVideo], batch_size: int, seed: int, memory_mb: float) -> FrameBatches:
-    """Batches out of memory where all frames fit into `memory_mb` megabytes, else out of a pool of that size."""
-    room = int(memory_mb * 1e6 / (3 * max(v.pixels for v in videos) ** 2))
-    if sum(v.frames for v in videos) <= room:
-        frames = np.concatenate([v.pictures(np.arange(v.frames)) for v in videos])
+def load_batches(videos: list[CropVideo], batch_size: int, seed: int, memory_mb: float) -> FrameBatches:
+    """Hold all frames in memory where they fit into `memory_mb`, else a pool of that size."""
+    capacity = int(memory_mb * 1e6 / (3 * max(v.pixels for v in videos) ** 2))  # frames
+    if sum(v.frames for v in videos) <= capacity:
+        frames = np.concatenate([v.read_frames(np.arange(v.frames)) for v in videos])
         return Batches(frames, batch_size, seed)
-    return PooledBatches(videos, batch_size, seed, max(1, room // STRETCH - DECODED_AHEAD))
+    return PooledBatches(videos, batch_size, seed, max(1, capacity // STRETCH - DECODED_AHEAD))
 
 
 class PooledBatches:
     """Batches out of a moving window over an endless order of stretches.
 
-    Stretch p is up to `STRETCH` frames, spread over one clip and drawn anew each time; every clip has one turn per
-    epoch, in a new order. The window holds `stretches` of them and moves on by one for every `STRETCH` frames drawn,
-    so that a frame in it is drawn once on average. What it holds at a step follows from seed and step: a resumed
-    training decodes the window anew and goes on as if nothing had been.
+    Stretch p is up to `STRETCH` frames, spread over one clip and drawn again each time; every clip has one
+    turn per epoch, in a new order. The window holds `stretches` of them and moves on by one for every
+    `STRETCH` frames drawn, so that a frame in it is drawn once on average. Its content is a function of seed
+    and step: a resumed training decodes the window again and sees the same batches.
     """
 
     def __init__(self, videos: list[CropVideo], batch_size: int, seed: int, stretches: int) -> None:
@@ -182,16 +197,16 @@ class PooledBatches:
         return _mirrored(chosen, rng)
 
     def stretch(self, position: int) -> np.ndarray:
-        """Frames (n, H, W, 3) number `position` of the endless order."""
+        """Decode stretch `position` of the endless order, frames (n, H, W, 3)."""
         epoch, turn = divmod(position, len(self.videos))
         order = np.random.default_rng((self.seed, epoch, 2)).permutation(len(self.videos))
         video = self.videos[order[turn]]
         count = min(STRETCH, video.frames)
         within = np.random.default_rng((self.seed, position, 3)).random(count)
-        return video.pictures(_spread(video.frames, count, within))
+        return video.read_frames(_spread(video.frames, count, within))
 
-    def extract(self) -> Iterator[np.ndarray]:
-        """Of each clip its name, its length and both ends of its file, where the tables of an mp4 are."""
+    def identifying_arrays(self) -> Iterator[np.ndarray]:
+        """Yield each clip's name, length and both ends of its file, where the tables of an mp4 are."""
         for video in self.videos:
             yield np.frombuffer(f"{video.clip_id} {video.frames} {video.size}".encode(), np.uint8)
             edge = min(4096, video.size)
@@ -199,7 +214,10 @@ class PooledBatches:
 
 
 def _spread(frames: int, count: int, within: np.ndarray) -> np.ndarray:
-    """`count` rising frame numbers, one in each of as many equal parts, at `within` (in [0, 1)) of the part."""
+    """Return `count` rising frame numbers, one in each of as many equal parts.
+
+    `within`, in [0, 1), is the place in the part.
+    """
     count = min(count, frames)
     return ((np.arange(count) + within[:count]) * frames / count).astype(int).clip(max=frames - 1)
 

@@ -1,6 +1,5 @@
 # What the rules share: the checked configuration, the names of shards and methods, and how a command is run.
 
-import json
 import os
 import shlex
 import sys
@@ -10,10 +9,11 @@ from snakemake.utils import update_config
 # The code that is fingerprinted here and the code that the jobs run are this checkout's, whatever is installed.
 sys.path.insert(0, str(ROOT))
 
-from difftalk.config import validate as configuration
-from difftalk.pretrained import table as weights
+from difftalk.config import workflow as configuration
+from difftalk.pretrained import table as pretrained
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.fingerprint import fingerprint, fingerprint_files
+from difftalk.runtime.rejects import REJECTING_STAGES
 
 
 def config_sources(schema):
@@ -21,42 +21,41 @@ def config_sources(schema):
     files = list(dict.fromkeys(map(str, [*workflow.configfiles[-1:], *workflow.overwrite_configfiles])))
     sources = [(os.path.relpath(f), configuration.read_yaml(f)) for f in files]
     # Snakemake hands on what is inside {} as text.
-    return [*sources, ("--config", configuration.typed(workflow.config_settings.config, schema))]
+    return [*sources, ("--config", configuration.coerce(workflow.config_settings.config, schema))]
 
 
 try:
-    schema = configuration.read_yaml(ROOT / "workflow/schemas/config.schema.yaml")
-    sources = config_sources(schema)
+    sources = config_sources(configuration.config_schema())
     update_config(config, sources[-1][1])
-    configuration.check(config, schema, sources)
-    config.update(configuration.with_defaults(config, schema))
-    DATASET = configuration.dataset(config)
-    GATED = {stage: json.dumps(configuration.gated(config, stage)) for stage in configuration.GATES}
+    CONFIG = configuration.load(config, sources)
+    DATASET = configuration.dataset_settings(CONFIG)
+    SETTINGS = {
+        stage: configuration.as_json(configuration.stage_settings(CONFIG, stage))
+        for stage in ["landmarks", "crops", "speech", "encode", "sample", "score", "tables", "report"]
+    }
 except UserError as error:
     # A line for a person. Raised, it would come with the lines of this file.
     sys.exit(f"difftalk: {error}")
 
-# As in the jobs: the rules ask `weights.recorded` what lies there.
-weights.use_folder(config["weights"])
+config.update(CONFIG.as_dict())
 
-RUN = f"results/{config['run']}"
-TRAIN_SHARDS = configuration.shards(config, "train")
-TEST_SHARDS = configuration.shards(config, "test")
+# As in the jobs: the rules ask `pretrained.recorded` what lies there.
+pretrained.use_folder(CONFIG.weights)
+
+RUN = f"results/{CONFIG.run}"
+TRAIN_SHARDS = configuration.shards(CONFIG, "train")
+TEST_SHARDS = configuration.shards(CONFIG, "test")
 SHARDS = TRAIN_SHARDS + TEST_SHARDS
-MODELS = configuration.models(config)
-METHODS = [*configuration.BASELINES, *MODELS]
-IS_DOWNLOADED = DATASET["name"] == "hdtf"
-ALL_REJECTS = expand(
-    "<run>/rejects/{stage}/{shard}.csv",
-    stage=["fetch", "landmarks", "crops", "speech", "encode"],
-    shard=SHARDS,
-)
-SYNC_GATE = config["gates"]["sync"] is not None
-OTHER_DATASETS = configuration.others(configuration.DATASET_MODULES, DATASET["name"])
-OTHER_BACKENDS = configuration.others(configuration.LANDMARK_MODULES, config["landmarks"]["backend"])
-FACE_ALIGNMENT = config["landmarks"]["backend"] == "face_alignment"
-OTHER_SPEECH = configuration.others(configuration.SPEECH_MODULES, config["speech"]["backend"])
-DEEPSPEECH = config["speech"]["backend"] == "deepspeech"
+MODELS = configuration.models(CONFIG)
+METHODS = [*configuration.UNTRAINED_METHODS, *MODELS]
+IS_DOWNLOADED = DATASET.name == "hdtf"
+ALL_REJECTS = expand("<run>/rejects/{stage}/{shard}.csv", stage=REJECTING_STAGES, shard=SHARDS)
+SYNC_GATE = CONFIG.gates.sync is not None
+OTHER_DATASETS = configuration.unused_modules(configuration.DATASET_MODULES, DATASET.name)
+OTHER_BACKENDS = configuration.unused_modules(configuration.LANDMARK_MODULES, CONFIG.landmarks.backend)
+FACE_ALIGNMENT = CONFIG.landmarks.backend == "face_alignment"
+OTHER_SPEECH = configuration.unused_modules(configuration.SPEECH_MODULES, CONFIG.speech.backend)
+DEEPSPEECH = CONFIG.speech.backend == "deepspeech"
 
 
 pathvars:
@@ -72,22 +71,18 @@ wildcard_constraints:
 # How commands run, as opposed to what they make: a change here reruns nothing.
 with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.deployment_method}
 shell.prefix(
-    f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={shlex.quote(config['weights'])}; "
-    f"max_reject_fraction={config['max_reject_fraction']}; "
-    f"download={shlex.quote(json.dumps(config['download']).replace('{', '{{').replace('}', '}}'))}; "
-    f"training_processes={config['training_processes']} training_workers={config['training_workers']}; "
+    f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={shlex.quote(CONFIG.weights)}; "
+    f"max_reject_fraction={CONFIG.max_reject_fraction}; "
+    f"download={shlex.quote(configuration.as_json(CONFIG.download).replace('{', '{{').replace('}', '}}'))}; "
+    f"training_processes={CONFIG.training_processes} training_workers={CONFIG.training_workers}; "
     f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
 )
 
 
-def settings(section):
-    """A section of the configuration as the JSON that `difftalk STAGE --settings` reads."""
-    return json.dumps(config[section])
-
-
 def part_settings(name):
     """Settings of the first stage or the sync expert: what its training reads, if it is trained."""
-    return settings(f"{name}_training") if config[name] == "train" else "{}"
+    section = getattr(CONFIG, f"{name}_training")
+    return configuration.as_json(section) if config[name] == "train" else "{}"
 
 
 def part_crops(name):
@@ -98,12 +93,12 @@ def part_crops(name):
 def part_weights(name):
     """A hash over the weights that stand for the first stage or the sync expert, if it is not trained.
 
-    Weights of the table may still be missing when the graph is made: the job that needs them says so.
+    Pretrained weights may still be missing when the graph is made: the job that needs them says so.
     """
     if config[name] == "train":
         return None
-    if weights.stands_for(name, config[name]):
-        return weights.recorded(config[name])
+    if pretrained.stands_for(name, config[name]):
+        return pretrained.recorded(config[name])
     folder = ROOT / "difftalk/assets" / name if config[name] == "embedded" else Path(config[name])
     if not folder.exists():
         sys.exit(f"difftalk: config: {name}: {folder} does not exist")
@@ -111,9 +106,9 @@ def part_weights(name):
 
 
 def train_settings(wildcards):
-    return json.dumps(MODELS[wildcards.model])
+    return configuration.as_json(MODELS[wildcards.model])
 
 
 def model_of(wildcards):
-    """The model that a method samples from; the baselines have none."""
+    """The model that a method samples from; the untrained methods have none."""
     return f"<run>/models/{wildcards.method}" if wildcards.method in MODELS else []

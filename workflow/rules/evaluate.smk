@@ -13,14 +13,14 @@ rule score:
         "<run>/logs/score/{method}.{shard}.log",
     conda:
         "../../envs/difftalk.yaml"
-    threads: config["training_threads"]
+    threads: CONFIG.training_threads
     resources:
         mem_mb=4000,
         runtime=480,
-        gpu=config["gpu"] if config["evaluation"]["device"] == "cuda" else 0,
+        gpu=CONFIG.gpu if CONFIG.evaluation.device == "cuda" else 0,
     params:
-        settings=settings("evaluation"),
-        trunk=None if config["evaluation"]["lpips_trunk"] else weights.recorded("alexnet"),
+        settings=SETTINGS["score"],
+        backbone=None if CONFIG.evaluation.lpips_backbone else pretrained.recorded("alexnet"),
         code=fingerprint("difftalk.stages.score"),
     message:
         "Score {wildcards.method} on {wildcards.shard}"
@@ -61,7 +61,7 @@ rule tables:
         runtime=30,
     params:
         folder=subpath(output.protocol, parent=True),
-        settings=json.dumps({"run": config["run"], "notes": {"sampling": config["sampling"]}}),
+        settings=SETTINGS["tables"],
         code=fingerprint("difftalk.stages.tables"),
     message:
         "Add the measurements up to the tables"
@@ -100,7 +100,7 @@ rule report:
         runtime=120,
     params:
         folder=subpath(input.protocol, parent=True),
-        settings=json.dumps({"run": config["run"], **config["report"]}),
+        settings=SETTINGS["report"],
         code=fingerprint("difftalk.stages.report"),
     message:
         "Write the report"

@@ -10,13 +10,13 @@ rule autoencoder:
         "<run>/logs/autoencoder.log",
     conda:
         "../../envs/difftalk.yaml"
-    threads: config["training_threads"]
+    threads: CONFIG.training_threads
     resources:
         mem_mb=8000,
         runtime=1440,
-        gpu=config["gpu"],
+        gpu=CONFIG.gpu,
     params:
-        source=config["autoencoder"],
+        source=CONFIG.autoencoder,
         settings=part_settings("autoencoder"),
         state=f"{RUN}/state/autoencoder",
         weights=part_weights("autoencoder"),
@@ -39,13 +39,13 @@ rule syncnet:
         "<run>/logs/syncnet.log",
     conda:
         "../../envs/difftalk.yaml"
-    threads: config["training_threads"]
+    threads: CONFIG.training_threads
     resources:
         mem_mb=8000,
         runtime=1440,
-        gpu=config["gpu"],
+        gpu=CONFIG.gpu,
     params:
-        source=config["syncnet"],
+        source=CONFIG.syncnet,
         settings=part_settings("syncnet"),
         state=f"{RUN}/state/syncnet",
         weights=part_weights("syncnet"),
@@ -71,11 +71,11 @@ rule train:
     priority: 10
     conda:
         "../../envs/difftalk.yaml"
-    threads: config["training_threads"]
+    threads: CONFIG.training_threads
     resources:
-        mem_mb=(16000 if config["gpu"] else 4000) * config["training_processes"],
+        mem_mb=(16000 if CONFIG.gpu else 4000) * CONFIG.training_processes,
         runtime=2880,
-        gpu=config["gpu"] * config["training_processes"],
+        gpu=CONFIG.gpu * CONFIG.training_processes,
     params:
         settings=train_settings,
         state=f"{RUN}/state/{{model}}",

@@ -3,7 +3,7 @@
 
 rule plan:
     input:
-        frozen=config["frozen_plan"] or [],
+        frozen=CONFIG.frozen_plan or [],
     output:
         plan="<run>/plan/clips.parquet",
     log:
@@ -16,8 +16,8 @@ rule plan:
         mem_mb=1000,
         runtime=30,
     params:
-        dataset=json.dumps(DATASET),
-        shards=json.dumps(config["shards"]),
+        dataset=configuration.as_json(DATASET),
+        shards=configuration.as_json(CONFIG.shards),
         files=configuration.dataset_files(DATASET),
         code=fingerprint("difftalk.stages.plan", without=OTHER_DATASETS),
     message:
@@ -47,8 +47,8 @@ rule fetch:
         runtime=1440 if IS_DOWNLOADED else 240,
         downloads=1 if IS_DOWNLOADED else 0,
     params:
-        dataset=json.dumps(DATASET),
-        store=config["store"],
+        dataset=configuration.as_json(DATASET),
+        store=CONFIG.store,
         files=configuration.dataset_files(DATASET),
         code=fingerprint("difftalk.stages.fetch", without=OTHER_DATASETS),
     message:
@@ -78,10 +78,10 @@ rule landmarks:
     resources:
         mem_mb=8000 if FACE_ALIGNMENT else 4000,
         runtime=480,
-        gpu=config["gpu"] if FACE_ALIGNMENT else 0,
+        gpu=CONFIG.gpu if FACE_ALIGNMENT else 0,
     params:
-        settings=GATED["landmarks"],
-        weights=[weights.recorded(name) for name in ("s3fd", "2dfan4")] if FACE_ALIGNMENT else None,
+        settings=SETTINGS["landmarks"],
+        weights=[pretrained.recorded(name) for name in ("s3fd", "2dfan4")] if FACE_ALIGNMENT else None,
         code=fingerprint("difftalk.stages.landmarks", without=OTHER_BACKENDS),
     message:
         "Find faces and landmarks in {wildcards.shard}"
@@ -110,9 +110,9 @@ rule crops:
     resources:
         mem_mb=8000 if SYNC_GATE else 4000,
         runtime=240,
-        gpu=config["gpu"] if SYNC_GATE else 0,
+        gpu=CONFIG.gpu if SYNC_GATE else 0,
     params:
-        settings=GATED["crops"],
+        settings=SETTINGS["crops"],
         code=fingerprint("difftalk.stages.crops", without=[] if SYNC_GATE else ["difftalk.face.sync_gate"]),
     message:
         "Cut the face crops of {wildcards.shard}"
@@ -138,10 +138,10 @@ rule speech:
     resources:
         mem_mb=8000 if DEEPSPEECH else 2000,
         runtime=120,
-        gpu=config["gpu"] if DEEPSPEECH else 0,
+        gpu=CONFIG.gpu if DEEPSPEECH else 0,
     params:
-        settings=settings("speech"),
-        weights=weights.recorded("deepspeech-0.1.0") if DEEPSPEECH else None,
+        settings=SETTINGS["speech"],
+        weights=pretrained.recorded("deepspeech-0.1.0") if DEEPSPEECH else None,
         code=fingerprint("difftalk.stages.speech", without=OTHER_SPEECH),
     message:
         "Compute the speech features of {wildcards.shard}"
@@ -168,9 +168,9 @@ rule encode:
     resources:
         mem_mb=4000,
         runtime=240,
-        gpu=config["gpu"],
+        gpu=CONFIG.gpu,
     params:
-        settings=settings("encode"),
+        settings=SETTINGS["encode"],
         # It reads the features from their table, whichever backend wrote them.
         code=fingerprint("difftalk.stages.encode", without=configuration.SPEECH_MODULES.values()),
     message:

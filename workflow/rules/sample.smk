@@ -13,13 +13,13 @@ rule sample:
         "<run>/logs/sample/{method}.{shard}.log",
     conda:
         "../../envs/difftalk.yaml"
-    threads: config["training_threads"]
+    threads: CONFIG.training_threads
     resources:
-        mem_mb=8000 if config["gpu"] else 4000,
+        mem_mb=8000 if CONFIG.gpu else 4000,
         runtime=720,
-        gpu=config["gpu"],
+        gpu=CONFIG.gpu,
     params:
-        settings=settings("sampling"),
+        settings=SETTINGS["sample"],
         code=fingerprint("difftalk.stages.sample"),
     message:
         "Sample {wildcards.shard} with {wildcards.method}"

@@ -1,17 +1,18 @@
-"""HDTF as a dataset: the clips of the annotations, split as the paper or by speaker, downloaded or brought along."""
+"""HDTF: the annotated clips, split as in the paper or by speaker, downloaded or taken from local files."""
 
 import dataclasses
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from difftalk.datasets import split_identities, stable_rank
+from difftalk.config.dataset import Hdtf
+from difftalk.config.download import Download
 from difftalk.datasets.clips import Clip
-from difftalk.datasets.download import Download, have
+from difftalk.datasets.download import fetch_video
 from difftalk.datasets.hdtf.annotations import TABLE, AnnotatedClip, read_table
-from difftalk.media.video import FPS, SUFFIXES, length_s, probe
+from difftalk.datasets.split import split_identities, stable_rank
+from difftalk.media.clock import FPS
+from difftalk.media.probe import SUFFIXES, length_s, probe
 from difftalk.runtime.errors import ClipError, UserError
 
 # The clips that DiffTalk was trained on, as its authors published them (names alone).
@@ -21,40 +22,22 @@ STORE = "youtube"
 REPEATED = ("duplicate_of", "overlaps")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The config's `dataset` section with `name: hdtf`.
+class HdtfDataset:
+    """The annotated clips of HDTF, as `settings` splits them."""
 
-    Args:
-        split: `paper`: the 98 published names are the training clips, the rest test; clips of one video, and of one
-            speaker, are on both sides, as they were. `random`: the clips of `train_videos` videos drawn by `seed`
-            against the rest, as the paper says. `identity`: by speaker, nothing shared, `test_fraction` of the speakers.
-        max_frames: of a clip, its first so many 25-fps frames; None takes it whole.
-        table: a table of clips in the columns of `clips.csv`, in its place.
-        files: a folder with videos that are used instead of the network: `YOUTUBE_ID.mp4` (or another suffix) is
-            the whole video, `RD_Radio11_001.mp4` a clip that is cut already.
-        skip: ids of videos that are not asked for.
-    """
-
-    split: Literal["paper", "random", "identity"] = "paper"
-    train_videos: int = 100
-    test_fraction: float = 0.2
-    seed: int = 1
-    max_frames: int | None = 1500
-    table: str | None = None
-    files: str | None = None
-    skip: tuple[str, ...] = ()
+    def __init__(self, settings: Hdtf) -> None:
+        self.settings = settings
 
     @property
     def shares_no_identity(self) -> bool:
         """Whether no identity is on both sides of the split."""
-        return self.split == "identity"
+        return self.settings.split == "identity"
 
     def clips(self) -> list[Clip]:
-        rows = [row for row in read_table(self.table or TABLE) if row.index is not None]
+        rows = [row for row in read_table(self.settings.table or TABLE) if row.index is not None]
         for row in rows:
             if not re.fullmatch(r"[A-Za-z0-9_-]{11}", row.youtube_id):
-                raise UserError(f"{self.table}: {row.clip_id}: {row.youtube_id!a} is no YouTube id")
+                raise UserError(f"{self.settings.table}: {row.clip_id}: {row.youtube_id!a} is no YouTube id")
         identities = speakers(rows)
         training = self._training(rows, identities)
         own = self._own_files()
@@ -64,38 +47,42 @@ class Settings:
         ]
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
-        if source_id in self.skip:
+        if source_id in self.settings.skip:
             raise ClipError("cannot_fetch", "left out by dataset.skip")
         file = self._own_files().get(source_id)
         if file is None and uri.startswith("file:"):
-            raise ClipError("cannot_fetch", f"{uri.removeprefix('file:')} is gone from {self.files}")
+            raise ClipError("cannot_fetch", f"{uri.removeprefix('file:')} is gone from {self.settings.files}")
         if file is None:
-            file = have(source_id, store / STORE, download)
+            file = fetch_video(source_id, store / STORE, download)
         return {f"{source_id}{file.suffix.lower()}": file.resolve()}
 
     def _training(self, rows: list[AnnotatedClip], identities: dict[str, str]) -> set[str]:
-        """Names of the clips on the training side."""
-        if self.split == "paper":
+        """Return the names of the training clips."""
+        if self.settings.split == "paper":
             return set(TRAIN_NAMES.read_text(encoding="utf-8").split())
-        if self.split == "random":
+        if self.settings.split == "random":
             videos = {row.youtube_id for row in rows}
-            drawn = set(sorted(videos, key=lambda v: stable_rank(f"{self.seed}:{v}"))[: self.train_videos])
+            drawn = set(
+                sorted(videos, key=lambda v: stable_rank(f"{self.settings.seed}:{v}"))[
+                    : self.settings.train_videos
+                ]
+            )
             return {row.clip_id for row in rows if row.youtube_id in drawn}
-        split = split_identities(list(identities.values()), self.test_fraction, self.seed)
+        split = split_identities(list(identities.values()), self.settings.test_fraction, self.settings.seed)
         return {clip_id for clip_id, identity in identities.items() if split[identity] == "train"}
 
     def _own_files(self) -> dict[str, Path]:
-        """The files of the folder `files` by their names without suffix."""
-        if self.files is None:
+        """Return the files of the folder `files` by their names without suffix."""
+        if self.settings.files is None:
             return {}
-        folder = Path(self.files)
+        folder = Path(self.settings.files)
         if not folder.is_dir():
             raise UserError(f"config: dataset.files: no folder {folder}")
         return {f.stem: f for f in sorted(folder.iterdir()) if f.suffix.lower() in SUFFIXES and f.is_file()}
 
     def _clip(self, row: AnnotatedClip, identity: str, split: str, own: dict[str, Path]) -> Clip:
         assert row.start_s is not None and row.end_s is not None
-        longest_s = float(row.seconds) if self.max_frames is None else self.max_frames / FPS
+        longest_s = float(row.seconds) if self.settings.max_frames is None else self.settings.max_frames / FPS
         seconds = min(float(row.seconds), longest_s)
         verdict, _, other = row.verdict.partition(":")
         clip = Clip(
@@ -127,7 +114,7 @@ class Settings:
 
 
 def speakers(rows: Iterable[AnnotatedClip]) -> dict[str, str]:
-    """`{clip_id: identity}`: clips that share a speaker or a video have one, the first of its names.
+    """Return `{clip_id: identity}`: clips that share a speaker or a video have one, the first of its names.
 
     RD tells no speakers: there, each video is one.
     """
@@ -149,14 +136,14 @@ def speakers(rows: Iterable[AnnotatedClip]) -> dict[str, str]:
 
 
 def _box(row: AnnotatedClip) -> tuple[float, ...] | None:
-    """The annotated box as corners; None where there is none, or one of a doubtful height."""
+    """Return the annotated box as corners; None where there is none, or its height is doubtful."""
     if row.x is None or row.y is None or row.w is None or row.h is None or row.verdict == "box_exceeds_frame":
         return None
     return float(row.x), float(row.y), float(row.x + row.w), float(row.y + row.h)
 
 
 def _is_square(file: Path) -> bool:
-    """Whether a clip's file seems to be cropped already."""
+    """Whether a clip's file is square, hence cropped already."""
     try:
         info = probe(file)
     except ClipError:

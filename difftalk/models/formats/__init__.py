@@ -1,1 +1,1 @@
-"""Checkpoints of other code: read safely, converted to ours and back."""
+"""Checkpoints of other code: read safely, converted to our networks and back."""

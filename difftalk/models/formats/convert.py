@@ -1,4 +1,4 @@
-"""From the files that others released to what we keep of them: one converter for each row of the table of weights."""
+"""Convert released weights to what we keep of them: one converter for each row of the table of weights."""
 
 import importlib
 from collections.abc import Callable
@@ -8,16 +8,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from difftalk.models import syncnet
-from difftalk.models.formats import ldm as official
+from difftalk.models.formats.ldm import import_first_stage
+from difftalk.models.formats.syncnet_v2 import import_syncnet_v2
 from difftalk.models.formats.torch_file import listed, read_state_dict
 from difftalk.runtime.errors import UserError
 
 
 def convert(name: str, file: Path, out: Path, called: str) -> None:
-    """Write the weights `name` of the table, read from `file`, to `out`: a file, or a folder that exists.
+    """Write the pretrained weights `name`, read from the released `file`, to `out`.
 
     Args:
+        name: of the table.
         file: as released, unpacked if the release is an archive.
+        out: the file to write, or the existing folder to fill; `difftalk.pretrained.table` says which.
         called: what people know `file` by, for the record.
 
     Raises:
@@ -27,7 +30,7 @@ def convert(name: str, file: Path, out: Path, called: str) -> None:
 
 
 def _vq_f4(file: Path, out: Path, called: str) -> None:
-    model = official.import_first_stage(read_state_dict(file), str(file))
+    model = import_first_stage(read_state_dict(file), str(file))
     model.save_pretrained(out, safe_serialization=True)
 
 
@@ -36,8 +39,8 @@ def _deepspeech(file: Path, out: Path, called: str) -> None:
 
 
 def _syncnet_v2(file: Path, out: Path, called: str) -> None:
-    network = syncnet.import_syncnet_v2(file)
-    syncnet.save_syncnet(out, syncnet.Config("syncnet_v2", about={"source": called}), network)
+    network = import_syncnet_v2(file)
+    syncnet.save_syncnet(out, syncnet.SyncnetConfig("syncnet_v2", about={"source": called}), network)
 
 
 def _s3fd(file: Path, out: Path, called: str) -> None:
@@ -55,31 +58,31 @@ def _2dfan4(file: Path, out: Path, called: str) -> None:
 def _alexnet(file: Path, out: Path, called: str) -> None:
     from torchvision.models import alexnet
 
-    _save_trunk(alexnet, file, out)
+    _save_backbone(alexnet, file, out)
 
 
 def _vgg16(file: Path, out: Path, called: str) -> None:
     from torchvision.models import vgg16
 
-    _save_trunk(vgg16, file, out)
+    _save_backbone(vgg16, file, out)
 
 
-def _save_trunk(build: Callable[..., nn.Module], file: Path, out: Path) -> None:
-    """Keep the convolutions (`features.*`) of a torchvision classifier: LPIPS looks at nothing else."""
+def _save_backbone(build: Callable[..., nn.Module], file: Path, out: Path) -> None:
+    """Keep the convolutions (`features.*`) of a torchvision classifier: LPIPS uses nothing else."""
     import torch
 
     with torch.device("meta"):
-        trunk = {k: v for k, v in build(weights=None).state_dict().items() if k.startswith("features.")}
+        backbone = {k: v for k, v in build(weights=None).state_dict().items() if k.startswith("features.")}
     state = {k: v for k, v in read_state_dict(file).items() if k.startswith("features.")}
-    wrong = [k for k in trunk.keys() | state.keys() if k not in state or k not in trunk]
-    wrong += [k for k in trunk.keys() & state.keys() if trunk[k].shape != state[k].shape]
+    wrong = [k for k in backbone.keys() | state.keys() if k not in state or k not in backbone]
+    wrong += [k for k in backbone.keys() & state.keys() if backbone[k].shape != state[k].shape]
     if wrong:
         raise UserError(f"{file}: not the weights of {build.__name__}: {listed(sorted(wrong))}")
     _save(state, out)
 
 
 def _as_loaded(network: nn.Module, state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The tensors as the network has them once it has loaded `state`, in the way of those who released both."""
+    """Return the state dict of `network` after it has loaded `state`, as its authors load it."""
     try:
         network.load_state_dict(state)
     except RuntimeError as e:

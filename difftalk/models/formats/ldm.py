@@ -1,12 +1,12 @@
-"""Checkpoints with the tensor names of latent diffusion (LDM) and DiffTalk's released code, to ours and back.
+"""Convert checkpoints in the format of LDM and DiffTalk's released code to our networks, and back.
 
-The networks are the same; names differ, and the first stage's attention has 1x1 convolutions where diffusers has
-linear layers. Two things are folded into weights, so that outputs are equal though inputs are scaled differently:
-the official landmark encoder reads pixels of a 256-px image where ours reads parts of the crop, and the official code
-has no `scaling_factor` of latents.
+The networks are the same; tensor names differ, and the first stage's attention has 1x1 convolutions where
+diffusers has linear layers. Two things are folded into weights, so that outputs are equal though inputs are
+scaled differently: the released landmark encoder reads pixels of a 256-px image where ours reads fractions of
+the crop, and the released code has no `scaling_factor` of latents.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,15 @@ from torch import Tensor, nn
 from difftalk.models.autoencoder import build_autoencoder
 from difftalk.models.conditioning import Conditioner
 from difftalk.models.denoiser import LATENT_CHANNELS, build_denoiser
+from difftalk.models.formats.ldm_names import (
+    EMA,
+    FIRST_STAGE,
+    UNET,
+    conditioner_names,
+    ema_name,
+    first_stage_names,
+    unet_names,
+)
 from difftalk.models.formats.torch_file import listed
 from difftalk.runtime.errors import UserError
 
@@ -26,19 +35,18 @@ LATENT_SIZE = 64
 LANDMARK_PIXELS = 256.0  # a power of two, so that folding it in and out again changes no bit
 EMA_DECAY = 0.9999
 
-FIRST_STAGE, UNET, EMA = "first_stage_model.", "model.diffusion_model.", "model_ema."
 CONDITIONS = ("audio", "landmarks", "masked", "reference")
 
 State = dict[str, Tensor]
 
 
-def from_official(state: State, where: str) -> tuple[UNet2DConditionModel, Conditioner, VQModel]:
-    """The three networks of an official state dict.
+def from_ldm(state: State, where: str) -> tuple[UNet2DConditionModel, Conditioner, VQModel]:
+    """Return the three networks of a state dict in the LDM/DiffTalk format.
 
-    Its moving averages stand for the UNet; where it has none at all, the UNet's own weights do.
+    The UNet is that of the moving averages; where there are none, that of the last weights.
 
     Raises:
-        UserError: if a tensor is unknown, missing or of another shape, or the noise schedule is not DiffTalk's.
+        UserError: if a tensor is unknown, missing or of another shape, or the noise schedule is another one.
     """
     part = {p: _below(state, p) for p in (FIRST_STAGE, UNET, EMA)}
     encoders = {k: v for k, v in state.items() if k.startswith("cond_stage_model_for_")}
@@ -51,32 +59,31 @@ def from_official(state: State, where: str) -> tuple[UNet2DConditionModel, Condi
         expected = {k: v for k, v in expected.items() if not k.startswith(EMA)}
     _check_names(state, expected, where)
     check_schedule(schedule, where)
-    averaged = {k: part[EMA].get(_ema_name(k), v) for k, v in part[UNET].items()}
+    averaged = {k: part[EMA].get(ema_name(k), v) for k, v in part[UNET].items()}
     _fill(unet, averaged, unet_names(unet))
     _fill(conditioner, _scale_landmarks(encoders, LANDMARK_PIXELS), conditioner_names(conditioner))
     _fill(first_stage, part[FIRST_STAGE], first_stage_names(first_stage))
     return unet, conditioner, first_stage
 
 
-def to_official(
-    unet: UNet2DConditionModel, conditioner: Conditioner, first_stage: VQModel, where: str
-) -> State:
-    """The official state dict of three networks of ours: the inverse of `from_official`.
+def to_ldm(unet: UNet2DConditionModel, conditioner: Conditioner, first_stage: VQModel, where: str) -> State:
+    """Return the state dict in the LDM/DiffTalk format of our three networks: the inverse of `from_ldm`.
 
     Raises:
-        UserError: if their heads or groups are not those that the official code has.
+        UserError: if their heads or groups are not those of the released code.
     """
     with_attention = (b for b in unet.down_blocks if hasattr(b, "attentions"))
     heads = {block.transformer_blocks[0].attn1 for b in with_attention for block in b.attentions}
     if any(a.to_q.out_features != HEAD_CHANNELS * a.heads for a in heads):
-        raise UserError(f"{where}: the official code has {HEAD_CHANNELS} channels to a head")
+        raise UserError(f"{where}: the LDM/DiffTalk format has {HEAD_CHANNELS} channels to a head")
     for name, model in (("UNet", unet), ("first stage", first_stage)):
         if model.config.norm_num_groups != GROUPS:
             raise UserError(
-                f"{where}: the official code has {GROUPS} groups to a norm, this {name} has {model.config.norm_num_groups}"
+                f"{where}: the LDM/DiffTalk format has {GROUPS} groups to a norm, "
+                f"this {name} has {model.config.norm_num_groups}"
             )
     weights = _named(unet, unet_names(unet), UNET)
-    averages = {f"{EMA}{_ema_name(k.removeprefix(UNET))}": v for k, v in weights.items()}
+    averages = {f"{EMA}{ema_name(k.removeprefix(UNET))}": v for k, v in weights.items()}
     encoders = _scale_landmarks(_named(conditioner, conditioner_names(conditioner), ""), 1 / LANDMARK_PIXELS)
     ema = {f"{EMA}decay": torch.tensor(EMA_DECAY), f"{EMA}num_updates": torch.tensor(0, dtype=torch.int32)}
     stage = export_first_stage(first_stage, FIRST_STAGE)
@@ -84,7 +91,7 @@ def to_official(
 
 
 def import_first_stage(state: State, where: str) -> VQModel:
-    """A first stage of LDM (`vq-f4`), or that of an official checkpoint; its loss's tensors are left aside.
+    """Return a first stage of LDM (`vq-f4`), or that of a whole checkpoint; tensors of its loss are ignored.
 
     Raises:
         UserError: if a tensor is unknown, missing or of another shape.
@@ -99,9 +106,9 @@ def import_first_stage(state: State, where: str) -> VQModel:
 
 
 def export_first_stage(model: VQModel, prefix: str = "") -> State:
-    """The LDM state dict of a first stage.
+    """Return the LDM state dict of a first stage.
 
-    A `scaling_factor` s is folded in: the latents before quantisation, hence the codes, become s times as large.
+    A `scaling_factor` s is folded in: the latents before quantisation, hence the codes, are multiplied by s.
     """
     state = _named(model, first_stage_names(model), prefix)
     scale = float(model.config.scaling_factor)
@@ -113,7 +120,7 @@ def export_first_stage(model: VQModel, prefix: str = "") -> State:
 
 
 def schedule_buffers(steps: int = 1000, first: float = 0.0015, last: float = 0.0195) -> State:
-    """The float32 constants of DDPM (Ho et al. 2020) that the checkpoint carries, for LDM's "linear" schedule."""
+    """Return DDPM's float32 constants (Ho et al. 2020) in a checkpoint, for LDM's "linear" schedule."""
     betas = np.linspace(first**0.5, last**0.5, steps) ** 2
     products = np.cumprod(1 - betas)
     before = np.append(1.0, products[:-1])
@@ -138,9 +145,9 @@ def schedule_buffers(steps: int = 1000, first: float = 0.0015, last: float = 0.0
 def full_shapes(
     unet: UNet2DConditionModel, conditioner: Conditioner, first_stage: VQModel
 ) -> dict[str, torch.Size]:
-    """Every name of the official checkpoint of networks of these sizes, with its shape."""
+    """Return every tensor name and shape of a checkpoint of networks of these sizes."""
     weights = _shapes(unet, unet_names(unet), UNET)
-    averages = {f"{EMA}{_ema_name(k.removeprefix(UNET))}": v for k, v in weights.items()}
+    averages = {f"{EMA}{ema_name(k.removeprefix(UNET))}": v for k, v in weights.items()}
     return {
         **{k: v.shape for k, v in schedule_buffers().items()},
         **weights,
@@ -151,119 +158,13 @@ def full_shapes(
     }
 
 
-def unet_names(unet: UNet2DConditionModel) -> dict[str, str]:
-    """The tensors of our UNet: their name to the official one, which follows `model.diffusion_model.`."""
-    levels, layers = len(unet.config.block_out_channels), unet.config.layers_per_block
-    return _renamed(unet, dict(_unet_modules(levels, layers)))
-
-
-def _unet_modules(levels: int, layers: int) -> Iterator[tuple[str, str]]:
-    """LDM numbers the blocks of all levels in one row, and a change of resolution belongs to it."""
-
-    def block(ours: str, theirs: str, index: int) -> Iterator[tuple[str, str]]:
-        for a, b in (
-            ("norm1", "in_layers.0"),
-            ("conv1", "in_layers.2"),
-            ("time_emb_proj", "emb_layers.1"),
-            ("norm2", "out_layers.0"),
-            ("conv2", "out_layers.3"),
-            ("conv_shortcut", "skip_connection"),
-        ):
-            yield f"{ours}.resnets.{index}.{a}", f"{theirs}.0.{b}"
-        yield f"{ours}.attentions.{index}", f"{theirs}.1"
-
-    yield "conv_in", "input_blocks.0.0"
-    yield "time_embedding.linear_1", "time_embed.0"
-    yield "time_embedding.linear_2", "time_embed.2"
-    for level in range(levels):
-        first = 1 + level * (layers + 1)
-        for index in range(layers):
-            yield from block(f"down_blocks.{level}", f"input_blocks.{first + index}", index)
-        yield f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks.{first + layers}.0.op"
-    yield from block("mid_block", "middle_block", 0)
-    for ours, theirs in block("mid_block", "middle_block", 1):
-        yield ours, theirs.replace("middle_block.0", "middle_block.2")
-    for level in range(levels):
-        first = level * (layers + 1)
-        for index in range(layers + 1):
-            yield from block(f"up_blocks.{level}", f"output_blocks.{first + index}", index)
-        yield f"up_blocks.{level}.upsamplers.0.conv", f"output_blocks.{first + layers}.2.conv"
-    yield "conv_norm_out", "out.0"
-    yield "conv_out", "out.2"
-
-
-def first_stage_names(model: VQModel) -> dict[str, str]:
-    """The tensors of our first stage: their name to LDM's."""
-    levels, layers = len(model.config.block_out_channels), model.config.layers_per_block
-    return _renamed(model, dict(_first_stage_modules(levels, layers)))
-
-
-def _first_stage_modules(levels: int, layers: int) -> Iterator[tuple[str, str]]:
-    """LDM numbers the decoder's levels by resolution, diffusers in the order they are passed."""
-
-    def block(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-        for name in ("norm1", "conv1", "norm2", "conv2"):
-            yield f"{ours}.{name}", f"{theirs}.{name}"
-        yield f"{ours}.conv_shortcut", f"{theirs}.nin_shortcut"
-
-    for half in ("encoder", "decoder"):
-        yield f"{half}.conv_in", f"{half}.conv_in"
-        for index in range(2):
-            yield from block(f"{half}.mid_block.resnets.{index}", f"{half}.mid.block_{index + 1}")
-        for a, b in (
-            ("group_norm", "norm"),
-            ("to_q", "q"),
-            ("to_k", "k"),
-            ("to_v", "v"),
-            ("to_out.0", "proj_out"),
-        ):
-            yield f"{half}.mid_block.attentions.0.{a}", f"{half}.mid.attn_1.{b}"
-        yield f"{half}.conv_norm_out", f"{half}.norm_out"
-        yield f"{half}.conv_out", f"{half}.conv_out"
-    for level in range(levels):
-        down, up = f"encoder.down_blocks.{level}", f"decoder.up_blocks.{levels - 1 - level}"
-        for index in range(layers):
-            yield from block(f"{down}.resnets.{index}", f"encoder.down.{level}.block.{index}")
-        yield f"{down}.downsamplers.0.conv", f"encoder.down.{level}.downsample.conv"
-        for index in range(layers + 1):
-            yield from block(f"{up}.resnets.{index}", f"decoder.up.{level}.block.{index}")
-        yield f"{up}.upsamplers.0.conv", f"decoder.up.{level}.upsample.conv"
-    for name in ("quant_conv", "quantize.embedding", "post_quant_conv"):
-        yield name, name
-
-
-def conditioner_names(conditioner: Conditioner) -> dict[str, str]:
-    """The tensors of our condition encoders: their name to the official one."""
-    audio, smooth = "cond_stage_model_for_audio", "cond_stage_model_for_audio_smooth"
-    modules = {
-        "audio_encoder.convolutions": f"{audio}.encoder_conv",
-        "audio_encoder.head": f"{audio}.encoder_fc1",
-        "temporal_filter.convolutions": f"{smooth}.attentionConvNet",
-        "temporal_filter.weigh": f"{smooth}.attentionNet",
-        # Ours begins with a layer that flattens the points.
-        **{f"landmark_encoder.{i + 1}": f"cond_stage_model_for_ldm.encoder_fc1.{i}" for i in (0, 2, 4)},
-    }
-    return _renamed(conditioner, modules)
-
-
-def _renamed(model: nn.Module, modules: Mapping[str, str]) -> dict[str, str]:
-    """Every tensor of `model` with the longest module path that begins its name replaced."""
-    names = {}
-    for name in model.state_dict():
-        parts = name.split(".")
-        paths = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
-        path = next(p for p in paths if p in modules)
-        names[name] = modules[path] + name.removeprefix(path)
-    return names
-
-
 def _unet_like(state: State, where: str) -> UNet2DConditionModel:
-    """An empty UNet of the size that the official tensors show."""
+    """Return an empty UNet of the size that the tensors show."""
     first = _tensor(state, "input_blocks.0.0.weight", UNET, where)
     changes = [i for i in range(1, len(state)) if f"input_blocks.{i}.0.op.weight" in state]
     layers = changes[0] - 1 if changes else 0
     if layers < 1 or first.ndim != 4 or first.shape[1] % LATENT_CHANNELS:
-        raise UserError(f"{where}: {UNET}input_blocks are not those of the official UNet")
+        raise UserError(f"{where}: {UNET}input_blocks are not those of LDM's UNet")
     starts = [1, *(i + 1 for i in changes)]
     outs = [_tensor(state, f"input_blocks.{i}.0.out_layers.3.weight", UNET, where) for i in starts]
     key = f"input_blocks.{starts[-1]}.1.transformer_blocks.0.attn2.to_k.weight"
@@ -298,17 +199,12 @@ def _first_stage_like(state: State, where: str) -> VQModel:
 
 def _tensor(state: State, name: str, prefix: str, where: str) -> Tensor:
     if name not in state:
-        raise UserError(f"{where}: not in the official format: {prefix}{name} is missing")
+        raise UserError(f"{where}: not in the LDM/DiffTalk format: {prefix}{name} is missing")
     return state[name]
 
 
 def _below(state: State, prefix: str) -> State:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _ema_name(name: str) -> str:
-    """LitEma's name for a tensor of the UNet; it takes every dot out."""
-    return f"diffusion_model{name.replace('.', '')}"
 
 
 def _scale_landmarks(state: State, factor: float) -> State:
@@ -336,7 +232,7 @@ def _named(model: nn.Module, names: Mapping[str, str], prefix: str) -> State:
 
 
 def _fill(model: Any, state: State, names: Mapping[str, str]) -> Any:
-    """Give an empty model the tensors of `state`, checked before, by their official names."""
+    """Load into an empty model the tensors of `state`, checked before, by their names in the format."""
     ours = model.state_dict()
     tensors = {k: state[names[k]].float().reshape(ours[k].shape) for k in ours}
     model.load_state_dict(tensors, assign=True)
@@ -357,7 +253,7 @@ def _check_names(state: State, expected: Mapping[str, torch.Size], where: str) -
     if wrong:
         said.append(f"of another shape: {listed(wrong)}")
     if said:
-        raise UserError(f"{where}: not the official format: {'; '.join(said)}")
+        raise UserError(f"{where}: not in the LDM/DiffTalk format: {'; '.join(said)}")
 
 
 def check_schedule(found: Mapping[str, Tensor], where: str) -> None:

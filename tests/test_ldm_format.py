@@ -1,4 +1,4 @@
-"""Checkpoints in the official format: equal outputs by an independent forward pass, every name, both ways."""
+"""The LDM/DiffTalk format: outputs equal to an independent forward pass, every name, both ways."""
 
 import hashlib
 import subprocess
@@ -13,15 +13,17 @@ from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
 from difftalk.models.conditioning import Conditioner
 from difftalk.models.denoiser import build_denoiser, noise_schedule
-from difftalk.models.formats import ldm as official
-from difftalk.models.formats.ldm import EMA, FIRST_STAGE, UNET, State
+from difftalk.models.formats import ldm
+from difftalk.models.formats.ldm import State
+from difftalk.models.formats.ldm_names import EMA, FIRST_STAGE, UNET
 from difftalk.models.formats.torch_file import read_state_dict
 from difftalk.runtime.errors import UserError
-from difftalk.sampling import formats
+from difftalk.sampling.ldm_checkpoint import export_checkpoint
 from difftalk.sampling.pipeline import DiffTalkPipeline
 
-# sha256 of the official names and shapes, sorted lines of `name<TAB>[shape]`, without the copies of the moving average.
-OFFICIAL_NAMES = "13608c04b5ca62f770b88766bb02b77c88b852132852ae5f2db4b04c87cd3615"
+# sha256 of the names and shapes of the released checkpoint, sorted lines of `name<TAB>[shape]`, without the
+# copies of the moving average.
+RELEASED_NAMES = "13608c04b5ca62f770b88766bb02b77c88b852132852ae5f2db4b04c87cd3615"
 
 Networks = tuple[UNet2DConditionModel, Conditioner, VQModel]
 
@@ -37,7 +39,7 @@ def shaken(model):
 
 @pytest.fixture(scope="module")
 def networks() -> Networks:
-    """The paper's networks, narrow: three levels, so that each kind of block is there with and without neighbours."""
+    """The paper's networks, narrow: three levels, so that each kind of block has and lacks neighbours."""
     torch.manual_seed(0)
     narrow = build_autoencoder((32, 64, 96), 2, 64)
     first_stage = VQModel.from_config({**narrow.config, "norm_num_groups": 32})
@@ -46,7 +48,7 @@ def networks() -> Networks:
 
 @pytest.fixture(scope="module")
 def checkpoint(networks: Networks) -> State:
-    return official.to_official(*networks, "test")
+    return ldm.to_ldm(*networks, "test")
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -84,23 +86,23 @@ def test_the_condition_encoders_give_what_difftalks_give_in_pixels(
 
 
 def test_there_and_back_changes_no_bit(networks: Networks, checkpoint: State) -> None:
-    back = official.from_official(checkpoint, "test")
+    back = ldm.from_ldm(checkpoint, "test")
     for ours, again in zip(networks, back, strict=True):
         assert ours.state_dict().keys() == again.state_dict().keys()
         assert all(torch.equal(v, again.state_dict()[k]) for k, v in ours.state_dict().items())
-    again = official.to_official(*back, "test")
+    again = ldm.to_ldm(*back, "test")
     assert again.keys() == checkpoint.keys()
     assert all(torch.equal(again[k], v) for k, v in checkpoint.items())
 
 
-def test_every_official_name_at_the_papers_size() -> None:
+def test_every_released_name_at_the_papers_size() -> None:
     with torch.device("meta"):
         unet = build_denoiser((256, 512, 768, 1024), 2, 32, 128, 2, 64)
-        shapes = official.full_shapes(unet, Conditioner(), build_autoencoder((128, 256, 512), 2, 8192))
+        shapes = ldm.full_shapes(unet, Conditioner(), build_autoencoder((128, 256, 512), 2, 8192))
     copies = {k for k in shapes if k.startswith(EMA)} - {f"{EMA}decay", f"{EMA}num_updates"}
     lines = sorted(f"{name}\t{list(shape)}" for name, shape in shapes.items() if name not in copies)
     assert len(lines) == 937
-    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == OFFICIAL_NAMES
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == RELEASED_NAMES
     assert len(copies) == 688 == sum(name.startswith(UNET) for name in shapes)
     assert f"{EMA}diffusion_modelinput_blocks00weight" in copies
 
@@ -109,14 +111,12 @@ def test_the_unet_is_its_moving_average_and_the_encoders_are_as_they_are(
     networks: Networks, checkpoint: State
 ) -> None:
     raw = {k: v + 1 if k.startswith(UNET) else v for k, v in checkpoint.items()}
-    unet, conditioner, _ = official.from_official(raw, "test")
+    unet, conditioner, _ = ldm.from_ldm(raw, "test")
     assert torch.equal(unet.conv_in.weight, networks[0].conv_in.weight)
     head = "audio_encoder.head.0.weight"
     assert torch.equal(conditioner.state_dict()[head], networks[1].state_dict()[head])
     without = {k: v for k, v in raw.items() if not k.startswith(EMA)}
-    assert torch.equal(
-        official.from_official(without, "test")[0].conv_in.weight, networks[0].conv_in.weight + 1
-    )
+    assert torch.equal(ldm.from_ldm(without, "test")[0].conv_in.weight, networks[0].conv_in.weight + 1)
 
 
 def test_missing_unknown_and_misshapen_tensors_are_listed(checkpoint: State) -> None:
@@ -126,9 +126,9 @@ def test_missing_unknown_and_misshapen_tensors_are_listed(checkpoint: State) -> 
     changed["model.diffusion_model.label_emb.weight"] = torch.zeros(1)
     changed["cond_stage_model_for_ldm.encoder_fc1.4.bias"] = torch.zeros(3)
     with pytest.raises(UserError) as said:
-        official.from_official(changed, "my.ckpt")
+        ldm.from_ldm(changed, "my.ckpt")
     for part in (
-        "my.ckpt: not the official format",
+        "my.ckpt: not in the LDM/DiffTalk format",
         f"missing: {UNET}middle_block.1.norm.bias, {EMA}diffusion_modelout2bias;",
         "unknown: model.diffusion_model.label_emb.weight;",
         "of another shape: cond_stage_model_for_ldm.encoder_fc1.4.bias [3] instead of [64]",
@@ -136,38 +136,38 @@ def test_missing_unknown_and_misshapen_tensors_are_listed(checkpoint: State) -> 
         assert part in str(said.value)
     only_first_stage = {k: v for k, v in checkpoint.items() if k.startswith(FIRST_STAGE)}
     with pytest.raises(UserError, match="input_blocks.0.0.weight is missing"):
-        official.from_official(only_first_stage, "vq.ckpt")
+        ldm.from_ldm(only_first_stage, "vq.ckpt")
 
 
 def test_another_noise_schedule_is_refused(checkpoint: State) -> None:
     with pytest.raises(UserError, match=r"noise schedule than DiffTalk's: betas$"):
-        official.from_official({**checkpoint, "betas": checkpoint["betas"] * 1.1}, "my.ckpt")
+        ldm.from_ldm({**checkpoint, "betas": checkpoint["betas"] * 1.1}, "my.ckpt")
 
 
 def test_the_buffers_are_those_of_our_schedule() -> None:
     ours: DDIMScheduler = noise_schedule("epsilon")
     # Ours multiplies 1000 float32 factors, the buffers are rounded once.
-    assert torch.allclose(ours.alphas_cumprod, official.schedule_buffers()["alphas_cumprod"], rtol=1e-5)
+    assert torch.allclose(ours.alphas_cumprod, ldm.schedule_buffers()["alphas_cumprod"], rtol=1e-5)
 
 
 def test_a_first_stage_alone_may_come_from_ldm_or_from_a_whole_checkpoint(
     networks: Networks, checkpoint: State
 ) -> None:
-    alone = official.export_first_stage(networks[2])
+    alone = ldm.export_first_stage(networks[2])
     loss = {"loss.discriminator.main.0.weight": torch.zeros(1)}
     for state in (alone, alone | loss, checkpoint):
-        model = official.import_first_stage(state, "vq")
+        model = ldm.import_first_stage(state, "vq")
         assert torch.equal(
             model.decode(random(1, 3, 8, 8)).sample, networks[2].decode(random(1, 3, 8, 8)).sample
         )
     with pytest.raises(UserError, match=r"unknown: encoder\.down\.2\.attn\.0\.q\.weight"):
-        official.import_first_stage(alone | {"encoder.down.2.attn.0.q.weight": torch.zeros(1)}, "vq")
+        ldm.import_first_stage(alone | {"encoder.down.2.attn.0.q.weight": torch.zeros(1)}, "vq")
 
 
 def test_a_scale_of_latents_is_folded_in(networks: Networks) -> None:
     scaled = VQModel.from_config({**networks[2].config, "scaling_factor": 0.37})
     scaled.load_state_dict(networks[2].state_dict())
-    theirs = ldm_forward.Tensors(official.export_first_stage(scaled))
+    theirs = ldm_forward.Tensors(ldm.export_first_stage(scaled))
     pixels, latents = random(1, 3, 32, 32), random(1, 3, 8, 8)
     assert_close(0.37 * scaled.encode(pixels).latents, ldm_forward.vq_encode(theirs, pixels))
     assert_close(scaled.decode(latents / 0.37).sample, ldm_forward.vq_decode(theirs, latents))
@@ -186,7 +186,7 @@ def test_a_checkpoint_becomes_a_model_folder_and_a_checkpoint_again(
     x, context = random(1, 9, 16, 16), random(1, 1, 128)
     assert_close(pipeline.unet(x, 5, context).sample, networks[0](x, 5, context).sample)
     assert load_autoencoder(folder / "vqvae").config.norm_num_groups == 32
-    formats.export_model(folder, again)
+    export_checkpoint(folder, again)
     exported = read_state_dict(again)
     assert exported.keys() == checkpoint.keys()
     assert all(torch.equal(exported[k], v) for k, v in checkpoint.items())
@@ -196,7 +196,7 @@ def test_a_checkpoint_becomes_a_model_folder_and_a_checkpoint_again(
     ("prediction", "landmarks", "says"),
     [("v_prediction", True, "predicts the noise"), ("epsilon", False, "has audio, masked, reference")],
 )
-def test_a_model_that_the_format_has_no_place_for_is_refused(
+def test_a_model_that_the_format_cannot_hold_is_refused(
     networks: Networks, tmp_path: Path, prediction: str, landmarks: bool, says: str
 ) -> None:
     conditions = ("audio", *(("landmarks",) if landmarks else ()), "masked", "reference")
@@ -206,4 +206,4 @@ def test_a_model_that_the_format_has_no_place_for_is_refused(
     networks[2].save_pretrained(tmp_path / "vq")
     model.save(tmp_path / "model", autoencoder=tmp_path / "vq", facts={}, log=[])
     with pytest.raises(UserError, match=says):
-        formats.export_model(tmp_path / "model", tmp_path / "x.ckpt")
+        export_checkpoint(tmp_path / "model", tmp_path / "x.ckpt")

@@ -1,0 +1,179 @@
+"""What the Snakefile asks of the configuration: checked, complete, and cut into what each stage reads."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from difftalk.config.crops import CropsSettings
+from difftalk.config.dataset import LocalSettings
+from difftalk.config.explain import dotted, explain, origin
+from difftalk.config.gates import AudioGates, PictureGates
+from difftalk.config.landmarks import LandmarksSettings
+from difftalk.config.report import ReportSettings, TablesSettings
+from difftalk.config.root import Config
+from difftalk.config.schema import Schema, coerce, plain
+from difftalk.config.section import Section
+from difftalk.config.training import UNTRAINED_METHODS, TrainingSettings
+from difftalk.runtime.errors import UserError
+
+__all__ = [
+    "UNTRAINED_METHODS", "as_json", "coerce", "config_schema", "dataset_files", "dataset_settings", "folder_digest", "load",
+    "models", "read_yaml", "shards", "stage_settings", "unused_modules",
+]  # fmt: skip
+
+# The modules of which a stage uses one, so that its fingerprint can leave out the others.
+DATASET_MODULES = {
+    "demo": "difftalk.datasets.demo.dataset",
+    "local": "difftalk.datasets.local",
+    "hdtf": "difftalk.datasets.hdtf.dataset",
+}
+LANDMARK_MODULES = {
+    "dlib": "difftalk.face.dlib_backend",
+    "face_alignment": "difftalk.face.face_alignment_backend",
+}
+SPEECH_MODULES = {"mfcc": "difftalk.speech.mfcc", "deepspeech": "difftalk.speech.deepspeech"}
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Return the content of a YAML file.
+
+    Raises:
+        UserError: naming the file and the line that is no YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as e:
+        raise UserError(f"{path}: not YAML: {' '.join(str(e).split())}") from None
+
+
+def config_schema() -> Schema:
+    """Return the JSON schema of the whole configuration, without references."""
+    return plain(Config.model_json_schema())
+
+
+def load(config: Mapping[str, Any], sources: Sequence[tuple[str, Any]] = ()) -> Config:
+    """Check a merged configuration and fill in its defaults.
+
+    Args:
+        config: the merged configuration.
+        sources: what it was merged from, `(name, content)`, the strongest last.
+
+    Raises:
+        UserError: in one line, with the source and the dotted name of the first key that is wrong, and what would be
+            right: the nearest known key, the type, the bounds.
+    """
+    values = dict(config)
+    if values.get("videos") is not None and isinstance(values.get("dataset", {}), dict):
+        values["dataset"] = values.get("dataset", {}) | {"name": "local"}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as e:
+        key, message = explain(e, Config.model_json_schema())
+        raise UserError(f"{origin(key, sources)}: {dotted(key)} {message}") from None
+
+
+def dataset_settings(config: Config) -> Section:
+    """Return what `difftalk plan --dataset` and `fetch --dataset` read.
+
+    Raises:
+        UserError: if a folder or file that the dataset names does not exist.
+    """
+    dataset: Section = config.dataset
+    if config.dataset.name == "local":
+        if config.videos is None:
+            raise UserError(
+                "config: dataset.name is local, so videos must name a folder: --config videos=DIR"
+            )
+        if not Path(config.videos).is_dir():
+            raise UserError(f"config: videos: no folder {config.videos} (seen from {Path.cwd()})")
+        dataset = LocalSettings(**config.dataset.model_dump(), videos=config.videos)
+    for key, path in _own_paths(dataset).items():
+        if not Path(path).exists():
+            raise UserError(f"config: dataset.{key}: {path} does not exist (seen from {Path.cwd()})")
+    return dataset
+
+
+def dataset_files(dataset: Section) -> str | None:
+    """Return a hash over the files of the user's own that a dataset reads; None without any."""
+    return " ".join(folder_digest(path) for path in _own_paths(dataset).values()) or None
+
+
+def _own_paths(dataset: Section) -> dict[str, str]:
+    paths = {key: getattr(dataset, key, None) for key in ("videos", "files", "table")}
+    return {key: path for key, path in paths.items() if path is not None}
+
+
+def stage_settings(config: Config, stage: str) -> Section:
+    """Return what a stage reads of the configuration: its section, with the gates that it applies.
+
+    Raises:
+        UserError: if crops are to be judged by a sync expert that is trained on those crops.
+    """
+    if config.gates.sync is not None and config.syncnet == "train":
+        raise UserError(
+            "config: gates.sync needs a sync expert before there are crops to train one on, but syncnet is `train`: "
+            "set syncnet to `embedded` or a path, or gates.sync to null"
+        )
+    match stage:
+        case "landmarks":
+            gates = {key: getattr(config.gates, key) for key in PictureGates.model_fields}
+            return LandmarksSettings(**config.landmarks.model_dump(), gates=PictureGates(**gates))
+        case "crops":
+            gates = {key: getattr(config.gates, key) for key in AudioGates.model_fields}
+            return CropsSettings(**config.crops.model_dump(), gates=AudioGates(**gates))
+        case "speech":
+            return config.speech
+        case "encode":
+            return config.encode
+        case "sample":
+            return config.sampling
+        case "score":
+            return config.evaluation
+        case "tables":
+            return TablesSettings(run=config.run, notes={"sampling": config.sampling.as_dict()})
+        case "report":
+            return ReportSettings(run=config.run, **config.report.model_dump())
+    raise KeyError(stage)
+
+
+def models(config: Config) -> dict[str, TrainingSettings]:
+    """Return the settings of `difftalk train` for each model, by its name.
+
+    The first seed of an experiment gives the model its plain name, others a suffix: `difftalk-seed2`.
+    An experiment set to null is left out.
+    """
+    return {
+        name if seed == experiment.seeds[0] else f"{name}-seed{seed}": experiment.settings(
+            config.training, seed
+        )
+        for name, experiment in config.experiments.items()
+        if experiment is not None
+        for seed in experiment.seeds
+    }
+
+
+def shards(config: Config, *splits: str) -> list[str]:
+    """Return the names of the shards of `splits`, such as `train-003`."""
+    return [f"{split}-{number:03d}" for split in splits for number in range(getattr(config.shards, split))]
+
+
+def unused_modules(modules: Mapping[str, str], chosen: str) -> list[str]:
+    """Return the modules that are not used where `chosen` is."""
+    return [module for name, module in modules.items() if name != chosen]
+
+
+def folder_digest(folder: str | Path) -> str:
+    """Return a hash over names, sizes and times of the files below `folder`, which may be a file. Reads none of them."""
+    files = sorted(p for p in [Path(folder), *Path(folder).rglob("*")] if p.is_file())
+    lines = [f"{p.relative_to(folder)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def as_json(section: Section) -> str:
+    """Return a section as the JSON that a stage reads from its command line."""
+    return json.dumps(section.as_dict())

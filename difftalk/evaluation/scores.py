@@ -1,0 +1,84 @@
+"""The metrics files: a row per frame and a row per clip, with the protocol that they were measured by."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.files import atomic_file
+
+IMAGE_METRICS = ("psnr", "ssim", "lpips", "psnr_mouth", "ssim_mouth", "lpips_mouth")
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("method", pa.string()),
+        ("frame", pa.int32()),  # null: the row of the clip
+        *((name, pa.float64()) for name in IMAGE_METRICS),
+        ("sync_offset", pa.float64()),
+        ("sync_confidence", pa.float64()),
+        ("sync_distance", pa.float64()),
+        ("mouth_corr", pa.float64()),
+        ("mouth_open", pa.float64()),
+        ("frames", pa.int32()),
+        ("problem", pa.string()),  # of the clip row: why there is no score; null: there is one
+    ]
+)
+
+
+@dataclass
+class Scores:
+    """All scores of a run.
+
+    Args:
+        clips: of each method, the clip row of each clip: `clips[method][clip_id]`.
+        protocol: what they were measured by; one for all of them.
+    """
+
+    clips: dict[str, dict[str, dict[str, Any]]]
+    protocol: dict[str, str]
+
+    @property
+    def asked(self) -> list[str]:
+        """Every clip that any method was asked for, sorted."""
+        return sorted({clip for of_method in self.clips.values() for clip in of_method})
+
+
+def write_scores(path: Path, method: str, rows: list[dict[str, Any]], protocol: dict[str, str]) -> None:
+    """Write the rows of one method on one shard, and the protocol in the file's metadata."""
+    metadata = {"protocol": json.dumps(protocol, sort_keys=True), "method": method}
+    with atomic_file(path) as tmp:
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata), tmp)
+
+
+def read_scores(paths: Sequence[Path]) -> Scores:
+    """Read the clip rows of all metrics files.
+
+    Raises:
+        UserError: naming the first point in which two files' protocols differ.
+    """
+    clips: dict[str, dict[str, dict[str, Any]]] = {}
+    protocol: dict[str, str] | None = None
+    for path in sorted(paths):
+        table = pq.read_table(path)
+        found = json.loads((table.schema.metadata or {})[b"protocol"])
+        protocol = protocol or found
+        protocol["crop_pixels"] = protocol.get("crop_pixels") or found.get("crop_pixels", "")
+        # An empty shard has no crops to be of a size, and versions are told, not compared.
+        for key in sorted((protocol.keys() | found.keys()) - {"versions"}):
+            if key == "crop_pixels" and not (protocol.get(key) and found.get(key)):
+                continue
+            if protocol.get(key) != found.get(key):
+                raise UserError(
+                    f"{path}: scored by another protocol than {min(paths)}: {key} is {found.get(key)!r}, not "
+                    f"{protocol.get(key)!r}; score all methods again (snakemake -R score)"
+                )
+        for row in table.to_pylist():
+            if row["frame"] is None:
+                clips.setdefault(row["method"], {})[row["clip_id"]] = row
+    return Scores(clips, protocol or {})

@@ -1,0 +1,50 @@
+"""Encode one clip for training: latents, masked latents and the inpainting mask."""
+
+from typing import Any
+
+import numpy as np
+from diffusers import VQModel
+
+from difftalk.config.encode import Encode
+from difftalk.media.shards import Crop
+from difftalk.models.autoencoder import downsampling, encode_frames
+from difftalk.models.masks import generated_mask, mask_image
+from difftalk.runtime.errors import ClipError, UserError
+
+
+def encode_clip(model: VQModel, crop: Crop, speech: np.ndarray, settings: Encode) -> dict[str, Any]:
+    """Return the files of one clip of a training shard: `{extension: content}`.
+
+    `latents.npy`, `masked.npy`: (T, C, h, w) latents of the frames and of the masked frames; `generated.npy`:
+    (T, h, w) uint8, 1 where the latent cell is generated; `speech.npy`: (S, D) float32; `landmarks.npy`: (T,
+    68, 2) float32 in [0, 1] of the crop; `json`: that of the crop.
+
+    Args:
+        model: the first stage, frozen.
+        crop: of the clip.
+        speech: `(S, D)` features.
+        settings: dtype of the latents and frames encoded at once.
+
+    Raises:
+        ClipError: `cannot_decode` where the frames of the crop do not decode, or not all.
+        UserError: where the size of the crop is no multiple of the first stage's factor.
+    """
+    frames = crop.frames()
+    if len(frames) != len(crop.landmarks):
+        detail = f"{len(frames)} frames of the crop decode, {len(crop.landmarks)} were written"
+        raise ClipError("cannot_decode", detail)
+    size, factor = frames.shape[1], downsampling(model)
+    if size % factor:
+        raise UserError(f"crops.size {size} is no multiple of {factor}, the first stage's factor")
+
+    def latents(pixels: np.ndarray) -> np.ndarray:
+        return encode_frames(model, pixels, settings.batch_size).numpy().astype(settings.dtype)
+
+    return {
+        "latents.npy": latents(frames),
+        "masked.npy": latents(mask_image(frames, crop.landmarks)),
+        "generated.npy": generated_mask(crop.landmarks, size, size // factor).astype(np.uint8),
+        "speech.npy": speech,
+        "landmarks.npy": (crop.landmarks / size).astype(np.float32),
+        "json": crop.info,
+    }

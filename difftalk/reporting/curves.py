@@ -1,0 +1,73 @@
+"""Training curves: the loss of each model over its steps, as an SVG."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+GREY = "#888888"
+STYLE: Any = {
+    "svg.hashsalt": "difftalk",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+}
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a training log that have a step and a loss; none where there is no log."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if "step" in entry and isinstance(entry.get("loss"), int | float):
+            yield entry
+
+
+def curves(logs: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the loss over steps of each model as an inline SVG, the smoothed line over the raw one.
+
+    Args:
+        logs: of each model, entries with `step` and `loss`. The same logs give the same bytes.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
+        for number, (name, log) in enumerate(logs.items()):
+            steps = np.array([entry["step"] for entry in log], float)
+            losses = np.array([entry["loss"] for entry in log], float)
+            colour = f"C{number}"
+            axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(steps, smoothed(losses), color=colour, linewidth=1.6, label=name)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        if all(entry["loss"] > 0 for log in logs.values() for entry in log):
+            axes.set_yscale("log")
+        axes.tick_params(colors=GREY, which="both")
+        axes.xaxis.label.set_color(GREY)
+        axes.yaxis.label.set_color(GREY)
+        for side in axes.spines.values():
+            side.set_color(GREY)
+        axes.grid(alpha=0.2, color=GREY)
+        axes.legend(frameon=False, labelcolor=GREY, fontsize=9)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        plt.close(figure)
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def smoothed(values: np.ndarray, share: float = 0.05) -> np.ndarray:
+    """Return the running mean over `share` of the series, shorter at its ends."""
+    half = max(int(len(values) * share / 2), 0)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    low = np.maximum(np.arange(len(values)) - half, 0)
+    high = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    return (total[high] - total[low]) / (high - low)

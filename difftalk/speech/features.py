@@ -1,0 +1,64 @@
+"""Compute the speech features of one clip, by one of two backends."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from difftalk.runtime.errors import ClipError
+from difftalk.speech.windows import STEPS_PER_FRAME
+
+# A backend: the audio of a whole clip, `(N,)` int16 mono 16 kHz, and a number of steps to `(steps, D)`
+# float32.
+Backend = Callable[[np.ndarray, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class SpeechJob:
+    """One clip to compute features of.
+
+    Args:
+        audio: `(N,)` int16 mono 16 kHz.
+        frames: of the clip.
+        silence_db: level below which the clip is rejected, dB of a full-scale square wave.
+        backend: of `load_backend`.
+    """
+
+    audio: np.ndarray
+    frames: int
+    silence_db: float
+    backend: Backend
+
+
+def load_backend(name: Literal["mfcc", "deepspeech"]) -> Backend:
+    """Return the backend of a name; only `deepspeech` imports torch.
+
+    Raises:
+        UserError: where its weights are missing.
+    """
+    if name == "mfcc":
+        from difftalk.speech.mfcc import mfcc_features
+
+        return mfcc_features
+    from difftalk.speech.deepspeech import load_deepspeech
+
+    return load_deepspeech()
+
+
+def clip_features(job: SpeechJob) -> np.ndarray:
+    """Return the features of one clip, `(2 * frames, D)` float32.
+
+    Raises:
+        ClipError: `silent`.
+    """
+    level = level_db(job.audio)
+    if level < job.silence_db:
+        raise ClipError("silent", f"level {level:.0f} dB, below silence_db={job.silence_db:g}")
+    return job.backend(job.audio, STEPS_PER_FRAME * job.frames)
+
+
+def level_db(audio: np.ndarray) -> float:
+    """Return the root mean square of int16 audio in dB below full scale; -120 for digital silence."""
+    rms = np.sqrt(np.mean((audio / 32768.0) ** 2)) if len(audio) else 0.0
+    return float(20 * np.log10(max(rms, 1e-6)))
