@@ -17,7 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from diffusers import DDIMScheduler
 
 from difftalk.config.training import TrainingSettings
-from difftalk.models.denoiser import Denoiser, noise_schedule, untrained_denoiser
+from difftalk.models.denoiser import Denoiser, build_denoiser, noise_schedule
 from difftalk.models.examples import LatentClips
 from difftalk.runtime.device import default_device
 from difftalk.runtime.errors import UserError
@@ -80,7 +80,7 @@ def train_denoiser(
     # Networks, optimiser and moving average. The same seed gives the same initial weights and, below, the
     # same batches, noise and timesteps.
     torch.manual_seed(settings.seed)
-    model = untrained_denoiser(settings, clips)
+    model = build_denoiser(settings, clips)
     channels_last = on_gpu if settings.channels_last == "auto" else settings.channels_last
     model.unet.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     model.to(device)
