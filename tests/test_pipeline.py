@@ -44,9 +44,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with crops and speech of one test clip, and an untrained model."""
     folder = tmp_path_factory.mktemp("made") / "results" / "tiny"
     (folder / "crops").mkdir(parents=True)
-    filmed = speaker(950)
-    write_crops(folder / "crops" / "test-000.tar", {"clip": filmed})
-    features = mfcc_features(filmed[2], 2 * len(filmed[0]))
+    spoken = speaker(950)
+    write_crops(folder / "crops" / "test-000.tar", {"clip": spoken})
+    features = mfcc_features(spoken[2], 2 * len(spoken[0]))
     (folder / "speech").mkdir()
     columns = {"clip_id": ["clip"] * len(features), "step": np.arange(len(features), dtype=np.int32)}
     table = pa.table({**columns, "features": list(features)}, schema=SCHEMA)
@@ -110,7 +110,7 @@ def test_what_is_loaded_takes_the_shortcut_and_moves(made: Path) -> None:
 
 
 def test_a_call_gives_the_frames_of_the_stages(made: Path, crop: Crop, tmp_path: Path) -> None:
-    """Encode in float32 and sample as the workflow does, then the same clip through the pipeline: the same bits."""
+    """Encode in float32 and sample as the workflow does; the pipeline gives the same bits."""
     shard = tmp_path / "test-000.tar"
     paths = {"crops": made / "crops" / "test-000.tar", "speech": made / "speech" / "test-000.parquet"}
     encode.run(
