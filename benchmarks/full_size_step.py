@@ -1,8 +1,9 @@
-"""Training steps at the paper's full size, on this machine's GPU or else its CPU: seconds and peak memory.
+"""Time training steps at the paper's size, on a GPU or else the CPU, and their peak memory.
 
 python benchmarks/full_size_step.py --batch-size 1
 
-It is the training itself (`difftalk train`) on a shard of random latents of 3 x 64 x 64; on a GPU raise --batch-size.
+It is the training itself (`difftalk train`) on a shard of random latents of 3 x 64 x 64. On a GPU, use
+a larger --batch-size.
 """
 
 import argparse
@@ -16,7 +17,9 @@ from typing import Any
 import torch
 from random_shards import write_random_shard, write_small_autoencoder
 
+from difftalk.config.training import TrainingSettings
 from difftalk.stages import train
+from difftalk.training import loop
 
 
 def main() -> None:
@@ -26,10 +29,10 @@ def main() -> None:
     parser.add_argument("--precision", choices=["no", "bf16"], default="bf16")
     args = parser.parse_args()
 
-    settings = train.Settings(
+    settings = TrainingSettings(
         steps=args.steps, batch_size=args.batch_size, precision=args.precision, log_every=1
     )
-    save = train.save_checkpoint
+    save = loop.save_checkpoint
 
     def save_and_tell(*arguments: Any) -> Path:
         steps_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -42,7 +45,7 @@ def main() -> None:
         print(f"checkpoint: {path.stat().st_size / 1e9:.2f} GB in {seconds:.0f} s")
         return path
 
-    train.save_checkpoint = save_and_tell
+    loop.save_checkpoint = save_and_tell
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_random_shard(folder / "train-000.tar", clips=1, frames=130)
@@ -62,7 +65,8 @@ def main() -> None:
         else f"CPU, {torch.get_num_threads()} threads"
     )
     print(
-        f"{facts['parameters']['unet']:,} parameters of the UNet, {args.precision}, batch of {args.batch_size}, {where}"
+        f"{facts['parameters']['unet']:,} parameters of the UNet, {args.precision}, "
+        f"batch of {args.batch_size}, {where}"
     )
     for line in log:
         print(f"step {line['step']}: {args.batch_size / line['images_per_s']:.1f} s, loss {line['loss']:.4f}")

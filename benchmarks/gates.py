@@ -2,8 +2,8 @@
 
 python benchmarks/gates.py VIDEO ...
 
-Live: every video as it is. Cuts: the first second of each followed by the second one of each other. Freezes: each video
-frozen for 2 s after 0.8 s, and encoded by x264 at each --crf.
+Live: every video as it is. Cuts: the first second of each followed by the second one of each other. Freezes:
+each video frozen for 2 s after 0.8 s, and encoded by x264 at each --crf.
 """
 
 import argparse
@@ -77,7 +77,8 @@ def main() -> None:
             freezes.append((longest_freeze_s(list(read_frames(path))), crf, name))
     shortest = min(freezes)
     print(
-        f"freezes of {FROZEN / FPS:g} s are measured as {shortest[0]:.2f} s ({shortest[2]}, crf {shortest[1]}) and more"
+        f"freezes of {FROZEN / FPS:g} s are measured as {shortest[0]:.2f} s "
+        f"({shortest[2]}, crf {shortest[1]}) and more"
     )
 
 

@@ -1,11 +1,11 @@
-"""Kill a short training at random moments by SIGKILL, SIGTERM and SIGUSR1: does every resume land on the same weights?
+"""Kill a training at random moments: does every resume end with the same weights?
 
 python benchmarks/kills.py --kills 20
 python benchmarks/kills.py --kills 10 --processes 2 --data-workers 1
 
-Each attempt is killed at a random moment, one in four while it starts and the others while it trains, and taken up by the
-same command; a training that comes through is compared with the undisturbed one and begun anew, until there were as
-many kills.
+Each attempt is killed at a random moment, one in four while it starts and the others while it trains, and
+resumed by the same command. A training that finishes is compared with the uninterrupted one and begun again,
+until there were as many kills.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
             started = until_it_trains(job, folder / "state-whole")
             assert job.wait() == 0
         start_s, loop_s = started - began, time.monotonic() - started
-        print(f"undisturbed: {start_s:.1f} s to start, {loop_s:.1f} s for {args.steps} steps", flush=True)
+        print(f"uninterrupted: {start_s:.1f} s to start, {loop_s:.1f} s for {args.steps} steps", flush=True)
 
         kills = finished = status = 0
         while kills < args.kills or status != 0:
@@ -93,18 +93,19 @@ def main() -> None:
                 expected = {128 + number, -number}
                 assert status in expected, f"status {status}, not {expected}: {said}"
                 saved = re.search(r"saved step \d+", said)
+                where = "the steps" if in_loop else "the start"
                 print(
-                    f"{kills:3d} {number.name} {wait_s:.1f} s into {'the steps' if in_loop else 'the start'}, status {status}, "
+                    f"{kills:3d} {number.name} {wait_s:.1f} s into {where}, status {status}, "
                     f"{saved[0] if saved else 'not asked to save'}, newest checkpoint {newest}",
                     flush=True,
                 )
         print(
-            f"{kills} kills, {finished} trainings came through, every one with the weights of the undisturbed"
+            f"{kills} kills, {finished} trainings finished, every one with the weights of the uninterrupted"
         )
 
 
 def until_it_trains(job: subprocess.Popen, state: Path) -> float:
-    """Wait until the loop begins, or the job ends: it rewrites its log then."""
+    """Wait until the loop begins (it rewrites its log then) or the job ends."""
     log = state / "log.jsonl"
     before = log.stat().st_mtime_ns if log.exists() else None
     while job.poll() is None and (not log.exists() or log.stat().st_mtime_ns == before):
@@ -113,7 +114,7 @@ def until_it_trains(job: subprocess.Popen, state: Path) -> float:
 
 
 def same(first: Path, second: Path) -> bool:
-    """Equal weights bit for bit, and logs of the same steps and losses."""
+    """Return whether weights are equal bit for bit, and logs of the same steps and losses."""
     for file in first.glob("*/*.safetensors"):
         ours, theirs = load_file(file), load_file(second / file.relative_to(first))
         if ours.keys() != theirs.keys() or not all(torch.equal(ours[k], theirs[k]) for k in ours):

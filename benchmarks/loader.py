@@ -1,4 +1,4 @@
-"""How fast training batches come from the shards alone, at the paper's latent size, and what the index of HDTF takes.
+"""Time how fast training batches come from the shards alone, and what the index of HDTF takes.
 
 python benchmarks/loader.py --workers 0 1 2
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from random_shards import write_random_shard
 
-from difftalk.training.data import LatentClips, Steps, batch_indices, load_steps
+from difftalk.models.examples import LatentClips
+from difftalk.training.data import Steps, batch_indices, load_steps
 
 HDTF_FRAMES = 1_500_000  # 16 hours
 
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def index() -> tuple[int, float, float]:
-    """Frames, memory that a process gains by the order of two epochs (the most it holds), MB, and the time of one."""
+    """Return frames, MB that the order of two epochs takes (the most held), and ms for one."""
     before = _resident()
     batch_indices(HDTF_FRAMES, 64, 0, 1)
     began = time.monotonic()

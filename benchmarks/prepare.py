@@ -1,15 +1,16 @@
-"""How fast videos become crops, landmarks and speech features: against the community's way, and the bare decode.
+"""Time the stages of preparing against the community's way, and against the bare decode.
 
 python benchmarks/prepare.py FOLDER [FOLDER ...] [--demo 6]
 
-Each folder of videos is a set; `--demo N` is one more, of N speakers rendered as the demo does. The stages run as the
-workflow runs them, one command each. The community's way, on the same files with the same detector and predictor:
-every frame to a JPEG on disk; each read back, searched for faces whole, at the full resolution, upsampled only where the
-detector needs that to find the face; landmarks to a text file and a crop to a JPEG; each frame's 40 ms of
-audio to a WAV file, features computed from that; one process. It runs on a sample of each clip's frames, and its time
-per frame counts for all of the clip's frames. Two variants: frames upsampled once more, as in dlib's own example; and
-a seek in the file for each frame and its audio, as DiffTalk's community scripts (yxdydgithub/difftalk_preprocess) do,
-here without the two processes that they start for that.
+Each folder of videos is a set; `--demo N` is one more, of N speakers rendered as the demo does. The stages
+run as the workflow runs them, one command each. The community's way, on the same files with the same detector
+and predictor: every frame to a JPEG on disk; each read back, searched for faces whole, at the full
+resolution, upsampled only where the detector needs that to find the face; landmarks to a text file and a crop
+to a JPEG; each frame's 40 ms of audio to a WAV file, features computed from that; one process. It runs on a
+sample of each clip's frames, and its time per frame counts for all of the clip's frames. Two variants: frames
+upsampled once more, as in dlib's own example; and a seek in the file for each frame and its audio, as
+DiffTalk's community scripts (yxdydgithub/difftalk_preprocess) do, here without the two processes that they
+start for that.
 
 Rounds alternate between the ways, so that a machine which is busy for a while is so for all.
 """
@@ -262,7 +263,7 @@ def frame_at(video: Path, at_s: float) -> np.ndarray:
 
 
 def upsampling(video: Path, clip: Clip) -> int:
-    """Return how often a frame must be doubled for the detector to find the face in three frames; 2 at most."""
+    """Return how often frames must be doubled for the detector to find the face in three; 2 at most."""
     frames = [next(read_frames(video, t, t + 1 / FPS)) for t in np.linspace(0, clip.end_s - 0.2, 3)]
     greys = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]
     return next((n for n in (0, 1) if all(len(dlib_backend.detector()(g, n)) for g in greys)), 2)

@@ -1,4 +1,4 @@
-"""Shards of random numbers in the layout of the training shards, for benchmarks that need data of any size at once."""
+"""Training shards of random numbers, for benchmarks that need data of any size at once."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from difftalk.models.autoencoder import build_autoencoder
 def write_random_shard(
     path: Path, clips: int, frames: int, size: int = 64, speech_features: int = 29
 ) -> Path:
-    """`clips` clips of `frames` frames with latents 3 x `size` x `size`, float16 as the stage `encode` stores them."""
+    """Write clips of `frames` frames with latents (3, size, size), float16 as `encode` stores them."""
     rng = np.random.default_rng(0)
 
     def clip() -> dict[str, object]:
@@ -32,6 +32,6 @@ def write_random_shard(
 
 
 def write_small_autoencoder(folder: Path) -> Path:
-    """An untrained first stage, for trainings whose result nobody looks at."""
+    """Write an untrained first stage, for trainings whose result nobody looks at."""
     build_autoencoder((16, 32), 1, 16).save_pretrained(folder)
     return folder

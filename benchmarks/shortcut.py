@@ -1,8 +1,8 @@
-"""What the exact shortcut gains: forward and backward of the denoiser with cross-attention to one token, and as a bias.
+"""Time the one-token shortcut: the UNet with cross-attention to one token, and as a bias.
 
 python benchmarks/shortcut.py --precision no --batch-size 1
 
-The paper's UNet, on this machine's GPU or else its CPU; the two take turns, and the least of several times counts.
+The paper's UNet, on a GPU or else the CPU; the two take turns, and the least of several times counts.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import time
 import torch
 
 from difftalk.models.denoiser import build_denoiser, use_one_token_shortcut
+from difftalk.runtime.device import default_device
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     torch.manual_seed(0)
     model = build_denoiser((256, 512, 768, 1024), 2, 32, 128, 2, args.size).to(device)
     x = torch.randn(args.batch_size, 9, args.size, args.size, device=device)
@@ -53,7 +54,8 @@ def main() -> None:
         f"{device}, precision {args.precision}, batch of {args.batch_size}, latent {args.size} x {args.size}"
     )
     print(
-        f"attention {attention:.2f} s, bias {bias:.2f} s, {attention / bias:.3f} times; outputs {apart:.1e} apart"
+        f"attention {attention:.2f} s, bias {bias:.2f} s, {attention / bias:.3f} times; "
+        f"outputs {apart:.1e} apart"
     )
 
 

@@ -1,9 +1,9 @@
-"""Seconds that each speech backend takes for a minute of audio, and the memory it needs for the longest clip of HDTF.
+"""Time each speech backend on a minute of audio, and measure the memory for HDTF's longest clip.
 
     python benchmarks/speech_features.py [--seconds 60 500]
 
-DeepSpeech has its full width and random weights, which take as long as trained ones. One clip of noise per length, on the
-GPU where there is one.
+DeepSpeech has its full width and random weights, which take as long as trained ones. One clip of noise per
+length, on the GPU where there is one.
 """
 
 import argparse
@@ -73,8 +73,9 @@ def main() -> None:
                 taken, worked = time.perf_counter() - start, time.process_time() - worked
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
                 print(
-                    f"{name}: {seconds} s of audio in {taken:.2f} s ({60 * taken / seconds:.2f} s a minute; of processors "
-                    f"{60 * worked / seconds:.2f} s) on {where}; {peak:.1f} GB at most until now",
+                    f"{name}: {seconds} s of audio in {taken:.2f} s "
+                    f"({60 * taken / seconds:.2f} s a minute; of processors {60 * worked / seconds:.2f} s) "
+                    f"on {where}; {peak:.1f} GB at most until now",
                     flush=True,
                 )
 

@@ -1,12 +1,13 @@
-"""Images per second of a training step: ours against the official formulation, same UNet, same batch, in one run.
+"""Compare images/s of a training step of ours with the official formulation, in one run.
 
 python benchmarks/training_step.py [--batch 32] [--compile]
 
-Official formulation: per image the first stage encodes target, masked frame and reference; all in float32; attention is
-softmax(q k) v spelled out, for the one context token too; AdamW and the average of the weights go tensor by tensor.
-Left out in its favour: decoding of its JPEG files, and its gradient checkpointing. Ours: latents from a training shard,
-read from disk within the step; bf16 autocast, channels last, the one-token shortcut, fused attention, fused AdamW.
-Steps are taken in turn and medians compared. On a GPU the nets are the paper's; on a CPU they are narrower.
+Both have the same UNet and batch. Official formulation: per image the first stage encodes target, masked
+frame and reference; all in float32; attention is softmax(q k) v spelled out, for the one context token too;
+AdamW and the average of the weights go tensor by tensor. Left out in its favour: decoding of its JPEG files,
+and its gradient checkpointing. Ours: latents from a training shard, read from disk within the step; bf16
+autocast, channels last, the one-token shortcut, fused attention, fused AdamW. Steps are taken in turn and
+medians compared. On a GPU the nets are the paper's; on a CPU they are narrower.
 """
 
 import argparse
@@ -25,15 +26,19 @@ from diffusers.models.attention_processor import Attention
 from diffusers.training_utils import EMAModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from difftalk.config.training import TrainingSettings
 from difftalk.media.shards import write_shard
 from difftalk.models.autoencoder import build_autoencoder, encode_frames, to_pixels
 from difftalk.models.conditioning import Conditioner
-from difftalk.models.denoiser import build_denoiser, noise_schedule, use_one_token_shortcut
-from difftalk.stages.train import Denoiser, Settings, learning_rate, squared_error
-from difftalk.training.data import Examples, LatentClips, Steps, TrainingBatch
+from difftalk.models.denoiser import Denoiser, build_denoiser, noise_schedule, use_one_token_shortcut
+from difftalk.models.examples import Examples, LatentClips
+from difftalk.runtime.device import default_device
+from difftalk.training.data import Steps, TrainingBatch
+from difftalk.training.loss import squared_error
+from difftalk.training.optimiser import learning_rate
 
-CUDA = torch.cuda.is_available()
-DEVICE = "cuda" if CUDA else "cpu"
+DEVICE = default_device()
+CUDA = DEVICE == "cuda"
 PAPER, PAPER_FIRST_STAGE = (256, 512, 768, 1024), (128, 256, 512)
 NARROW, NARROW_FIRST_STAGE = (64, 128, 192, 256), (32, 64, 128)
 LATENT = 64  # height and width, at 256 px
@@ -117,7 +122,7 @@ class Data:
     def batch(self, size: int, step: int) -> TrainingBatch:
         return Steps(self.clips, size, seed=1, reference_distance=1, schedule_steps=1000)[step]
 
-    def pictures(self, batch: Examples) -> list[torch.Tensor]:
+    def frames_in(self, batch: Examples) -> list[torch.Tensor]:
         """Target, masked frame and reference of a batch in pixels, found by their latents."""
 
         def number(latent: torch.Tensor) -> int:
@@ -136,7 +141,7 @@ def build(recipe: Recipe, nets: Denoiser, scheduler: DDIMScheduler, data: Data, 
     """Copy the nets, take one step of warm-up, and note how much memory that took."""
     before = start_of_peak()
     nets = copy.deepcopy(nets).to(DEVICE)
-    settings = Settings()
+    settings = TrainingSettings()
     if recipe.fused:
         nets.unet.to(memory_format=torch.channels_last)
         optimiser = torch.optim.AdamW(nets.parameters(), lr=learning_rate(0, settings), fused=True)
@@ -154,13 +159,13 @@ def build(recipe: Recipe, nets: Denoiser, scheduler: DDIMScheduler, data: Data, 
     def step(number: int) -> float:
         started = time.monotonic()
         batch = data.batch(batch_size, number)
-        pictures = None if recipe.cached else [x.to(DEVICE) for x in data.pictures(batch.examples)]
+        frames = None if recipe.cached else [x.to(DEVICE) for x in data.frames_in(batch.examples)]
         batch = batch.to(DEVICE)
         synchronise()
         ready = time.monotonic()
-        if pictures is not None:
+        if frames is not None:
             with torch.no_grad():
-                encoded = [data.first_stage.encode(x).latents for x in pictures]
+                encoded = [data.first_stage.encode(x).latents for x in frames]
             seen = batch.examples
             seen.target, seen.masked, seen.reference = encoded
         elif recipe.fused:
@@ -177,7 +182,7 @@ def build(recipe: Recipe, nets: Denoiser, scheduler: DDIMScheduler, data: Data, 
         averaged.step(nets.parameters() if recipe.fused else nets.unet.parameters())
         value = loss.item()
         synchronise()
-        # The official one has its pictures in memory: what it costs to find them is not its own.
+        # The official one has its frames in memory: what it costs to find them is not its own.
         waited = ready - started if recipe.cached else 0.0
         runner.seconds.append(time.monotonic() - (started if recipe.cached else ready))
         runner.waited.append(waited)
@@ -199,7 +204,7 @@ def gigaflop_per_image(nets: Denoiser, scheduler: DDIMScheduler, data: Data) -> 
     unfuse(nets.unet)
     use_one_token_shortcut(nets.unet)
     with FlopCounterMode(display=False) as counter:
-        squared_error(nets, scheduler, data.batch(1, 0).to(DEVICE), Settings()).backward()
+        squared_error(nets, scheduler, data.batch(1, 0).to(DEVICE), TrainingSettings()).backward()
     return counter.get_total_flops() / 1e9
 
 
@@ -256,7 +261,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     unet = build_denoiser(tuple(args.channels), args.layers, args.head_channels, 128, 2, LATENT)
-    nets = Denoiser(unet, Conditioner(), Settings().conditions)
+    nets = Denoiser(unet, Conditioner(), TrainingSettings().conditions)
     scheduler = noise_schedule("epsilon")
     first_stage = build_autoencoder(tuple(args.first_stage), args.layers, 8192).eval().requires_grad_(False)
     recipes = [
@@ -272,7 +277,8 @@ def main() -> None:
     count = sum(p.numel() for p in unet.parameters())
     print(f"{name}; torch {torch.__version__}; UNet {args.channels}, {count:,} parameters, {width};")
     print(
-        f"first stage {args.first_stage}; latents {LATENT} x {LATENT}; batch {args.batch}; {args.repeats} steps each"
+        f"first stage {args.first_stage}; latents {LATENT} x {LATENT}; batch {args.batch}; "
+        f"{args.repeats} steps each"
     )
 
     with tempfile.TemporaryDirectory() as folder:

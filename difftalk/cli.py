@@ -125,7 +125,7 @@ def _add_arguments(verb: argparse.ArgumentParser, function: Callable[..., None])
         options: dict[str, Any] = {"help": described.get(name, "").replace("%", "%%")}
         options["type"] = kind if kind in PLAIN_TYPES else str
         if parameter.kind is not parameter.KEYWORD_ONLY:
-            verb.add_argument(name, metavar=name.upper(), **options, **({"nargs": "+"} if many else {}))
+            verb.add_argument(name, metavar=name.upper(), nargs="+" if many else None, **options)
             continue
         if many:
             options |= {"nargs": "*", "default": []}
@@ -136,7 +136,9 @@ def _add_arguments(verb: argparse.ArgumentParser, function: Callable[..., None])
         else:
             options["required"] = True
         verb.add_argument(f"--{name.replace('_', '-')}", **options)
-    verb.add_argument("--log", type=Path, help="file for all output; the terminal keeps progress bar and errors")
+    verb.add_argument(
+        "--log", type=Path, help="file for all output; the terminal keeps progress bar and errors"
+    )
 
 
 def _kind(hint: Any) -> tuple[Any, bool]:

@@ -1,4 +1,4 @@
-"""Small real clips for the tests: drawn speakers, encoded and cropped, in the pipeline's own files."""
+"""Small real clips for the tests: drawn speakers, cropped, in the pipeline's own files."""
 
 from collections.abc import Mapping
 from functools import cache

@@ -1,7 +1,7 @@
-"""The networks of latent diffusion (LDM) and DiffTalk as plain functions of the tensors of a released checkpoint.
+"""The networks of LDM and DiffTalk as plain functions of the tensors of a released checkpoint.
 
-Written from the published description of the architectures, without diffusers or the package: the converters are
-compared with it. `Tensors` records which names were used, so that a test sees that all were.
+Written from the published description of the architectures, without diffusers or the package: the converters
+are compared with it. `Tensors` records which names were used, so that a test sees that all were.
 """
 
 import math

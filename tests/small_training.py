@@ -1,6 +1,7 @@
 """A training of seconds on a small made-up shard, for the tests of training."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from difftalk.media.shards import write_shard
 from difftalk.models.autoencoder import build_autoencoder
 from difftalk.stages.train import run
 
-TINY = {
+TINY: dict[str, Any] = {
     "channels": [16, 32],
     "layers": 1,
     "head_channels": 16,
@@ -49,9 +50,14 @@ def write_made(folder: Path) -> Path:
 
 
 def train(
-    made: Path, name: str, curves: Path | None = None, data_workers: int = 0, **changes: object
+    made: Path,
+    name: str,
+    curves: Path | None = None,
+    data_workers: int = 0,
+    processes: int = 1,
+    **changes: object,
 ) -> Path:
-    """Train in this process; `changes` are settings other than `TINY`. Returns the folder of the model."""
+    """Train in this process, with `changes` to `TINY`; return the folder of the model."""
     run(
         shards=[made / "train-000.tar"],
         autoencoder=made / "autoencoder",
@@ -60,6 +66,7 @@ def train(
         out=made / name,
         curves=curves,
         data_workers=data_workers,
+        processes=processes,
     )
     return made / name
 

@@ -1,9 +1,10 @@
 """The clock: after five minutes at any rate, pictures and sound of a source are where they were at its start.
 
-A source flashes white every ten seconds for 0.2 s and beeps from the first sample of each flash on. Its pictures have
-their true timestamps, its sound is AAC at 44.1 or 48 kHz, as from a video site. Read by `read_frames` at 25 fps and by
-`read_audio` at 16 kHz it must show each flash from the very first of our frames that comes at or after it, which is
-where the 25 fps grid puts it (up to 40 ms late, 20 ms on the average), and begin each beep within 1 ms of the truth.
+A source flashes white every ten seconds for 0.2 s and beeps from the first sample of each flash on. Its
+pictures have their true timestamps, its sound is AAC at 44.1 or 48 kHz, as from a video site. Read by
+`read_frames` at 25 fps and by `read_audio` at 16 kHz it must show each flash from the very first of our
+frames that comes at or after it, which is where the 25 fps grid puts it (up to 40 ms late, 20 ms on the
+average), and begin each beep within 1 ms of the truth.
 """
 
 from fractions import Fraction

@@ -269,7 +269,10 @@ def test_a_stage_gets_the_gates_that_it_applies(default: dict[str, Any]) -> None
         "frozen_seconds": 2.0,
     }
     assert stage_settings(config, "landmarks").as_dict() == config.landmarks.as_dict() | {"gates": gates}
-    assert stage_settings(config, "crops").as_dict()["gates"] == {"length_mismatch_seconds": None, "sync": None}
+    assert stage_settings(config, "crops").as_dict()["gates"] == {
+        "length_mismatch_seconds": None,
+        "sync": None,
+    }
 
 
 def test_a_sync_gate_does_not_wait_for_an_expert_that_waits_for_crops(default: dict[str, Any]) -> None:
@@ -343,8 +346,12 @@ def test_schema_and_table_of_keys_are_those_of_the_models() -> None:
     assert spec is not None and spec.loader is not None
     config_docs = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(config_docs)
-    assert config_docs.SCHEMA.read_text(encoding="utf-8") == config_docs.schema_text(), "run `make config-docs`"
-    assert config_docs.README.read_text(encoding="utf-8") == config_docs.readme_text(), "run `make config-docs`"
+    assert config_docs.SCHEMA.read_text(encoding="utf-8") == config_docs.schema_text(), (
+        "run `make config-docs`"
+    )
+    assert config_docs.README.read_text(encoding="utf-8") == config_docs.readme_text(), (
+        "run `make config-docs`"
+    )
 
 
 def test_the_configuration_is_read_without_heavy_imports() -> None:

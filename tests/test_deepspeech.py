@@ -118,7 +118,7 @@ def constants() -> dict[str, np.ndarray]:
 
 
 def write_graph(path: Path, constants: dict[str, np.ndarray], identity: bool = True) -> Path:
-    """A frozen graph as TensorFlow writes it: constants, an Identity behind each, and nodes that are no weights."""
+    """A frozen graph as TensorFlow writes it: constants, an Identity after each, nodes without weights."""
     graph = GraphDef()
     graph.node.add(name="input_node", op="Placeholder")
     for name, value in constants.items():

@@ -11,15 +11,8 @@ import dlib
 import numpy as np
 import pytest
 
-from difftalk.datasets.demo.faces import (
-    DEMO_SEEDS,
-    TRAINING_SEEDS,
-    Identity,
-    Mouth,
-    Pose,
-    draw_face,
-    random_frame,
-)
+from difftalk.datasets.demo.faces import draw_face, random_frame
+from difftalk.datasets.demo.identity import DEMO_SEEDS, TRAINING_SEEDS, Identity, Mouth, Pose
 from difftalk.datasets.demo.mouth import mouth_track
 from difftalk.datasets.demo.render import DemoSource, demo_sources, perform, render_source
 from difftalk.datasets.demo.voice import Phoneme, VoiceError, sentence, speak

@@ -1,7 +1,8 @@
-"""The backend `face_alignment`: its batches give the library's own points, and a face is followed through a film.
+"""The backend `face_alignment`: the library's own points in batches; one face through a film.
 
-The trained weights cannot be had in a test. Against the library, the networks have random weights, the same on both
-sides. To follow something, two small ones stand for them, to which a dot is a face with its landmarks on the dot.
+The trained weights cannot be had in a test. Against the library, the networks have random weights, the same
+on both sides. To follow something, two small ones stand for them, to which a dot is a face with its landmarks
+on the dot.
 """
 
 import json
@@ -130,7 +131,7 @@ def test_peaks_move_a_quarter_of_a_cell_except_at_the_border() -> None:
 
 
 class DotDetector(torch.nn.Module):
-    """As S3FD, on the scale with cells of 32 pixels: a blue dot is a face 128 pixels wide, a red one of 256."""
+    """As S3FD, with cells of 32 pixels: a blue dot is a face 128 pixels wide, a red one of 256."""
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         outputs = []
@@ -163,7 +164,7 @@ BLUE, RED = (0, 0, 255), (255, 0, 0)
 
 
 def frame_with(*dots: tuple[float, float, tuple[int, int, int]]) -> np.ndarray:
-    """A black frame with dots 12 pixels wide at (x, y), in cells of 32 pixels from the centre of the first."""
+    """A black frame with dots 12 pixels wide at (x, y), in cells from the centre of the first."""
     canvas = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     for column, row, colour in dots:
         x, y = round((column + 0.5) * CELL), round((row + 0.5) * CELL)

@@ -1,4 +1,4 @@
-"""The first stage's training: the terms of its loss, its figures and frames, and that it resumes exactly."""
+"""The first stage: the terms of its loss, its figures and frames, exact resumption, copies."""
 
 import json
 import subprocess
@@ -58,7 +58,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights folder with a VGG16 backbone of random weights: right in its names and shapes, wrong in its values."""
+    """A weights folder with a VGG16 backbone of random weights: names and shapes are right."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(3)
     features = torchvision.models.vgg16(weights=None).features.state_dict()
@@ -192,7 +192,7 @@ def test_the_perceptual_term_is_lpips_of_the_backbone_in_the_weights_folder(
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """Stopped in the twelfth step, with the adversarial loss enabled; it resumes from the checkpoint of step 10."""
+    """Interrupted in step 12, after the adversarial loss is enabled; resumed from step 10."""
     adversarial = {"discriminator_weight": 0.75, "discriminator_from": 0.25}
     whole = train(tmp_path / "whole", **adversarial)
 

@@ -197,8 +197,8 @@ def test_a_sync_gate_without_an_expert_is_the_users_mistake(stage: Stage) -> Non
 
 def test_torch_is_imported_for_the_sync_gate_alone() -> None:
     program = (
-        "import sys, difftalk.stages.crops, difftalk.stages.landmarks, difftalk.face.crops, difftalk.face.follow;"
-        "import difftalk.face.dlib_backend;"
+        "import sys, difftalk.stages.crops, difftalk.stages.landmarks;"
+        "import difftalk.face.crops, difftalk.face.follow, difftalk.face.dlib_backend;"
         "print('torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

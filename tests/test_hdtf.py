@@ -1,4 +1,4 @@
-"""The table of HDTF's clips: its counts and splits, how annotations become rows, errors in damaged annotations."""
+"""The table of HDTF's clips: counts, splits, how annotations become rows, damaged annotations."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""HDTF against a video site on loopback: twenty videos, alive and dead, fetched once and each clip accounted for.
+"""HDTF against a video site on loopback: videos alive and dead, fetched once, each clip accounted for.
 
 One run of `prepare_all`, killed while it downloads and started again, is shared by the assertions.
 """
@@ -231,7 +231,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
 
 
 def kill_while_downloading(asked: list, folder: Path, store: Path, videos: int) -> None:
-    """Run until so many videos are in the store, then kill the jobs that download, with no chance to clean up."""
+    """Run until so many videos are in the store, then kill the jobs that download, before they clean up."""
     with subprocess.Popen(
         command(*asked, directory=folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as job:

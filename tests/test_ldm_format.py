@@ -1,4 +1,4 @@
-"""Checkpoints in the LDM/DiffTalk format: equal outputs by an independent forward pass, every name, both ways."""
+"""The LDM/DiffTalk format: outputs equal to an independent forward pass, every name, both ways."""
 
 import hashlib
 import subprocess
@@ -21,7 +21,8 @@ from difftalk.runtime.errors import UserError
 from difftalk.sampling.ldm_checkpoint import export_checkpoint
 from difftalk.sampling.pipeline import DiffTalkPipeline
 
-# sha256 of the names and shapes of the released checkpoint, sorted lines of `name<TAB>[shape]`, without the copies of the moving average.
+# sha256 of the names and shapes of the released checkpoint, sorted lines of `name<TAB>[shape]`, without the
+# copies of the moving average.
 RELEASED_NAMES = "13608c04b5ca62f770b88766bb02b77c88b852132852ae5f2db4b04c87cd3615"
 
 Networks = tuple[UNet2DConditionModel, Conditioner, VQModel]
@@ -38,7 +39,7 @@ def shaken(model):
 
 @pytest.fixture(scope="module")
 def networks() -> Networks:
-    """The paper's networks, narrow: three levels, so that each kind of block is there with and without neighbours."""
+    """The paper's networks, narrow: three levels, so that each kind of block has and lacks neighbours."""
     torch.manual_seed(0)
     narrow = build_autoencoder((32, 64, 96), 2, 64)
     first_stage = VQModel.from_config({**narrow.config, "norm_num_groups": 32})

@@ -84,7 +84,7 @@ def test_pixels_and_frames_are_inverse() -> None:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_sampler_with_a_perfect_denoiser_finds_the_target(prediction: str) -> None:
-    """Given the true noise or velocity at every step, DDIM must land on the target, known region or not."""
+    """Given the true noise or velocity at every step, DDIM must reach the target, masked or not."""
     scheduler = noise_schedule(prediction)
     target = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     generated = torch.zeros(2, 1, 8, 8, dtype=torch.bool)

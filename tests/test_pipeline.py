@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "crops").mkdir(parents=True)
     spoken = speaker(950)
     write_crops(folder / "crops" / "test-000.tar", {"clip": spoken})
-    features = mfcc_features(spoken[2], 2 * len(spoken[0]))
+    features = mfcc_features(spoken[2], 2 * len(filmed[0]))
     (folder / "speech").mkdir()
     columns = {"clip_id": ["clip"] * len(features), "step": np.arange(len(features), dtype=np.int32)}
     table = pa.table({**columns, "features": list(features)}, schema=SCHEMA)
@@ -110,7 +110,7 @@ def test_what_is_loaded_takes_the_shortcut_and_moves(made: Path) -> None:
 
 
 def test_a_call_gives_the_frames_of_the_stages(made: Path, crop: Crop, tmp_path: Path) -> None:
-    """Encode in float32 and sample as the workflow does; the pipeline gives the same bits."""
+    """Encoding in float32 and sampling as the workflow does gives the same bits as the pipeline."""
     shard = tmp_path / "test-000.tar"
     paths = {"crops": made / "crops" / "test-000.tar", "speech": made / "speech" / "test-000.parquet"}
     encode.run(

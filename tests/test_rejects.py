@@ -1,4 +1,4 @@
-"""Rejects: written before they are judged, by every stage that can lose a clip, with reasons that the docs explain."""
+"""Rejects: every stage writes them before it judges their share; the docs explain the reasons."""
 
 import re
 from collections.abc import Callable
@@ -81,7 +81,7 @@ def test_too_many_rejects_are_found_before_a_writer_has_finished_its_file(tmp_pa
 
 @dataclass
 class Shard:
-    """A shard of one clip on which a stage runs twice: first where it must reject the clip, then where it must not.
+    """A stage and a shard of one clip, which it must reject or not.
 
     Args:
         run: the stage, given `rejects`, `max_reject_fraction`, `out` and `bad`, which asks for the reject.

@@ -1,4 +1,4 @@
-"""A job that is killed in the middle of its work, then the same command: the outputs are those of a run in peace."""
+"""A killed job and then the same command give the outputs of an uninterrupted run."""
 
 import json
 import shutil
@@ -13,13 +13,13 @@ import pytest
 from conftest import TINY, command, snakemake
 
 RUN = Path("results", "tiny")
-# Figures of a training that say how fast this machine was, not what came out.
+# Columns of a training log that depend on the machine's speed.
 SPEEDS = {"images_per_s", "data_wait", "seconds"}
 
 
 @dataclass
 class Case:
-    """A stage to kill: what to ask snakemake for, and what shows that work has begun."""
+    """A stage to kill: the outputs to ask snakemake for, and files that show that work has begun."""
 
     stage: str
     outputs: list[str]
@@ -51,12 +51,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stage)
-def test_a_killed_job_is_made_up_for(case: Case, tiny_run: Path, tmp_path: Path) -> None:
+def test_a_killed_job_is_done_by_the_next_run(case: Case, tiny_run: Path, tmp_path: Path) -> None:
     here = tmp_path / "run"
     shutil.copytree(tiny_run, here, symlinks=True)
     for name in case.outputs:
         remove(here / RUN / name)
-    shutil.rmtree(here / RUN / "state")  # or else a finished model would be put back
+    shutil.rmtree(here / RUN / "state")  # or else a finished model would be restored
     asked = [*(str(RUN / name) for name in case.outputs), "--configfile", TINY]
 
     with subprocess.Popen(
@@ -96,7 +96,7 @@ def remove(path: Path) -> None:
 
 
 def content(path: Path) -> dict[str, object]:
-    """What a file or a folder of files holds, but for the speeds in a training's log."""
+    """The content of a file or a folder of files, without the speeds in a training log."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     return {str(file.relative_to(path)): _content(file) for file in files}
 

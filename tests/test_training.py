@@ -1,4 +1,4 @@
-"""Training: it learns, it resumes where it was killed, and what it writes can be sampled from."""
+"""Training: it learns, resumes where it was killed, and writes what can be sampled from."""
 
 import json
 import subprocess
@@ -13,8 +13,8 @@ from small_training import TINY, train, weights, write_made
 from difftalk.config.sampling import Sampling
 from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
-from difftalk.sampling.pipeline import DiffTalkPipeline
 from difftalk.sampling.methods import sample_clip
+from difftalk.sampling.pipeline import DiffTalkPipeline
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,8 @@ from difftalk.config.training import TrainingSettings
 from difftalk.stages.train import run
 made = Path({str(made)!r})
 settings = from_dict(TrainingSettings, {TINY!r}, "test")
-run(shards=[made / "train-000.tar"], autoencoder=made / "autoencoder", settings=settings, state=state, out=made / "killed")
+shards, autoencoder = [made / "train-000.tar"], made / "autoencoder"
+run(shards=shards, autoencoder=autoencoder, settings=settings, state=state, out=made / "killed")
 """
     died = subprocess.run([sys.executable, "-c", victim], capture_output=True, check=False)
     assert died.returncode == -9, died.stderr.decode()
@@ -89,3 +90,14 @@ def test_conditions_decide_what_the_denoiser_sees(
 def test_a_loss_that_is_not_a_number_stops_the_training(made: Path) -> None:
     with pytest.raises(UserError, match=r"loss became nan at step \d+.*learning_rate"):
         train(made, "diverged", learning_rate=1.0e30, gradient_clip=1.0e30)
+
+
+def test_what_a_training_without_curves_needs_not_is_not_imported(made: Path) -> None:
+    imported = subprocess.run(
+        [sys.executable, "-c", "import sys, difftalk.training.loop; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "torch" in imported
+    assert not {"tensorboard", "difftalk.sampling.pipeline", "cv2", "matplotlib"} & set(imported)

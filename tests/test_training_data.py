@@ -1,4 +1,4 @@
-"""Which frames are trained on: every one, once an epoch, with references far enough away, resumable at any step."""
+"""Which frames are trained on: every one, once an epoch, with references far enough away."""
 
 import pickle
 
@@ -71,7 +71,7 @@ def test_a_worker_process_is_sent_paths_and_no_data(clips: LatentClips) -> None:
     assert pickle.loads(sent).clip_ids == clips.clip_ids
 
 
-def test_newest_whole_checkpoint_of_the_same_settings_is_found(tmp_path, capsys) -> None:
+def test_the_latest_valid_checkpoint_of_the_same_settings_is_found(tmp_path, capsys) -> None:
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, step, "{}", {"x": torch.full((1000,), float(step))})
     kept = sorted(p.name for p in tmp_path.iterdir())

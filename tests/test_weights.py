@@ -1,4 +1,4 @@
-"""Pretrained weights: downloaded from a server on this machine, imported from files, asked for by the configuration."""
+"""Pretrained weights: downloaded from a local server, imported from files, named by the configuration."""
 
 import hashlib
 import json
@@ -22,6 +22,9 @@ from face_alignment.detection.sfd.net_s3fd import s3fd
 from face_alignment.models import FAN
 from safetensors.torch import load_file
 
+from difftalk.config.autoencoder import AutoencoderTraining
+from difftalk.config.section import Section
+from difftalk.config.syncnet import SyncnetTraining
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
 from difftalk.models.formats.ldm import export_first_stage
 from difftalk.models.formats.torch_file import read_state_dict
@@ -369,7 +372,7 @@ def test_what_is_not_a_tensor_is_never_unpickled(
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "callbacks": Trainer()}, tmp_path / "model.ckpt")
     with pytest.raises(
-        UserError, match=r"model\.ckpt holds .*mkdir beside tensors, which is not unpickled: where you"
+        UserError, match=r"model\.ckpt holds .*mkdir besides tensors, which is not unpickled: where you"
     ):
         weights.import_file("vq-f4", tmp_path / "model.ckpt")
     assert not (tmp_path / "pickled").exists()
@@ -392,13 +395,16 @@ def test_what_lightning_adds_to_the_tensors_is_dropped_without_its_classes(tmp_p
 # The configuration
 
 
-@pytest.mark.parametrize(("stage", "name"), [(autoencoder, "vq-f4"), (syncnet, "syncnet-v2")])
+@pytest.mark.parametrize(
+    ("stage", "settings", "name"),
+    [(autoencoder, AutoencoderTraining(), "vq-f4"), (syncnet, SyncnetTraining(), "syncnet-v2")],
+)
 def test_a_stage_whose_weights_are_missing_names_the_key_and_both_ways(
-    folder: Path, tmp_path: Path, stage: types.ModuleType, name: str
+    folder: Path, tmp_path: Path, stage: types.ModuleType, settings: Section, name: str
 ) -> None:
     key = stage.__name__.rpartition(".")[2]
     with pytest.raises(UserError) as said:
-        stage.run(crops=[], settings=stage.Settings(), source=name, state=tmp_path / "s", out=tmp_path / "o")
+        stage.run(crops=[], settings=settings, source=name, state=tmp_path / "s", out=tmp_path / "o")
     command = f"DIFFTALK_WEIGHTS={folder} difftalk weights"
     assert str(said.value).startswith(f"{key}: {name} needs the weights {name}, which are not in {folder}: ")
     assert f"`{command} fetch {name}`" in str(said.value)
@@ -410,7 +416,7 @@ def test_the_sync_expert_of_the_table_is_used(tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "syncnet_v2.model")
     weights.import_file("syncnet-v2", tmp_path / "syncnet_v2.model")
     syncnet.run(
-        crops=[], settings=syncnet.Settings(), source="syncnet-v2", state=tmp_path / "s", out=tmp_path / "o"
+        crops=[], settings=SyncnetTraining(), source="syncnet-v2", state=tmp_path / "s", out=tmp_path / "o"
     )
     expert = load_syncnet(tmp_path / "o")
     assert expert.config.architecture == "syncnet_v2"

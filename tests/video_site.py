@@ -1,4 +1,4 @@
-"""A small video site on loopback: pages by id, each with a behaviour of its own, and a count of what was asked."""
+"""A small video site on loopback: pages by id, each with its own behaviour, and a count of requests."""
 
 import re
 import threading
@@ -14,8 +14,11 @@ Behaviour = Callable[["Handler", str], None]
 
 @dataclass
 class Site:
-    """What the site shows. `pages[id]` answers for a video, `files[name]` is what it serves, `asked` counts requests
-    of pages and `sent` whole transfers of files."""
+    """What the site shows.
+
+    `pages[id]` answers for a video, `files[name]` is what it serves, `asked` counts requests of
+    pages and `sent` whole transfers of files.
+    """
 
     pages: dict[str, Behaviour] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
@@ -56,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(text.encode())
 
     def send_file(self, name: str, cut_at: int | None = None) -> None:
-        """A file, or the part of it that is asked for; with `cut_at` the line goes dead after so many bytes."""
+        """Send a file or the requested part of it; with `cut_at` the connection ends after so many bytes."""
         data = self.site.files[name].read_bytes()
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         first = int(asked[1]) if asked else 0
@@ -143,16 +146,17 @@ def says(text: str) -> Behaviour:
     return lambda handler, _: handler.send_text("text/html", f"<html><title>{text}</title><p>{text}</html>")
 
 
-def in_parts(pictures: str, sound: str) -> Behaviour:
-    """A DASH manifest whose pictures and sound are files of their own."""
+def in_parts(video: str, audio: str) -> Behaviour:
+    """A DASH manifest whose video and audio are files of their own."""
 
     def behave(handler: Handler, _: str) -> None:
         sets = "".join(
-            f'<AdaptationSet mimeType="{mime}"><Representation id="{name.split(".")[0]}" bandwidth="100000" {more}>'
+            f'<AdaptationSet mimeType="{mime}">'
+            f'<Representation id="{name.split(".")[0]}" bandwidth="100000" {more}>'
             f"<BaseURL>/files/{name}</BaseURL></Representation></AdaptationSet>"
             for name, mime, more in [
-                (pictures, "video/mp4", 'codecs="avc1.64001F" width="256" height="256"'),
-                (sound, "audio/mp4", 'codecs="mp4a.40.2" audioSamplingRate="16000"'),
+                (video, "video/mp4", 'codecs="avc1.64001F" width="256" height="256"'),
+                (audio, "audio/mp4", 'codecs="mp4a.40.2" audioSamplingRate="16000"'),
             ]
         )
         mpd = (

@@ -1,7 +1,7 @@
 """Make the first stage that the package embeds, from thousands of freshly drawn faces.
 
-The recorded command is in docs/embedded_weights.md. No face of it is a speaker of the demo: `random_frame` draws from
-seeds that the demo never uses.
+The recorded command is in docs/embedded_weights.md. No face is a speaker of the demo: `random_frame` draws
+from seeds that the demo never uses.
 """
 
 import argparse
@@ -28,7 +28,7 @@ HELD_OUT = 512  # faces that are measured on and not trained on
 
 
 def drawn_crops(count: int, size: int, seed: int) -> np.ndarray:
-    """Draw faces, cut as loosely or tightly as any crop setting would cut them: (count, size, size, 3) uint8."""
+    """Draw faces (count, size, size, 3) uint8, cut as loosely or tightly as any crop setting."""
     rng = np.random.default_rng(seed)
     crops = np.empty((count, size, size, 3), np.uint8)
     for i in range(count):

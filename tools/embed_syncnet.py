@@ -1,7 +1,7 @@
 """Make the sync expert that the package embeds, from freshly drawn speakers.
 
-The recorded command is in docs/embedded_weights.md and, without paths, in the config that it writes. No speaker is one
-of the demo: seeds begin where the demo's can never be.
+The recorded command is in docs/embedded_weights.md and, without paths, in the config that it writes. No
+speaker is one of the demo: seeds begin where the demo's can never be.
 """
 
 import argparse
@@ -45,9 +45,9 @@ def make_clips(count: int, seconds: float, lip_size: int, seed: int, workers: in
 def measure(expert: SyncExpert, speakers: int, seconds: float, seed: int) -> dict[str, Any]:
     """Measure how the expert judges speakers it has not seen, on clips of `seconds`.
 
-    true: as drawn. moved: the same with the audio shifted by 5 to 12 frames, which should be found. still: the mouth of
-    one frame over the whole clip. other: the video of the speaker with the audio of the next. blurred: as drawn, but as
-    soft as a generated video.
+    true: as drawn. moved: the same with the audio shifted by 5 to 12 frames, which should be found. still:
+    the mouth of one frame over the whole clip. other: the video of the speaker with the audio of the next.
+    blurred: as drawn, but as soft as a generated video.
     """
     rng = np.random.default_rng(seed)
     drawn = [

@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     clips = [row for row in rows if row.index is not None]
     boxed = [row for row in clips if row.w is not None]
     print(
-        f"{len({(row.subset, row.name) for row in rows})} videos, {len({row.youtube_id for row in rows})} ids, "
+        f"{len({(row.subset, row.name) for row in rows})} videos, "
+        f"{len({row.youtube_id for row in rows})} ids, "
         f"{len(clips)} clips of {sum(row.seconds for row in clips) / 3600:.2f} h, "
         f"{len(boxed)} with boxes of {sum(row.seconds for row in boxed) / 3600:.2f} h: {given.out}"
     )

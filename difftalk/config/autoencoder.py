@@ -11,7 +11,8 @@ class AutoencoderTraining(Section):
     """How the first stage is trained, where `autoencoder` is `train`. The defaults suit 64-px crops on a CPU."""
 
     channels: List[Annotated[int, Field(ge=4)]] = Field(
-        (32, 64, 96), min_length=2,
+        (32, 64, 96),
+        min_length=2,
         description="Channels at each resolution; the latent is smaller than the crop by one factor of 2 fewer than these.",
     )
     layers: int = Field(1, ge=1, description="Residual blocks per resolution.")
@@ -19,18 +20,25 @@ class AutoencoderTraining(Section):
     steps: int = Field(2000, ge=1, description="Training steps.")
     batch_size: int = Field(16, ge=1, description="Frames in a step.")
     learning_rate: float = Field(
-        1.0e-3, gt=0, description="Peak of the learning rate; warm-up over 5 % of the steps, then a cosine to zero."
+        1.0e-3,
+        gt=0,
+        description="Peak of the learning rate; warm-up over 5 % of the steps, then a cosine to zero.",
     )
-    quantise_from: float = Field(0.3, ge=0, le=1, description="Part of the steps after which latents are quantised.")
+    quantise_from: float = Field(
+        0.3, ge=0, le=1, description="Part of the steps after which latents are quantised."
+    )
     codebook_weight: float = Field(0.5, ge=0, description="Weight of the codebook and commitment loss.")
     squared_weight: float = Field(
         1.0, ge=0, description="Weight of the squared error, beside the absolute one; VQGAN has none of it."
     )
     perceptual_weight: float = Field(
-        0.0, ge=0, description="Weight of LPIPS (VGG16, weights to be fetched); VQGAN has 1, 0 switches it off."
+        0.0,
+        ge=0,
+        description="Weight of LPIPS (VGG16, weights to be fetched); VQGAN has 1, 0 switches it off.",
     )
     discriminator_weight: float = Field(
-        0.0, ge=0,
+        0.0,
+        ge=0,
         description="Weight of the adversarial loss, on top of the adaptive weight; LDM has 0.75, 0 switches it off.",
     )
     discriminator_from: float = Field(
@@ -40,13 +48,19 @@ class AutoencoderTraining(Section):
     discriminator_layers: int = Field(
         3, ge=1, description="Strided layers of the discriminator; 3 judge patches of 70 pixels, 2 of 34."
     )
-    bf16: bool = Field(False, description="Convolutions in bfloat16, twice as fast where the processor has it.")
+    bf16: bool = Field(
+        False, description="Convolutions in bfloat16, twice as fast where the processor has it."
+    )
     held_out: float = Field(
-        0.05, ge=0, lt=1,
+        0.05,
+        ge=0,
+        lt=1,
         description="Part of the clips that is measured on and not trained on; above 0, at least one of several.",
     )
     memory_mb: float = Field(
-        1000.0, gt=0, description="Megabytes for decoded frames; crops that need more go through a pool of this size."
+        1000.0,
+        gt=0,
+        description="Megabytes for decoded frames; crops that need more go through a pool of this size.",
     )
     log_every: int = Field(100, ge=1, description="Steps between lines of the training log.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")

@@ -18,10 +18,14 @@ class Crops(Section):
         "box, and `track` for clips without one; `aligned`: each frame rotated, moved and scaled to a template.",
     )
     margin: float = Field(
-        0.1, ge=0, description="Space on each side of the face, forehead and chin included, in parts of its longer side."
+        0.1,
+        ge=0,
+        description="Space on each side of the face, forehead and chin included, in parts of its longer side.",
     )
     min_frames: int | None = Field(50, ge=1, description="Shorter clips are rejected; null takes them all.")
-    crf: int = Field(10, ge=0, le=51, description="H.264 quality of the crops at full colour resolution; 0 is lossless.")
+    crf: int = Field(
+        10, ge=0, le=51, description="H.264 quality of the crops at full colour resolution; 0 is lossless."
+    )
 
 
 class CropsSettings(Crops):

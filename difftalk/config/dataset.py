@@ -21,7 +21,9 @@ class Demo(Section):
     identities: Identities = Field(
         default=Identities(train=24, test=6), description="Number of speakers in each split."
     )
-    clips_per_identity: int = Field(2, ge=1, description="Clips of each speaker, one after the other in one source.")
+    clips_per_identity: int = Field(
+        2, ge=1, description="Clips of each speaker, one after the other in one source."
+    )
     clip_seconds: float = Field(6.0, gt=0, description="Length of a clip.")
     size: int = Field(256, ge=128, description="Width and height of the drawn video, pixels.")
     seed: int = Field(1, description="Seed of speakers and sentences.")
@@ -32,7 +34,9 @@ class Local(Section):
 
     name: Literal["local"] = "local"
     clip_seconds: float | None = Field(
-        None, gt=0, description="Longer videos are cut into clips of this length; null keeps each video whole."
+        None,
+        gt=0,
+        description="Longer videos are cut into clips of this length; null keeps each video whole.",
     )
     test_fraction: float = Field(
         0.25, gt=0, lt=1, description="Part of the videos that is kept for sampling and scoring."
@@ -55,9 +59,13 @@ class Hdtf(Section):
     )
     seed: int = Field(1, description="Seed of the splits `random` and `identity`.")
     max_frames: int | None = Field(
-        1500, ge=1, description="Frames (25 fps) taken of a clip at most, from its start; null takes it whole."
+        1500,
+        ge=1,
+        description="Frames (25 fps) taken of a clip at most, from its start; null takes it whole.",
     )
-    table: str | None = Field(None, description="A table of clips in the columns of the package's clips.csv, instead of it.")
+    table: str | None = Field(
+        None, description="A table of clips in the columns of the package's clips.csv, instead of it."
+    )
     files: str | None = Field(
         None,
         description="A folder with videos that are used instead of downloads, named by YouTube id (the whole video) or by "

@@ -12,17 +12,24 @@ class Evaluation(Section):
     """The protocol by which videos are scored."""
 
     mouth_margin: float = Field(
-        0.15, ge=0, description="Margin around the mouth's points on each side, as part of the longer side of their box."
+        0.15,
+        ge=0,
+        description="Margin around the mouth's points on each side, as part of the longer side of their box.",
     )
     max_shift: int = Field(
-        MAX_SHIFT_FRAMES, ge=1, description="Frames that the audio is shifted either way, in search of the sync offset."
+        MAX_SHIFT_FRAMES,
+        ge=1,
+        description="Frames that the audio is shifted either way, in search of the sync offset.",
     )
     max_missing_frames: int = Field(
         5, ge=0, description="Frames that a video may lack, or have too many of, and still be scored."
     )
-    mouth_scale: int = Field(4, ge=1, description="Factor by which frames are enlarged before the mouth's opening is measured.")
+    mouth_scale: int = Field(
+        4, ge=1, description="Factor by which frames are enlarged before the mouth's opening is measured."
+    )
     lpips_backbone: str | None = Field(
-        None, description="File of AlexNet's weights for LPIPS; null: `alexnet` of `difftalk weights`, or torch.hub's, or else "
+        None,
+        description="File of AlexNet's weights for LPIPS; null: `alexnet` of `difftalk weights`, or torch.hub's, or else "
         "LPIPS is missing.",
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device that metrics are computed on.")

@@ -10,11 +10,15 @@ class PictureGates(Section):
     """The gates of the stage `landmarks`."""
 
     scene_cut_ratio: float | None = Field(
-        4.5, gt=1, description="Change from one frame to the next, as a multiple of that of the four frames around, from "
+        4.5,
+        gt=1,
+        description="Change from one frame to the next, as a multiple of that of the four frames around, from "
         "which it is a scene cut.",
     )
     several_faces_share: float | None = Field(
-        0.2, ge=0, le=1,
+        0.2,
+        ge=0,
+        le=1,
         description="Part of the inspected frames in which another face, at least half as wide, is tolerated.",
     )
     frozen_seconds: float | None = Field(1.0, ge=0.2, description="Longest tolerated freeze of the video.")
@@ -23,9 +27,13 @@ class PictureGates(Section):
 class SyncGate(Section):
     """What the sync expert must find; null asks nothing."""
 
-    min_confidence: float | None = Field(3.0, ge=0, description="Least confidence, on the scale of the expert.")
+    min_confidence: float | None = Field(
+        3.0, ge=0, description="Least confidence, on the scale of the expert."
+    )
     max_offset: int | None = Field(
-        5, ge=0, le=MAX_SHIFT_FRAMES,
+        5,
+        ge=0,
+        le=MAX_SHIFT_FRAMES,
         description="Largest offset of the audio, frames either way; a smaller one is corrected.",
     )
 
@@ -37,7 +45,8 @@ class AudioGates(Section):
         0.04, ge=0, description="Tolerated difference in length between the audio and the video of a clip."
     )
     sync: SyncGate | None = Field(
-        None, description="Have the run's sync expert check that lips and audio are in sync, and correct a constant offset; "
+        None,
+        description="Have the run's sync expert check that lips and audio are in sync, and correct a constant offset; "
         "null does not check.",
     )
 

@@ -15,7 +15,9 @@ class Report(Section):
         192, ge=1, description="Least side of a panel; crops are enlarged by a whole factor."
     )
     crf: int = Field(20, ge=0, le=51, description="H.264 quality of the videos side by side.")
-    methods: List[str] = Field((), description="Methods shown, in this order; an empty list shows all, first seeds only.")
+    methods: List[str] = Field(
+        (), description="Methods shown, in this order; an empty list shows all, first seeds only."
+    )
 
 
 class ReportSettings(Report):

@@ -4,7 +4,6 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
 from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.config.crops import Crops
@@ -24,7 +23,7 @@ from difftalk.config.training import Experiment, ExperimentName, Training
 
 def _folder_name(name: str) -> str:
     if not re.fullmatch("[A-Za-z0-9_-]+", name):
-        raise PydanticCustomError("name", "is not usable as a name: letters, digits, - and _ make one")
+        raise ValueError("is not usable as a name: letters, digits, - and _ make one")
     return name
 
 
@@ -35,59 +34,80 @@ class Config(Section):
         "demo", description="Name of the run; all its outputs are below `results/{run}/`."
     )
     gpu: int = Field(
-        0, ge=0, le=1,
+        0,
+        ge=0,
+        le=1,
         description="GPUs that each job of training, encoding, sampling and scoring requests. With 0 such jobs run side by "
         "side, and use a GPU all the same where there is one.",
     )
     training_threads: int = Field(
-        1, ge=1,
+        1,
+        ge=1,
         description="CPU threads of each training, sampling and scoring. On a CPU several of one thread each, side by side, "
         "are faster than one after the other.",
     )
     training_processes: int = Field(
-        1, ge=1, le=64,
+        1,
+        ge=1,
+        le=64,
         description="Processes of each training, on one machine: as many GPUs. On a CPU they share `training_threads`. The "
         "model is the same whatever their number, to rounding.",
     )
     training_workers: int = Field(
-        0, ge=0, le=64,
+        0,
+        ge=0,
+        le=64,
         description="For each of those, processes that prepare batches ahead: 2 to 4 keep a GPU busy. 0 prepares them in the "
         "training process.",
     )
-    videos: str | None = Field(None, description="A folder with videos of your own, instead of the embedded demo.")
-    store: str = Field("results/store", description="Folder that keeps every fetched source once, for all runs.")
-    weights: str = Field("results/weights", description="Folder of pretrained weights; `difftalk weights` fills it.")
+    videos: str | None = Field(
+        None, description="A folder with videos of your own, instead of the embedded demo."
+    )
+    store: str = Field(
+        "results/store", description="Folder that keeps every fetched source once, for all runs."
+    )
+    weights: str = Field(
+        "results/weights", description="Folder of pretrained weights; `difftalk weights` fills it."
+    )
     max_reject_fraction: float = Field(
         0.5, ge=0, le=1, description="A stage fails where more than this part of a shard's clips is rejected."
     )
     frozen_plan: str | None = Field(
-        None, description="A `frozen_plan.csv` of an earlier run: its clips are planned and no others, and their files must "
+        None,
+        description="A `frozen_plan.csv` of an earlier run: its clips are planned and no others, and their files must "
         "have the recorded checksums.",
     )
     dataset: Dataset = Field(
-        Demo(), description="What the clips are: the embedded demo (`demo`), your own videos (`local`, implied by `videos`) or "
+        Demo(),
+        description="What the clips are: the embedded demo (`demo`), your own videos (`local`, implied by `videos`) or "
         "HDTF (`hdtf`).",
     )
-    download: Download = Field(Download(), description="How videos are downloaded; nothing here causes a rerun.")
+    download: Download = Field(
+        Download(), description="How videos are downloaded; nothing here causes a rerun."
+    )
     shards: Shards = Field(
         Shards(), description="Number of shards of each split. A shard is one job of each stage."
     )
     landmarks: Landmarks = Field(Landmarks(), description="Face track and 68 points per frame.")
     crops: Crops = Field(description="The square face crop.")
     gates: Gates = Field(
-        Gates(), description="Quality gates on clips; null switches a gate off. Others stand with their stage: "
+        Gates(),
+        description="Quality gates on clips; null switches a gate off. Others stand with their stage: "
         "landmarks.min_detection_rate, landmarks.min_face_px, crops.min_frames, speech.silence_db.",
     )
     speech: Speech = Field(Speech(), description="Speech features.")
     autoencoder: str = Field(
-        "embedded", description="The first stage: `embedded` (the one in the package), `train` (on this run's training split), "
+        "embedded",
+        description="The first stage: `embedded` (the one in the package), `train` (on this run's training split), "
         "`vq-f4` (the paper's, from `difftalk weights`) or the path of a folder in diffusers' format.",
     )
     autoencoder_training: AutoencoderTraining = Field(
-        AutoencoderTraining(), description="How the first stage is trained; read where `autoencoder` is `train`."
+        AutoencoderTraining(),
+        description="How the first stage is trained; read where `autoencoder` is `train`.",
     )
     syncnet: str = Field(
-        "embedded", description="The sync expert that scores lip-sync: `embedded`, `train` (on this run's training split), "
+        "embedded",
+        description="The sync expert that scores lip-sync: `embedded`, `train` (on this run's training split), "
         "`syncnet-v2` (the usual one, from `difftalk weights`) or the path of a folder.",
     )
     syncnet_training: SyncnetTraining = Field(
@@ -95,9 +115,12 @@ class Config(Section):
     )
     encode: Encode = Field(Encode(), description="Frozen first-stage latents of the crops.")
     training: Training = Field(Training(), description="Training of the models, common to all experiments.")
-    experiments: dict[ExperimentName, Annotated[Experiment | None, Field(description="One experiment.")]] = Field(
-        {}, description="The models to train. The name becomes that of the model and of its row in the tables; null drops an "
-        "experiment that another file defines.",
+    experiments: dict[ExperimentName, Annotated[Experiment | None, Field(description="One experiment.")]] = (
+        Field(
+            {},
+            description="The models to train. The name becomes that of the model and of its row in the tables; null drops an "
+            "experiment that another file defines.",
+        )
     )
     sampling: Sampling = Field(Sampling(), description="How the trained models sample videos.")
     evaluation: Evaluation = Field(Evaluation(), description="The protocol by which videos are scored.")

@@ -16,5 +16,7 @@ class Speech(Section):
         "of DeepSpeech 0.1.0, 29 numbers, as in the paper, weights to be fetched.",
     )
     silence_db: float = Field(
-        -50.0, le=0, description="A clip whose audio is below this level is rejected, dB of a full-scale square wave."
+        -50.0,
+        le=0,
+        description="A clip whose audio is below this level is rejected, dB of a full-scale square wave.",
     )

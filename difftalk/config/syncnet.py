@@ -11,9 +11,13 @@ class SyncnetTraining(Section):
     lip_size: int = Field(32, ge=8, description="Side of the expert's crop around the mouth, pixels.")
     steps: int = Field(3000, ge=1, description="Training steps.")
     batch_size: int = Field(4, ge=1, description="Clips in a step, one stretch of each.")
-    stretch: int = Field(48, ge=2, description="Consecutive windows of a clip that are contrasted with one another.")
+    stretch: int = Field(
+        48, ge=2, description="Consecutive windows of a clip that are contrasted with one another."
+    )
     learning_rate: float = Field(
-        2.0e-3, gt=0, description="Peak of the learning rate; warm-up over 5 % of the steps, then a cosine to zero."
+        2.0e-3,
+        gt=0,
+        description="Peak of the learning rate; warm-up over 5 % of the steps, then a cosine to zero.",
     )
     temperature: float = Field(0.07, gt=0, description="Temperature of the similarities, which are cosines.")
     checkpoint_every: int = Field(250, ge=1, description="Steps between checkpoints.")

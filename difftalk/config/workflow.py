@@ -86,7 +86,9 @@ def dataset_settings(config: Config) -> Section:
     dataset: Section = config.dataset
     if config.dataset.name == "local":
         if config.videos is None:
-            raise UserError("config: dataset.name is local, so videos must name a folder: --config videos=DIR")
+            raise UserError(
+                "config: dataset.name is local, so videos must name a folder: --config videos=DIR"
+            )
         if not Path(config.videos).is_dir():
             raise UserError(f"config: videos: no folder {config.videos} (seen from {Path.cwd()})")
         dataset = LocalSettings(**config.dataset.model_dump(), videos=config.videos)
@@ -146,7 +148,9 @@ def models(config: Config) -> dict[str, TrainingSettings]:
     An experiment set to null is left out.
     """
     return {
-        name if seed == experiment.seeds[0] else f"{name}-seed{seed}": experiment.settings(config.training, seed)
+        name if seed == experiment.seeds[0] else f"{name}-seed{seed}": experiment.settings(
+            config.training, seed
+        )
         for name, experiment in config.experiments.items()
         if experiment is not None
         for seed in experiment.seeds

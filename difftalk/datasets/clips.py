@@ -51,7 +51,7 @@ class Clip:
         subset: part of the dataset that the funnel counts apart, such as `RD`; empty where there are none.
         sha256: of the source's file, where the plan is a frozen one; empty where any file will do.
         left_out: `reason: detail` where the dataset itself knows that the clip is not to be used.
-        crop_ratio: by how much the dataset enlarges the square around the face of a clip without box; None means 1.
+        crop_ratio: factor of the square around the face of a clip without box; None means 1.
     """
 
     clip_id: str

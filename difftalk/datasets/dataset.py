@@ -1,7 +1,7 @@
 """What `plan` and `fetch` ask of a dataset, and which class a config's `dataset` section means.
 
-A dataset has two methods and one promise (`Dataset`), so a new one is a section of `difftalk.config.dataset`, a module
-with its class, and one branch of `open_dataset`.
+A dataset has two methods and one promise (`Dataset`), so a new one is a section of `difftalk.config.dataset`,
+a module with its class, and one branch of `open_dataset`.
 """
 
 from pathlib import Path
@@ -29,10 +29,10 @@ class Dataset(Protocol):
         ...
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
-        """Return the files of a source: `{name in the sources folder: file}`, the video `{source_id}.{suffix}` first.
+        """Return the files of a source: `{name in the sources folder: file}`, the video first.
 
-        What is downloaded or rendered is kept below `store` under a name that tells its content, written whole or
-        not at all, and taken from there the next time.
+        The video is named `{source_id}.{suffix}`. What is downloaded or rendered is kept below `store` under
+        a name that tells its content, written whole or not at all, and taken from there the next time.
 
         Args:
             source_id: of the clip table.

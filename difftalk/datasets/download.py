@@ -1,8 +1,8 @@
 """Download videos with yt-dlp: once into a store, with retries; videos that are gone are remembered.
 
 Of a video `ID` the store holds `ID.mp4` (or another suffix) and `ID.json`, which says where it came from; or
-`ID.gone.json` with the reason for which the site does not give it. A partial download lies in `.ID.part/` and is
-resumed. No ffmpeg program is needed: separate video and audio streams are put into one file with PyAV.
+`ID.gone.json` with the reason for which the site does not give it. A partial download lies in `.ID.part/` and
+is resumed. No ffmpeg program is needed: separate video and audio streams are put into one file with PyAV.
 """
 
 import json
@@ -57,8 +57,9 @@ def fetch_video(video_id: str, folder: Path, settings: Download) -> Path:
         settings: how to download.
 
     Raises:
-        ClipError: with the site's words, where it does not give the video: `removed`, `private`, `geo_blocked`,
-            `age_restricted`; this is remembered. `cannot_fetch` where it forbids it, or has no format that decodes.
+        ClipError: with the site's words, where it does not give the video: `removed`, `private`,
+            `geo_blocked`, `age_restricted`; this is remembered. `cannot_fetch` where it forbids it, or has no
+            format that decodes.
         UserError: where the site was busy, or not understood, at every attempt. A partial download is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,8 +108,8 @@ def fetch_with_retries(video_id: str, folder: Path, settings: Download) -> Path:
             say(f"fetch: {said}; again in {wait_s:g} s")
             time.sleep(wait_s)
     raise UserError(
-        f"fetch: {said}. Nothing that was fetched is lost: run the same command later; download.cookies, proxy, sleep_s "
-        "and attempts may help. To go on without this video, add it to dataset.skip"
+        f"fetch: {said}. Nothing that was fetched is lost: run the same command later; download.cookies, "
+        "proxy, sleep_s and attempts may help. To go on without this video, add it to dataset.skip"
     )
 
 
@@ -191,7 +192,10 @@ def _place(video_id: str, folder: Path, parts: list[Path]) -> Path:
 
 
 def format_selector(max_height: int) -> Callable[[dict[str, Any]], Iterator[dict[str, Any]]]:
-    """Return yt-dlp's `format` function: of a list from worst to best, the best of at most `max_height` pixels."""
+    """Return yt-dlp's `format` function: it chooses the best format of at most `max_height` pixels.
+
+    yt-dlp lists formats from the worst to the best.
+    """
 
     def choose(about: dict[str, Any]) -> Iterator[dict[str, Any]]:
         formats = [f for f in about["formats"] if _readable(f)]
@@ -209,7 +213,7 @@ def format_selector(max_height: int) -> Callable[[dict[str, Any]], Iterator[dict
 
 
 def _readable(found: dict[str, Any]) -> bool:
-    """Whether PyAV's decoders can read a format; one that does not say its codecs is assumed to be readable."""
+    """Whether PyAV can decode a format; one that does not say its codecs is assumed to be readable."""
     return not found.get("has_drm") and all(
         _decodes(str(found.get(kind) or "")) for kind in ("vcodec", "acodec")
     )

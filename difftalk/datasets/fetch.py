@@ -53,8 +53,8 @@ def fetch_source(job: FetchJob) -> FetchedSource:
     """Fetch one source and check it, and each of its clips against it.
 
     Raises:
-        ClipError: where no clip of it can be used: `cannot_fetch` or what says more, `changed`, `cannot_decode`,
-            `no_video`, `no_audio`.
+        ClipError: where no clip of it can be used: `cannot_fetch` or what says more, `changed`,
+            `cannot_decode`, `no_video`, `no_audio`.
         UserError: where the site is busy, or a setting is wrong.
     """
     source_id, uri = job.clips[0].source_id, job.clips[0].uri

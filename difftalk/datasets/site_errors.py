@@ -6,7 +6,8 @@ from typing import Any
 
 from difftalk.runtime.errors import ClipError
 
-# Patterns of messages, in the order in which they are tried: a busy site may call a video unavailable as well.
+# Patterns of messages, in the order in which they are tried: a busy site may call a video
+# unavailable as well.
 BUSY = (
     "not a bot|rate.?limit|too many requests|try again later|timed? ?out|temporar|connection|network|resolve"
 )
@@ -30,9 +31,10 @@ class Forbidden(Exception):
 
 
 def classify_error(error: Exception) -> Exception:
-    """Return what an error of yt-dlp means: a `ClipError` for a video that is gone, `Forbidden` or `BusySite`.
+    """Return what an error of yt-dlp means: a `ClipError`, `Forbidden` or `BusySite`.
 
-    An error that is not recognised counts as a busy site.
+    A `ClipError` means that the site does not give the video at all. An error that is not recognised
+    counts as a busy site.
     """
     chain = list(_causes(error))
     words = " ".join(re.sub(r"\x1b\[[0-9;]*m|^ERROR: ", "", str(error)).split())[:300]

@@ -53,9 +53,9 @@ def refuse_shared_identities(clips: Sequence[Clip]) -> None:
 def assign_shards(clips: Sequence[Clip], shards: Shards) -> list[Clip]:
     """Return the clips with their shard, `{split}-{number:03d}`, sorted by shard and clip.
 
-    Within a split, sources are ranked by the sha256 of their id and dealt round like cards, so that shards differ
-    by one source at most, and none is empty where there are as many sources as shards. The clips of a source
-    share a shard: it is opened by one job. Where a split cuts through a source, each side has it.
+    Within a split, sources are ranked by the sha256 of their id and dealt round like cards, so that shards
+    differ by one source at most, and none is empty where there are as many sources as shards. The clips of a
+    source share a shard: it is opened by one job. Where a split cuts through a source, each side has it.
 
     Raises:
         UserError: for a split without clips.

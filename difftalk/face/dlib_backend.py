@@ -2,10 +2,10 @@
 
 The predictor's file comes with the package `face_recognition_models`, which is located and never imported.
 
-The detector finds faces of 80 pixels and more, and its boxes jump by a tenth of a face between scales; the predictor's
-points are whole pixels and follow the box. So the detector searches scaled-down frames first; it only finds and confirms
-a face, whose box then follows its landmarks; and landmarks are the mean over several boxes, predicted on an image in
-which the face is large.
+The detector finds faces of 80 pixels and more, and its boxes jump by a tenth of a face between scales; the
+predictor's points are whole pixels and follow the box. So the detector searches scaled-down frames first; it
+only finds and confirms a face, whose box then follows its landmarks; and landmarks are the mean over several
+boxes, predicted on an image in which the face is large.
 """
 
 import importlib.util
@@ -31,8 +31,8 @@ OTHERS_PX = 960  # longer side, at most, of the image that is searched for them
 FACE_PX = 400  # width of the face when its landmarks are predicted
 MIN_SCORE, MIN_SCORE_KNOWN = 0.0, -0.3  # of a new face; of one that was there before
 MIN_SCORE_OTHER = 0.2  # of one that counts against a clip
-# Shifts (parts of the side) and sizes of the boxes over which landmarks are averaged: on drawn speakers, whose
-# landmarks are known, one box jitters half as much again as these three, and five are hardly better.
+# Shifts (parts of the side) and sizes of the boxes over which landmarks are averaged: on drawn speakers,
+# whose landmarks are known, one box jitters half as much again as these three, and five are hardly better.
 BOXES = ((0.0, -0.03, 1.0), (0.03, 0.02, 1.03), (-0.03, 0.02, 0.97))
 
 
@@ -81,7 +81,8 @@ def _search(
 ) -> tuple[np.ndarray, float] | None:
     """Return box and score of the face that was at `last`, else of the largest in the frame.
 
-    Scales are searched from the coarsest to the first that shows a face; with `min_face_px` None only the coarsest.
+    Scales are searched from the coarsest to the first that shows a face; with `min_face_px` None only the
+    coarsest.
     """
     side = max(frame.shape[:2])
     scales = {min(px / side, 1.0) for px in SEARCHED_PX}
@@ -109,7 +110,8 @@ def _confirm(frame: np.ndarray | LazyFrame, box: np.ndarray) -> tuple[np.ndarray
 def _others(frame: np.ndarray | LazyFrame, box: np.ndarray) -> int:
     """Count the faces at least half as wide as that at `box` elsewhere in the frame.
 
-    The frame is scaled so that the smallest of these is just large enough for the detector, but to OTHERS_PX at most.
+    The frame is scaled so that the smallest of these is just large enough for the detector, but to OTHERS_PX
+    at most.
     """
     grey = cv2.cvtColor(frame[:, :], cv2.COLOR_RGB2GRAY)
     width = float(box[2] - box[0])
@@ -153,7 +155,10 @@ def _points(frame: np.ndarray | LazyFrame, box: np.ndarray) -> np.ndarray:
 def _surroundings(
     frame: np.ndarray | LazyFrame, box: np.ndarray, around: float
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return the grey part of a frame that holds a box and `around` box sides on each side, and its corner (x, y)."""
+    """Return the grey part of a frame around a box, and its corner (x, y).
+
+    It extends the box by `around` times its side on each side.
+    """
     height, width = frame.shape[:2]
     more = around * (box[2] - box[0])
     x0, y0 = max(int(box[0] - more), 0), max(int(box[1] - more), 0)

@@ -1,9 +1,10 @@
-"""Landmark backend `face_alignment`: S3FD detector and FAN-4 landmarks (Bulat and Tzimiropoulos, 2017), with torch.
+"""Landmark backend `face_alignment`: S3FD detector and FAN-4 landmarks, with torch.
 
-The networks are the library's, their weights those of `difftalk weights`; the library's own loop, which looks at one
-frame at a time, is not used. Here a window of frames is read, the detector runs on every k-th of them at once, boxes
-in between are interpolated, and the landmark network runs on the whole window at once. The detector runs again on frames
-for which the interpolation may be wrong: where a face appears, disappears or jumps, and where the landmarks score so low
+FAN is that of Bulat and Tzimiropoulos (2017). The networks are the library's, their weights those of
+`difftalk weights`; the library's own loop, which looks at one frame at a time, is not used. Here a window of
+frames is read, the detector runs on every k-th of them at once, boxes in between are interpolated, and the
+landmark network runs on the whole window at once. The detector runs again on frames for which the
+interpolation may be wrong: where a face appears, disappears or jumps, and where the landmarks score so low
 that there is none in the box.
 """
 
@@ -30,8 +31,9 @@ from difftalk.runtime.device import default_device
 ASKED_BY = "landmarks.backend: face_alignment"
 # Frames in memory: 300 MB at 1080p.
 WINDOW = 48
-# Batch sizes of the detector and the landmark network. On a CPU larger ones gain nothing and cost memory; on a GPU the
-# detector's largest tensor has 0.5 GB for 8 images of half of 1080p, the landmark network's 0.2 GB, in bfloat16.
+# Batch sizes of the detector and the landmark network. On a CPU larger ones gain nothing and cost memory; on
+# a GPU the detector's largest tensor has 0.5 GB for 8 images of half of 1080p, the landmark network's 0.2 GB,
+# in bfloat16.
 BATCH_SIZES = {"cpu": (1, 8), "cuda": (8, WINDOW + 1)}
 # One decodes while the networks run for the other; each holds the networks and a window on the GPU.
 GPU_PROCESSES = 2
@@ -79,12 +81,13 @@ def follow(
 ) -> Iterator[Face | None]:
     """Yield one face, or None, for each frame: the largest, for as long as it is there.
 
-    Boxes are the detector's, the score is the mean height of the landmarks' heat maps, and points are those that the
-    library gives for these boxes: whole pixels.
+    Boxes are the detector's, the score is the mean height of the landmarks' heat maps, and points are those
+    that the library gives for these boxes: whole pixels.
 
     Args:
         frames: `(H, W, 3)` uint8 RGB.
-        detect_every: the detector runs on every so many frames, and where a face appears, disappears or jumps.
+        detect_every: the detector runs on every so many frames, and where a face appears, disappears or
+            jumps.
         min_face_px: smaller faces are ignored.
 
     Raises:
@@ -129,7 +132,10 @@ def choose(boxes: np.ndarray, last: np.ndarray | None) -> Detection | None:
 
 
 def _windows(frames: Iterable[np.ndarray], size: int) -> Iterator[tuple[list[np.ndarray], bool]]:
-    """Yield lists of `size + 1` frames, the last of one the first of the next, and whether it is the last list."""
+    """Yield lists of `size + 1` frames, and whether it is the last one.
+
+    The last frame of a list is the first of the next.
+    """
     window: list[np.ndarray] = []
     for frame in frames:
         if len(window) == size + 1:
@@ -168,7 +174,10 @@ def _every_frame(
 def _faces(
     nets: "Networks", window: Sequence[np.ndarray], every: list[Detection | None], min_face_px: float
 ) -> list[Face | None]:
-    """Return the faces of a window; where one scores too low in an interpolated box, the detector runs there too."""
+    """Return the faces of a window.
+
+    Where one scores too low in an interpolated box, the detector runs on that frame too.
+    """
     faces = _landmarks(nets, window, every)
     again = [k for k, s in enumerate(every) if s is not None and s.others is None and faces[k] is None]
     detected: list[Detection | None] = [None] * len(window)
@@ -206,9 +215,10 @@ class Networks:
         self.landmark_net = landmark_net.eval().to(self.device).to(memory_format=torch.channels_last)
 
     def detect(self, frames: Sequence[np.ndarray], min_face_px: float) -> list[np.ndarray]:
-        """Return boxes `(n, 4)` float64, the best score first, of the faces in each frame that are large enough.
+        """Return the boxes of the faces in each frame that are large enough.
 
-        Large frames are scaled down as far as `min_face_px` allows.
+        They are `(n, 4)` float64, the best score first. Large frames are scaled down as far as `min_face_px`
+        allows.
         """
         found: list[np.ndarray] = []
         for k in range(0, len(frames), self.batch_sizes[0]):
@@ -277,10 +287,10 @@ def networks() -> Networks:
 
 
 def peaks(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the positions of the maxima of heat maps, `(B, 68, 2)` x and y from the map's edge, and their values.
+    """Return the positions of the maxima of heat maps, and their values `(B, 68)`.
 
-    A position is a quarter of a cell towards the higher neighbour on each axis, except at the border
-    (`face_alignment.utils.get_preds_fromhm`).
+    Positions are `(B, 68, 2)`, x and y in cells from the map's edge. Each is a quarter of a cell towards the
+    higher neighbour on each axis, except at the border (`face_alignment.utils.get_preds_fromhm`).
 
     Args:
         maps: `(B, 68, h, w)`.

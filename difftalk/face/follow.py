@@ -34,7 +34,8 @@ class TrackedClip:
     Args:
         track: the longest track of a face.
         inspected: number of frames in which a face was looked for: all, or fewer where the clip was given up.
-        nme: mean distance to the true landmarks over that of the outer eye corners; None without ground truth.
+        nme: mean distance to the true landmarks over that of the outer eye corners; None without ground
+            truth.
         reject: why the clip cannot be used; None where it can.
     """
 
@@ -104,8 +105,8 @@ def _verdict(
 ) -> ClipError | None:
     """Return why a clip cannot be used; None if it can.
 
-    The reason that explains the others comes first: after a cut the face is often gone or elsewhere. But where hardly
-    any frame before it had a face, that is the reason.
+    The reason that explains the others comes first: after a cut the face is often gone or elsewhere. But
+    where hardly any frame before it had a face, that is the reason.
     """
     rate = settings.min_detection_rate or 0.0
     detected = sum(f is not None for f in faces)
@@ -132,7 +133,9 @@ def _verdict(
 
 
 def normalised_error(track: Track, truth: Path, first: int) -> float | None:
-    """Return the mean error of a track's landmarks over the distance of the outer eye corners; None without a frame.
+    """Return the mean error of a track's landmarks over the distance of the outer eye corners.
+
+    It is None where the truth has none of the frames.
 
     Args:
         track: of a clip.

@@ -1,7 +1,7 @@
 """Quality gates on the frames of a clip: scene cuts, freezes, other faces.
 
-Cuts and freezes are looked for in small copies of the frames, on their way to the tracker. docs/prepare.md has the figures
-behind the constants.
+Cuts and freezes are looked for in small copies of the frames, on their way to the tracker. docs/prepare.md
+has the figures behind the constants.
 """
 
 from collections.abc import Iterable, Iterator
@@ -90,7 +90,8 @@ class SceneMonitor:
                     self._feed(small)
             self._feed(small)
         self._last = small
-        # Every frame is compared with the first of its freeze: slow movement adds up, compression noise does not.
+        # Every frame is compared with the first of its freeze: slow movement adds up, compression noise does
+        # not.
         grey = cv2.blur(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32), (3, 3))
         if self._anchor is None or np.abs(grey - self._anchor).max() > FROZEN_LEVELS:
             self._anchor, self._freeze_start = grey, self._count

@@ -1,4 +1,4 @@
-"""Where the crops of a clip lie in its frames: one square per clip, the dataset's box, or aligned with a template.
+"""Crop geometry: one square per clip, the dataset's box, or frames aligned with a template.
 
 Boxes are (x0, y0, x1, y1) in whole pixels of the frame; pixel centres are at whole numbers.
 """
@@ -68,7 +68,8 @@ def place(points: np.ndarray, clip: Clip, info: VideoInfo, settings: CropsSettin
         settings: of the stage `crops`.
 
     Raises:
-        ClipError: `out_of_frame` if the crop lies too far outside the frame, or the face outside the dataset's box.
+        ClipError: `out_of_frame` if the crop lies too far outside the frame, or the face outside the
+            dataset's box.
     """
     frame_size = info.width, info.height
     if settings.mode == "aligned":
@@ -92,8 +93,9 @@ def place(points: np.ndarray, clip: Clip, info: VideoInfo, settings: CropsSettin
 def square(points: np.ndarray, frame_size: tuple[int, int], margin: float, ratio: float = 1.0) -> Box:
     """Return one square for a whole clip, so that the crop never moves.
 
-    It holds the landmarks of all frames, and above them the forehead, and is enlarged by `margin` of its side on each
-    side. Where it fits into the frame it is moved inside; where it does not, it is centred on what it cannot hold.
+    It holds the landmarks of all frames, and above them the forehead, and is enlarged by `margin` of its side
+    on each side. Where it fits into the frame it is moved inside; where it does not, it is centred on what it
+    cannot hold.
 
     Args:
         points: `(T, 68, 2)` in pixels of the frame.

@@ -15,7 +15,8 @@ class Quality:
 
     Args:
         detection_rate: frames with a face over all frames, 0..1.
-        nme: mean distance to the true landmarks over that of the outer eye corners; None without ground truth.
+        nme: mean distance to the true landmarks over that of the outer eye corners; None without ground
+            truth.
     """
 
     detection_rate: float
@@ -27,7 +28,8 @@ def write_quality(path: Path, rows: Iterable[tuple[str, int, int, float | None]]
 
     Args:
         path: `landmarks/{shard}.quality.csv`.
-        rows: clip_id, frames, frames with a face, and normalised mean error (None without ground truth) of each clip.
+        rows: clip_id, frames, frames with a face, and normalised mean error (None without ground truth) of
+            each clip.
     """
     table = [(clip, frames, found, "" if nme is None else f"{nme:.5f}") for clip, frames, found, nme in rows]
     write_csv(path, QUALITY_COLUMNS, sorted(table))

@@ -1,4 +1,7 @@
-"""The sync gate: have the run's sync expert check that lips and audio of a crop are in sync. Imports torch."""
+"""The sync gate: the run's sync expert checks that lips and audio of a crop are in sync.
+
+It is a module of its own since it imports torch.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -27,8 +30,8 @@ def check_sync(
         syncnet: folder of the expert.
 
     Returns:
-        `offset` in frames, positive where the audio leads; `confidence`; `repaired`, which asks the caller to cut the
-        audio with that offset, false where there is none or the gate ignores offsets.
+        `offset` in frames, positive where the audio leads; `confidence`; `repaired`, which asks the caller to
+        cut the audio with that offset, false where there is none or the gate ignores offsets.
 
     Raises:
         ClipError: `out_of_sync` for too little confidence or too large an offset; `too_short` to tell.

@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
 
 @contextmanager
 def landmark_writer(path: Path) -> Iterator[Callable[[str, Track], None]]:
-    """Yield a function that appends the track of a clip, `(clip_id, track)`, to a landmark table."""
+    """Yield a function `(clip_id, track)` that appends the track of a clip to a landmark table."""
     with pq.ParquetWriter(path, SCHEMA) as writer:
 
         def write(clip_id: str, track: Track) -> None:

@@ -65,8 +65,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 class FaceBox:
     """The box of one face, which follows its landmarks from frame to frame.
 
-    It keeps the detector's box relative to the rigid points, so that the box moves with the head and not with the mouth,
-    nor with the detector's steps of scale.
+    It keeps the detector's box relative to the rigid points, so that the box moves with the head and not with
+    the mouth, nor with the detector's steps of scale.
     """
 
     def __init__(self, box: np.ndarray) -> None:
@@ -155,11 +155,12 @@ def fill_gaps(frames: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
 def smooth(points: np.ndarray) -> np.ndarray:
     """Remove a predictor's jitter from the landmarks `(T, 68, 2)` of consecutive frames.
 
-    The pose of the head (position, size, roll: a similarity fitted to brows, eyes and nose) and what remains of each
-    point in head coordinates are filtered apart: the pose over 9 frames (0.36 s), the shape of brows, eyes and nose over
-    7, the sides of the jaw over 9. Lips and chin (48-67, 5-11) only move with the pose: speech moves them from one frame
-    to the next, and any filter on them made them worse against the ground truth of the drawn speakers. The filters are
-    Savitzky-Golay of second order, symmetric in time, so that nothing lags.
+    The pose of the head (position, size, roll: a similarity fitted to brows, eyes and nose) and what remains
+    of each point in head coordinates are filtered apart: the pose over 9 frames (0.36 s), the shape of brows,
+    eyes and nose over 7, the sides of the jaw over 9. Lips and chin (48-67, 5-11) only move with the pose:
+    speech moves them from one frame to the next, and any filter on them made them worse against the ground
+    truth of the drawn speakers. The filters are Savitzky-Golay of second order, symmetric in time, so that
+    nothing lags.
     """
     if len(points) < 3:
         return points.copy()
@@ -192,8 +193,9 @@ def head_pose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def savgol(values: np.ndarray, window: int) -> np.ndarray:
     """Apply a Savitzky-Golay filter of second order to complex values `(T, ...)`.
 
-    Each value becomes that of the parabola fitted to its window; at both ends that of the first and the last window.
-    It computes what `scipy.signal.savgol_filter` does, and is written out since that import takes longer than a clip.
+    Each value becomes that of the parabola fitted to its window; at both ends that of the first and the last
+    window. It computes what `scipy.signal.savgol_filter` does, and is written out since that import takes
+    longer than a clip.
 
     Args:
         values: one a frame.

@@ -1,4 +1,4 @@
-"""Sound in and out: 16 kHz mono int16, cut by timestamps on the file's clock (0 = first picture)."""
+"""Decode audio by timestamp: 16 kHz mono int16, on the file's clock (0 = first frame)."""
 
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,19 @@ from difftalk.media.clock import SAMPLE_RATE
 from difftalk.media.probe import audio_stream, open_media, origin_s, reason_of, video_stream
 from difftalk.runtime.errors import ClipError
 
-# Timestamps wander by rounding; a step larger than this is a gap (or an overlap) in the sound.
+# Timestamps wander by rounding; a step larger than this is a gap (or an overlap) in the audio.
 GAP_S = 0.02
 
 
 def read_audio(path: str | Path, start_s: float = 0.0, end_s: float | None = None) -> np.ndarray:
-    """The sound of a clip: `(N,)` int16 mono at 16 kHz, sample 0 at `start_s`.
+    """Return the audio of a clip: `(N,)` int16 mono at 16 kHz, sample 0 at `start_s`.
 
-    N is `round((end_s - start_s) * 16000)`; where the file has no sound there are zeros. With `end_s` None (or NaN)
-    the sound goes on to its own end.
+    N is `round((end_s - start_s) * 16000)`; where the file has no audio there are zeros.
+
+    Args:
+        path: any file that FFmpeg reads.
+        start_s: seconds on the file's clock.
+        end_s: seconds on the file's clock; None (or NaN) means up to the end of the audio.
 
     Raises:
         ClipError: `no_audio` if there is no audio stream or no sample in it; `cannot_decode` with the time.
@@ -32,16 +36,16 @@ def read_audio(path: str | Path, start_s: float = 0.0, end_s: float | None = Non
         count = max(0, *(at + len(samples) for at, samples in chunks))
     else:
         count = round((end_s - start_s) * SAMPLE_RATE)
-    sound = np.zeros(count, np.int16)
+    audio = np.zeros(count, np.int16)
     for at, samples in chunks:
         low, high = max(at, 0), min(at + len(samples), count)
         if low < high:
-            sound[low:high] = samples[low - at : high - at]
-    return sound
+            audio[low:high] = samples[low - at : high - at]
+    return audio
 
 
 def _chunks(path: str | Path, start_s: float, end_s: float | None) -> list[tuple[int, np.ndarray]]:
-    """Resampled runs of continuous sound with the sample index, relative to `start_s`, at which each begins."""
+    """Return stretches of continuous audio, each with its first sample's index relative to `start_s`."""
     name = Path(path).name
     runs: list[tuple[int, list[np.ndarray]]] = []
     with open_media(path) as container:
@@ -76,7 +80,7 @@ def _chunks(path: str | Path, start_s: float, end_s: float | None) -> list[tuple
                 runs[-1][1].extend(_samples(resampler.resample(None)))
         except av.FFmpegError as e:
             raise ClipError(
-                "cannot_decode", f"{name}: sound broken after {time_s:.2f} s ({reason_of(e)})"
+                "cannot_decode", f"{name}: audio broken after {time_s:.2f} s ({reason_of(e)})"
             ) from e
     return [(at, np.concatenate(samples)) for at, samples in runs if samples]
 

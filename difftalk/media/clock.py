@@ -1,4 +1,4 @@
-"""The rates that everything runs at: 25 frames and 16,000 audio samples a second; and how far they are shifted."""
+"""The rates that everything runs at: 25 frames and 16,000 audio samples a second; the largest shift tried."""
 
 FPS = 25
 SAMPLE_RATE = 16_000

@@ -122,7 +122,9 @@ def _encode_audio(container: Any, stream: Any, audio: np.ndarray, sent: int, upt
 
 
 def mux(video_file: Path, audio_file: Path, out: Path) -> None:
-    """Copy the video stream of one file and the audio stream of another into one Matroska file, without decoding.
+    """Copy the video stream of one file and the audio stream of another into one Matroska file.
+
+    Nothing is decoded; the same input gives the same bytes.
 
     Raises:
         ClipError: `cannot_decode` if one of them does not hold its stream.

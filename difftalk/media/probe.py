@@ -1,7 +1,7 @@
 """Probe a video file: streams, sizes, lengths, and where its clock starts.
 
-Time 0 of a file is its first frame, for the audio too (`difftalk.media.audio`), whatever offset the container gives
-its streams; so that clips of any source lie on the same clock.
+Time 0 of a file is its first frame, for the audio too (`difftalk.media.audio`), whatever offset the container
+gives its streams; so that clips of any source lie on the same clock.
 """
 
 import logging
@@ -31,11 +31,11 @@ class VideoInfo:
 
     Args:
         width, height: pixels as shown (rotation and pixel aspect applied).
-        fps: mean pictures per second.
-        duration_s: end of the last picture, on the file's clock (0 = first picture).
+        fps: mean frames per second.
+        duration_s: end of the last frame, on the file's clock (0 = first frame).
         has_audio: whether there is an audio stream.
         codec: of the video stream, such as `h264`.
-        audio_s: end of the sound on the same clock; None without audio, or where the container does not say.
+        audio_s: end of the audio on the same clock; None without audio, or where the container does not say.
     """
 
     width: int
@@ -48,10 +48,10 @@ class VideoInfo:
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Open `path` and decode its first picture.
+    """Open `path` and decode its first frame.
 
     Raises:
-        ClipError: `cannot_decode` if it does not open or its first picture does not decode, `no_video`.
+        ClipError: `cannot_decode` if it does not open or its first frame does not decode, `no_video`.
     """
     with open_media(path) as container:
         stream = video_stream(container, path)
@@ -59,17 +59,17 @@ def probe(path: str | Path) -> VideoInfo:
         try:
             first = next(container.decode(stream), None)
         except av.FFmpegError as e:
-            raise ClipError("cannot_decode", f"{Path(path).name}: no picture decodes ({reason_of(e)})") from e
+            raise ClipError("cannot_decode", f"{Path(path).name}: no frame decodes ({reason_of(e)})") from e
         if first is None:
-            raise ClipError("cannot_decode", f"{Path(path).name}: no picture in the video stream")
+            raise ClipError("cannot_decode", f"{Path(path).name}: no frame in the video stream")
         width, height = _shown_size(first, stream.sample_aspect_ratio)
         origin = origin_s(stream, first)
-        sound = audio_stream(container)
+        audio = audio_stream(container)
         info = {
             "fps": float(stream.average_rate or stream.guessed_rate or FPS),
-            "has_audio": sound is not None,
+            "has_audio": audio is not None,
             "codec": stream.codec_context.name,
-            "audio_s": _end_s(container, sound, origin) if sound is not None else None,
+            "audio_s": _end_s(container, audio, origin) if audio is not None else None,
         }
         duration_s = _end_s(container, stream, origin)
     return VideoInfo(
@@ -78,7 +78,7 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def length_s(file: Path) -> float:
-    """Whole 25 fps pictures for which there is sound too, in seconds; 0 for a file that `fetch` will reject."""
+    """Return the seconds of whole 25 fps frames with audio; 0 for a file that `fetch` will reject."""
     try:
         info = probe(file)
     except ClipError:
@@ -88,11 +88,11 @@ def length_s(file: Path) -> float:
 
 
 def open_media(path: str | Path) -> Any:
-    """An open PyAV container.
+    """Return an open PyAV container.
 
     Raises:
         ClipError: `cannot_decode` if the file is of an unknown kind or damaged.
-        UserError: if it is not there or must not be read, which is not the clip's fault.
+        UserError: if it does not exist or must not be read, which is not the clip's fault.
     """
     try:
         return av.open(str(path), metadata_errors="replace")
@@ -103,7 +103,7 @@ def open_media(path: str | Path) -> Any:
 
 
 def video_stream(container: Any, path: str | Path) -> Any:
-    """The video stream that a player would show: the largest, not a cover picture.
+    """Return the video stream that a player would show: the largest, not a cover image.
 
     Raises:
         ClipError: `no_video`.
@@ -116,34 +116,35 @@ def video_stream(container: Any, path: str | Path) -> Any:
 
 
 def audio_stream(container: Any) -> Any | None:
-    """The first audio stream that can be decoded."""
+    """Return the first audio stream that can be decoded; None where there is none."""
     return next((s for s in container.streams.audio if s.codec_context is not None), None)
 
 
 def origin_s(stream: Any, first: Any = None) -> float:
-    """Time 0 of the file, in seconds of its container's clock: where its video starts."""
+    """Return time 0 of the file, in seconds of its container's clock: where its video starts."""
     if stream.start_time is not None:
         return float(stream.start_time * stream.time_base)
     return float(first.time) if first is not None and first.time is not None else 0.0
 
 
 def reason_of(error: Exception) -> str:
-    """What FFmpeg said, on one line."""
+    """Return FFmpeg's message, on one line."""
     return (getattr(error, "strerror", None) or str(error)).replace("\n", " ")
 
 
 def quarter_turns(frame: Any) -> int:
+    """Return by how many quarter turns, counterclockwise, a frame is shown rotated: 0..3."""
     return round((frame.rotation or 0) / 90) % 4
 
 
 def _shown_size(frame: Any, aspect: Fraction | None) -> tuple[int, int]:
-    """(width, height) in square pixels, turned as the file asks."""
+    """Return (width, height) in square pixels, rotated as the file says."""
     width = round(frame.width * aspect) if aspect else frame.width
     return (frame.height, width) if quarter_turns(frame) % 2 else (width, frame.height)
 
 
 def _end_s(container: Any, stream: Any, origin: float) -> float | None:
-    """End of `stream` on the file's clock, as the container says; None where it does not."""
+    """Return the end of `stream` on the file's clock, as the container says; None where it does not."""
     if stream.duration is not None:
         start = stream.start_time if stream.start_time is not None else 0
         return float((start + stream.duration) * stream.time_base) - origin
@@ -154,7 +155,7 @@ def _end_s(container: Any, stream: Any, origin: float) -> float | None:
 
 
 def _scan_end_s(path: str | Path, origin: float) -> float:
-    """End of the last picture by reading all packets: for recordings whose header gives no length."""
+    """Return the end of the last frame by reading all packets, where the header gives no length."""
     end = 0.0
     with open_media(path) as container:
         stream = video_stream(container, path)

@@ -1,8 +1,8 @@
 """WebDataset shards: uncompressed tars of `{clip}.{name}` files, the same input giving the same bytes.
 
-Written with the standard library in the layout of `webdataset.TarWriter` (USTAR, a clip's files together and sorted by
-name), whose import would bring torch into stages that have no network. Uncompressed members are read in place
-(`map_arrays`) or streamed by any WebDataset reader.
+Written with the standard library in the layout of `webdataset.TarWriter` (USTAR, a clip's files together and
+sorted by name), whose import would bring torch into stages that have no network. Uncompressed members are
+read in place (`map_arrays`) or streamed by any WebDataset reader.
 """
 
 import io
@@ -15,20 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from difftalk.media.flac import decode_flac
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import atomic_file
 
 
 def write_shard(path: str | Path, samples: Iterable[tuple[str, dict[str, Any]]]) -> None:
-    """Write `(clip_id, {extension: value})` samples in the order given; whole or not at all.
+    """Write `(clip_id, {extension: value})` samples in the order given, whole or not at all.
 
     Values by extension: `*.npy` an array, `json` a dict, anything else bytes.
 
     Raises:
         ValueError: if a clip id holds a dot, a slash or white space, or a value does not fit its extension.
     """
-    with atomic_file(path) as beside, tarfile.open(beside, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with atomic_file(path) as tmp, tarfile.open(tmp, "w", format=tarfile.USTAR_FORMAT) as tar:
         for clip_id, files in samples:
             if not clip_id or any(c in "./" or c.isspace() for c in clip_id):
                 raise ValueError(f"clip id {clip_id!r} cannot name files of a shard")
@@ -40,7 +39,9 @@ def write_shard(path: str | Path, samples: Iterable[tuple[str, dict[str, Any]]])
 
 
 def read_shard(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `(clip_id, {extension: value})`: `*.npy` as arrays, `json` as dicts, the rest (mp4, flac) as bytes.
+    """Yield `(clip_id, {extension: value})` of a shard.
+
+    Values by extension: `*.npy` as arrays, `json` as dicts, the rest (mp4, flac) as bytes.
 
     Raises:
         UserError: if the file is no tar.
@@ -54,16 +55,18 @@ def read_shard(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 if clip_id is not None:
                     yield clip_id, files
                 clip_id, files = found, {}
-            files[extension] = _from_bytes(extension, tar.extractfile(member).read())  # type: ignore[union-attr]
+            content = tar.extractfile(member)
+            assert content is not None, "a shard holds files only"
+            files[extension] = _from_bytes(extension, content.read())
     if clip_id is not None:
         yield clip_id, files
 
 
 def map_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
-    """The arrays of a local shard, mapped in place: `{clip_id: {name: array}}`, `latents.npy` under `latents`.
+    """Map the arrays of a local shard in place: `{clip_id: {name: array}}`, `latents.npy` under `latents`.
 
-    All are read-only views of one `np.memmap`: nothing is read until it is used, one file is open however many
-    clips there are, and processes share the pages.
+    All are read-only views of one `np.memmap`: nothing is read until it is used, one file is open however
+    many clips there are, and processes share the pages.
 
     Raises:
         UserError: if the file is no tar.
@@ -97,14 +100,17 @@ class Crop:
     info: dict[str, Any]
 
     def frames(self) -> np.ndarray:
-        """Decode the pictures: `(T, size, size, 3)` uint8 RGB."""
+        """Decode the frames: `(T, size, size, 3)` uint8 RGB."""
         from difftalk.media.video import read_video
 
         return read_video(self.video)
 
 
 def read_crops(path: str | Path) -> Iterator[Crop]:
-    """Yield the clips of a crops shard; pictures stay encoded until `Crop.frames` is called."""
+    """Yield the clips of a crops shard; the video stays encoded until `Crop.frames` is called."""
+    # Imported here: a loader of arrays needs no codec.
+    from difftalk.media.flac import decode_flac
+
     for clip_id, files in read_shard(path):
         audio = decode_flac(files["flac"])
         yield Crop(clip_id, files["mp4"], audio, files["landmarks.npy"], files["json"])
@@ -140,7 +146,7 @@ def _from_bytes(extension: str, data: bytes) -> Any:
 
 
 def _view(whole: np.ndarray, offset: int) -> np.ndarray:
-    """The `.npy` file that begins at byte `offset` of `whole`, without a copy."""
+    """Return the `.npy` file that begins at byte `offset` of `whole`, without a copy."""
     header = io.BytesIO(whole[offset : offset + 4096].tobytes())
     version = np.lib.format.read_magic(header)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -1,8 +1,8 @@
 """Decode videos by timestamp, at a fixed rate.
 
 Two readers. Sources are read with PyAV: it says where a stream is damaged, whereas decord hands out concealed
-frames without a word (a 6 s 1080p file with 3,000 bytes overwritten: 160 of 160 frames "read"). The pipeline's own
-crops and samples, which are whole, are read with decord, and with PyAV where decord cannot open them.
+frames without a word (a 6 s 1080p file with 3,000 bytes overwritten: 160 of 160 frames "read"). The
+pipeline's own crops and samples are whole: they are read with decord, and with PyAV where decord fails.
 """
 
 import io
@@ -18,7 +18,8 @@ from difftalk.media.clock import FPS
 from difftalk.media.probe import open_media, origin_s, probe, quarter_turns, reason_of, video_stream
 from difftalk.runtime.errors import ClipError
 
-# Some containers round timestamps to whole milliseconds; a frame this little "too late" is the one that was meant.
+# Some containers round timestamps to whole milliseconds; a frame that is this little too
+# late is the right one.
 TIME_TOLERANCE_S = 0.6e-3
 # A stream may end this much before its container says, without being called truncated.
 SHORTFALL_S = 0.5
@@ -27,9 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 class LazyFrame:
-    """A decoded picture whose pixels become RGB where they are asked for: `picture[y0:y1, x0:x1]`, `picture[:, :]`.
+    """A decoded frame that is converted to RGB where it is indexed: `frame[y0:y1, x0:x1]`, `frame[:, :]`.
 
-    The same bytes as that part of the whole, which costs as much as decoding at 1080p. `shape` is `(H, W, 3)`.
+    The bytes are those of that part of the whole frame, whose conversion costs as much as decoding it at
+    1080p. `shape` is `(H, W, 3)`.
     """
 
     def __init__(self, frame: Any, size: tuple[int, int]) -> None:
@@ -52,7 +54,7 @@ class LazyFrame:
         return _rgb_part(self._frame, left, top, right, bottom)[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def scaled(self, width: int, height: int) -> np.ndarray:
-        """The whole picture at another size, `(height, width, 3)`: a small one costs less than the picture itself."""
+        """Return the whole frame at another size, `(height, width, 3)`; a small one costs less."""
         return _rgb(self._frame, (width, height))
 
 
@@ -63,9 +65,9 @@ def read_frames(
     fps: float = FPS,
     size: tuple[int, int] | None = None,
 ) -> Iterator[np.ndarray]:
-    """As `read_lazy_frames`, as `(H, W, 3)` uint8 RGB arrays."""
-    for picture in read_lazy_frames(path, start_s, end_s, fps, size):
-        yield picture[:, :]
+    """Yield the frames of `read_lazy_frames` as `(H, W, 3)` uint8 RGB arrays."""
+    for frame in read_lazy_frames(path, start_s, end_s, fps, size):
+        yield frame[:, :]
 
 
 def read_lazy_frames(
@@ -75,14 +77,16 @@ def read_lazy_frames(
     fps: float = FPS,
     size: tuple[int, int] | None = None,
 ) -> Iterator[LazyFrame]:
-    """Yield pictures: number k is what the file shows at `start_s + k / fps`.
+    """Yield frames: number k is what the file shows at `start_s + k / fps`.
 
     There are `round((end_s - start_s) * fps)` of them, or fewer where the file ends earlier by less than
-    half a second. Memory holds two pictures at a time.
+    half a second. Memory holds two frames at a time.
 
     Args:
-        start_s, end_s: seconds from the first picture; None (or NaN) means up to the end.
-        fps: pictures per second of the output; those of the source are repeated or left out as needed.
+        path: any file that FFmpeg reads.
+        start_s: seconds from the first frame of the file.
+        end_s: seconds from the first frame of the file; None (or NaN) means up to the end.
+        fps: frames per second of the output; those of the source are repeated or left out as needed.
         size: (width, height) in pixels to scale to, None keeps the size shown.
 
     Raises:
@@ -106,7 +110,7 @@ def read_lazy_frames(
         reached = time_s + _frame_duration_s(frame, info.fps)
     expected_end = min(wanted_end, info.duration_s)
     if shown is None or reached < expected_end - SHORTFALL_S or reached < start_s:
-        raise ClipError("cannot_decode", f"{name}: the pictures end at {reached:.2f} s of {wanted_end:.2f} s")
+        raise ClipError("cannot_decode", f"{name}: the video ends at {reached:.2f} s of {wanted_end:.2f} s")
     last = LazyFrame(shown[1], shape)
     while k < count and start_s + k / fps < reached + 0.5 / fps:
         yield last
@@ -114,7 +118,7 @@ def read_lazy_frames(
 
 
 def read_video(data: bytes | str | Path) -> np.ndarray:
-    """Every picture of one of the pipeline's own files (a path, or the bytes of one): `(T, H, W, 3)` uint8 RGB.
+    """Return all frames of one of the pipeline's own files, a path or its bytes: `(T, H, W, 3)` uint8 RGB.
 
     Raises:
         ClipError: `cannot_decode`.
@@ -136,7 +140,7 @@ def read_video(data: bytes | str | Path) -> np.ndarray:
 
 
 def _decode_from(path: str | Path, start_s: float) -> Iterator[tuple[float, Any]]:
-    """Yield (seconds on the file's clock, frame) from the last picture at or before `start_s` on, or earlier."""
+    """Yield (seconds on the file's clock, frame), from the last frame up to `start_s` or an earlier one."""
     for seek in [True, False] if start_s > 1.0 else [False]:
         first = True
         for time_s, frame in _decode_all(path, start_s - 1.0 if seek else None):
@@ -169,7 +173,7 @@ def _decode_all(path: str | Path, seek_s: float | None) -> Iterator[tuple[float,
                 elif number:
                     time_s += _frame_duration_s(frame, float(stream.average_rate or FPS))
                 key_seen = key_seen or bool(frame.key_frame)
-                # After a jump, pictures before the first key frame lack what they refer to: no damage.
+                # After a jump, frames before the first key frame lack what they refer to: no damage.
                 if frame.is_corrupt and (key_seen or seek_s is None):
                     raise ClipError("cannot_decode", f"{name}: the stream is damaged at {time_s:.2f} s")
                 yield time_s, frame
@@ -184,19 +188,20 @@ def _frame_duration_s(frame: Any, fps: float) -> float:
 
 
 def _rgb(frame: Any, size: tuple[int, int]) -> np.ndarray:
+    """Return a frame as shown, scaled to (width, height): `(height, width, 3)` uint8 RGB."""
     turns = quarter_turns(frame)
     width, height = size
     if turns % 2:
         width, height = height, width
     interpolation = "AREA" if width < frame.width else "BICUBIC"
-    picture = frame.to_ndarray(
+    pixels = frame.to_ndarray(
         format="rgb24", width=width, height=height, interpolation=interpolation, threads=1
     )
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
 def _rgb_part(frame: Any, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-    """A part of a 4:2:0 picture, between even rows and columns: `(y1 - y0, x1 - x0, 3)` uint8 RGB."""
+    """Return a part of a 4:2:0 frame, between even rows and columns: `(y1 - y0, x1 - x0, 3)` uint8 RGB."""
     height, width = y1 - y0, x1 - x0
     cut = np.empty((height * 3 // 2, width), np.uint8)
     light, *colours = (np.frombuffer(p, np.uint8).reshape(-1, p.line_size) for p in frame.planes)

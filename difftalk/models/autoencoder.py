@@ -1,4 +1,4 @@
-"""The first stage: a frozen VQ autoencoder (diffusers' `VQModel`) between pixels and latents.
+"""The first stage: a frozen VQ autoencoder (diffusers' `VQModel`), from pixels to latents.
 
 As in LDM, `encode` gives the latents *before* quantisation and `decode` quantises them (Rombach et al. 2022,
 "VQ-reg"). The encoder is deterministic, so latents may be computed once and stored.
@@ -20,8 +20,9 @@ def build_autoencoder(
     """Build a `VQModel` with untrained weights.
 
     `build_autoencoder((128, 256, 512), 2, 8192)` is LDM's vq-f4, 55,322,782 parameters. For 512 px
-    `build_autoencoder((128, 256, 256, 512), 2, 8192)` has the channels of LDM's vq-f8 and gives the 64 x 64 x 3 that
-    DiffTalk asks for. LDM's own has 16,384 codes of 4 numbers and cannot stand in: this one has to be trained.
+    `build_autoencoder((128, 256, 256, 512), 2, 8192)` has the channels of LDM's vq-f8 and gives the latents
+    of 64 x 64 x 3 that DiffTalk needs. LDM's own vq-f8 has 16,384 codes of 4 numbers and does not fit: this
+    one has to be trained.
 
     Args:
         channels: of each resolution; one downsampling by 2 fewer than these.
@@ -42,9 +43,9 @@ def build_autoencoder(
 
 
 def load_autoencoder(folder: Path, device: str | torch.device = "cpu") -> VQModel:
-    """Load the first stage of a folder in diffusers' format: float32, frozen, in evaluation mode.
+    """Load the first stage of a folder in diffusers' format, frozen, in evaluation mode.
 
-    Weights stored in half precision are widened, which is exact.
+    Weights stored in half precision are widened to float32, which is exact.
 
     Raises:
         UserError: if the folder does not hold a `config.json` and safetensors weights.
@@ -72,9 +73,10 @@ def to_frames(pixels: torch.Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def encode_frames(model: VQModel, frames: np.ndarray, batch_size: int = 64) -> torch.Tensor:
-    """Encode (N, H, W, 3) uint8 frames to latents (N, C, H/f, W/f) float32 on the CPU, of about unit variance.
+    """Encode (N, H, W, 3) uint8 frames to latents (N, C, H/f, W/f) float32 on the CPU.
 
-    They are the encoder's output before quantisation times the model's `scaling_factor`.
+    They are the encoder's output before quantisation times the model's `scaling_factor`, of about unit
+    variance.
     """
     batches = (to_pixels(frames[i : i + batch_size]) for i in range(0, len(frames), batch_size))
     scale = model.config.scaling_factor

@@ -1,7 +1,7 @@
-"""The condition encoders: from audio and landmarks to the context of the denoiser's cross-attention.
+"""The condition encoders: from audio and landmarks to the denoiser's context token.
 
-The networks and their sizes are the paper's (D_A = D_L = 64): audio encoder 32,800, temporal filter 2,149 and landmark
-encoder 22,528 parameters, for 29 speech features and 39 landmarks.
+The networks and their sizes are the paper's (D_A = D_L = 64): audio encoder 32,800, temporal filter 2,149 and
+landmark encoder 22,528 parameters, for 29 speech features and 39 landmarks.
 """
 
 from itertools import pairwise
@@ -39,9 +39,10 @@ class AudioEncoder(nn.Module):
 
 
 class TemporalFilter(nn.Module):
-    """Smooth the audio: a weighted mean of neighbouring embeddings, (B, neighbours, 64) to (B, 64).
+    """Smooth the audio by a weighted mean of embeddings: (B, neighbours, 64) to (B, 64).
 
-    The weights are computed from the first 32 channels and sum to one (Eq. 5 of the paper; AD-NeRF's audio attention).
+    The weights come from the first 32 channels and sum to one (Eq. 5 of the paper; AD-NeRF's audio
+    attention).
     """
 
     def __init__(self, neighbours: int = 8) -> None:

@@ -1,4 +1,4 @@
-"""The denoiser: diffusers' conditional UNet over latents, with DiffTalk's conditioning inputs and noise schedule."""
+"""The denoiser: diffusers' UNet with DiffTalk's conditioning inputs and noise schedule."""
 
 from math import gcd
 
@@ -17,7 +17,9 @@ LATENT_CHANNELS = 3
 
 
 class Denoiser(nn.Module):
-    """UNet and condition encoders as one module: all that is trained, and the forward pass of training and sampling.
+    """UNet and condition encoders: all that is trained, and the one forward pass.
+
+    Training runs `forward`; sampling runs `context` once and `predict` at every noise level.
 
     Args:
         unet: predicts noise or velocity.
@@ -50,7 +52,7 @@ class Denoiser(nn.Module):
         return self.predict(noisy, timesteps, masked, reference, self.context(speech, landmarks))
 
     def context(self, speech: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
-        """Encode speech and landmarks to the context token (B, 1, D), which is the same at every noise level."""
+        """Encode speech and landmarks to the context token (B, 1, D)."""
         dtype = self.unet.conv_in.weight.dtype
         return self.conditioner(speech.to(dtype), landmarks.to(dtype))
 
@@ -62,14 +64,14 @@ class Denoiser(nn.Module):
         reference: torch.Tensor,
         context: torch.Tensor,
     ) -> torch.Tensor:
-        """Run the UNet on [noisy, masked, reference], in DiffTalk's order, without those not conditioned on."""
+        """Run the UNet on [noisy, masked, reference] (DiffTalk's order), of those conditioned on."""
         spatial = {"masked": masked, "reference": reference}
         inputs = torch.cat([noisy, *(x for name, x in spatial.items() if name in self.conditions)], dim=1)
         return self.unet(inputs.to(self.unet.conv_in.weight.dtype), timesteps, context).sample
 
 
 def untrained_denoiser(settings: TrainingSettings, clips: LatentClips) -> Denoiser:
-    """Build an untrained denoiser, sized for the experiment's conditions and for the clips' latents and features.
+    """Build an untrained denoiser, sized for the experiment's conditions and for the clips.
 
     Raises:
         UserError: if nothing is left to condition the cross-attention on, or the channels do not fit.
@@ -180,10 +182,11 @@ class OneTokenAttention:
 
 
 def use_one_token_shortcut(model: UNet2DConditionModel, use: bool = True) -> None:
-    """Replace every cross-attention by `OneTokenAttention`, or bring real attention back; results stay the same.
+    """Replace every cross-attention by `OneTokenAttention`, or bring real attention back.
 
-    So do weights and their names. The queries, the keys and the norm before them change nothing, so they are not
-    trained in the shortcut: processes that train together would wait for their gradients.
+    Results, weights and their names stay the same. The queries, the keys and the norm before them change
+    nothing, so they are not trained in the shortcut: processes that train together would wait for their
+    gradients.
     """
     for block in model.modules():
         if isinstance(block, BasicTransformerBlock):

@@ -1,4 +1,7 @@
-"""The patch discriminator that the first stage is trained against (PatchGAN, Isola et al. 2017), and its losses."""
+"""The patch discriminator that the first stage is trained against, and its losses.
+
+PatchGAN, Isola et al. 2017.
+"""
 
 import torch
 from torch import nn
@@ -9,9 +12,10 @@ LARGEST_WEIGHT = 1e4
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Score each overlapping patch of images (B, 3, H, W) in [-1, 1]: (B, 1, h, w), high where it looks real.
+    """Score each overlapping patch of images (B, 3, H, W) in [-1, 1]: (B, 1, h, w).
 
-    Three layers judge patches of 70 pixels; each layer fewer halves them, roughly.
+    Scores are high where a patch looks real. Three layers judge patches of 70 pixels; each layer fewer halves
+    them, roughly.
 
     Args:
         channels: of the first layer; they double up to eight times as many.
@@ -37,17 +41,17 @@ class PatchDiscriminator(nn.Sequential):
 
 
 def hinge_loss(real: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
-    """Return the discriminator's loss over its scores of real and of generated images; 1 where all are 0."""
+    """Return the discriminator's loss from its scores of real and of generated images."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + generated).mean())
 
 
 def adaptive_weight(
     reconstruction: torch.Tensor, adversarial: torch.Tensor, last_layer: torch.Tensor
 ) -> torch.Tensor:
-    """Return the weight at which both losses have equal gradients at the decoder's last layer, a detached scalar.
+    """Return the weight at which both losses have equal gradients at the decoder's last layer.
 
-    lambda = |grad L_rec| / (|grad L_GAN| + delta), Eq. 7 of Esser et al. 2021 ("Taming Transformers", VQGAN), with
-    the norms and the upper bound of 1e4 of their code.
+    lambda = |grad L_rec| / (|grad L_GAN| + delta), Eq. 7 of Esser et al. 2021 ("Taming Transformers", VQGAN),
+    with the norms and the upper bound of 1e4 of their code; a scalar without gradient.
     """
     (reconstruction_gradient,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (adversarial_gradient,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)

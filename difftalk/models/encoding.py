@@ -1,4 +1,4 @@
-"""Encode one clip for training with the frozen first stage: latents, masked latents and the inpainting mask."""
+"""Encode one clip for training: latents, masked latents and the inpainting mask."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ from difftalk.runtime.errors import ClipError, UserError
 def encode_clip(model: VQModel, crop: Crop, speech: np.ndarray, settings: Encode) -> dict[str, Any]:
     """Return the files of one clip of a training shard: `{extension: content}`.
 
-    `latents.npy`, `masked.npy`: (T, C, h, w) latents of the frames and of the masked frames; `generated.npy`: (T, h, w)
-    uint8, 1 where the latent cell is generated; `speech.npy`: (S, D) float32; `landmarks.npy`: (T, 68, 2) float32 in
-    [0, 1] of the crop; `json`: that of the crop.
+    `latents.npy`, `masked.npy`: (T, C, h, w) latents of the frames and of the masked frames; `generated.npy`:
+    (T, h, w) uint8, 1 where the latent cell is generated; `speech.npy`: (S, D) float32; `landmarks.npy`: (T,
+    68, 2) float32 in [0, 1] of the crop; `json`: that of the crop.
 
     Args:
         model: the first stage, frozen.

@@ -1,4 +1,4 @@
-"""What the denoiser is given: examples gathered from the frames of training shards, for training and for sampling."""
+"""What the denoiser is given: examples, gathered from the frames of training shards."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ from difftalk.speech.windows import neighbour_windows
 class Examples:
     """What the denoiser is given of B frames; latents of about unit variance.
 
-    Numbers are in the precision of the shard (float16 or float32) until `to`, which also converts them to float32.
+    Numbers are in the precision of the shard (float16 or float32) until `to`, which makes them float32.
 
     Attributes:
         target: (B, C, h, w) latents of the frames.
@@ -48,7 +48,7 @@ class Examples:
 
 
 class LatentClips:
-    """All frames of some training shards, memory-mapped: memory stays bounded however large the shards are.
+    """All frames of some training shards, memory-mapped, so that their size does not matter.
 
     Args:
         shards: paths of `shards/{shard}.tar`.
@@ -84,7 +84,7 @@ class LatentClips:
         return int(self.clips[0]["speech"].shape[1])
 
     def extract(self) -> Iterator[np.ndarray]:
-        """Yield enough of every clip to tell data sets apart: its name, its first and its last frame."""
+        """Yield enough of every clip to tell data sets apart: name, first and last frame."""
         for clip_id, arrays in zip(self.clip_ids, self.clips, strict=True):
             yield np.frombuffer(clip_id.encode(), np.uint8)
             yield np.array(arrays["latents"].shape)
@@ -97,7 +97,7 @@ class LatentClips:
         return clip, index - (self._ends[clip - 1] if clip else 0)
 
     def examples(self, frames: list[tuple[int, int]], references: list[int]) -> Examples:
-        """Gather `(clip, frame)` pairs, each with the frame of the same clip that serves as its reference."""
+        """Gather `(clip, frame)` pairs, each with a frame of the same clip as its reference."""
 
         def gather(name: str, of: Iterable[tuple[int, int]]) -> torch.Tensor:
             return torch.from_numpy(np.stack([self.clips[c][name][f] for c, f in of]))

@@ -14,12 +14,12 @@ _FINE = 8
 
 
 def mouth_mask_row(landmarks: np.ndarray) -> np.ndarray:
-    """Return the first masked row of each frame, that of the nose tip: `(T,)` int, for `(T, 68, 2)` landmarks."""
+    """Return the first masked row of each frame, that of the nose tip: `(T, 68, 2)` to `(T,)` int."""
     return np.floor(landmarks[..., NOSE_TIP, 1]).astype(int)
 
 
 def mask_image(frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Return a copy of `(T, H, W, 3)` uint8 frames, black from the row of the nose tip down, over the full width."""
+    """Return a copy of `(T, H, W, 3)` uint8 frames, black from the row of the nose tip down."""
     masked = frames.copy()
     for frame, row in zip(masked, mouth_mask_row(landmarks), strict=True):
         frame[max(row, 0) :] = 0
@@ -27,11 +27,12 @@ def mask_image(frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 
 def generated_mask(landmarks: np.ndarray, size: int, latent_size: int) -> np.ndarray:
-    """Return the inpainting mask: `(T, latent_size, latent_size)` bool, True where the latent cell is generated.
+    """Return the inpainting mask, True where the latent cell is generated.
 
-    Generated is every cell that the convex hull of the jaw (points 2 to 14), the nose tip (30) and the mouth touches
-    at all: at low latent resolution a cell which holds a bit of the lips would otherwise leak the true mouth.
-    The paper's code fills the polygon of the jaw and the nose base instead, which misses the mouth of a turned head.
+    It is `(T, latent_size, latent_size)` bool. Generated is every cell that the convex hull of the jaw
+    (points 2 to 14), the nose tip (30) and the mouth touches at all: at low latent resolution a cell which
+    holds a bit of the lips would otherwise leak the true mouth. The paper's code fills the polygon of the jaw
+    and the nose base instead, which misses the mouth of a turned head.
 
     Args:
         landmarks: `(T, 68, 2)` in pixels of the crop.

@@ -1,4 +1,4 @@
-"""LPIPS with the VGG16 backbone, as a loss: the linear heads of the package `lpips` over a backbone from a file."""
+"""LPIPS as a loss: the heads of the package `lpips` over a VGG16 backbone from a file."""
 
 import warnings
 from pathlib import Path
@@ -17,9 +17,9 @@ TENSORS = [(layer, kind) for layer in SLICES for kind in ("weight", "bias")]
 
 
 class Perceptual(nn.Module):
-    """LPIPS 0.1 between two batches of images (B, 3, H, W) in [-1, 1], H and W at least 16: (B,).
+    """LPIPS 0.1 between two batches of images (B, 3, H, W) in [-1, 1]: (B,).
 
-    Frozen; gradients flow to the images. Nothing is downloaded.
+    H and W are at least 16. The network is frozen; gradients flow to the images. Nothing is downloaded.
 
     Args:
         backbone: safetensors with torchvision's names, `features.0.weight` and so on.

@@ -1,4 +1,4 @@
-"""What the sync experts see and hear: square crops around the mouth or the face, and windows of MFCC."""
+"""Inputs of the sync experts: crops around the mouth or the face, and windows of MFCC."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ MFCC_COEFFICIENTS = 13
 
 
 def mfcc_windows(samples: np.ndarray) -> np.ndarray:
-    """Return the audio windows (M, 13, 20) float32 that start at each video frame; M = complete windows.
+    """Return the MFCC windows (M, 13, 20) float32 that start at each video frame.
 
     Args:
         samples: (N,) int16 at 16 kHz: the networks expect that scale.
@@ -22,7 +22,10 @@ def mfcc_windows(samples: np.ndarray) -> np.ndarray:
 
 
 def audio_windows(cepstra: np.ndarray) -> np.ndarray:
-    """Return windows (M, 13, 20) float32 of MFCC (steps, 13): window i starts at frame i, steps 4i to 4i+19."""
+    """Cut MFCC (steps, 13) into windows (M, 13, 20) float32, as many as are complete.
+
+    Window i starts at frame i and has the steps 4i to 4i + 19.
+    """
     count = max((len(cepstra) - AUDIO_STEPS) // STEPS_PER_FRAME + 1, 0)
     if count == 0:
         return np.zeros((0, MFCC_COEFFICIENTS, AUDIO_STEPS), np.float32)
@@ -31,10 +34,10 @@ def audio_windows(cepstra: np.ndarray) -> np.ndarray:
 
 
 def lip_box(landmarks: np.ndarray, zoom: float = 1.0) -> tuple[int, int, int, int]:
-    """Return the square around mouth and chin, fixed for a clip: x0, y0, x1, y1 in pixels of the crop.
+    """Return the square around mouth and chin of a clip: x0, y0, x1, y1 in pixels of the crop.
 
-    Its side is 1.2 outer eye distances, its centre lies 0.15 below that of the mouth: nose tip to the chin of an open
-    mouth. Points are medians over the clip, so that the box carries nothing of the movement.
+    Its side is 1.2 outer eye distances, its centre lies 0.15 below that of the mouth: nose tip to the chin of
+    an open mouth. Points are medians over the clip, so that the box carries nothing of the movement.
 
     Args:
         landmarks: (T, 68, 2).
@@ -47,11 +50,11 @@ def lip_box(landmarks: np.ndarray, zoom: float = 1.0) -> tuple[int, int, int, in
 
 
 def face_box(landmarks: np.ndarray) -> tuple[int, int, int, int]:
-    """Return the square that SyncNet's own pipeline cuts around a detected face, fixed for a clip.
+    """Return the square that SyncNet's own pipeline cuts around the face of a clip.
 
-    A detector's box (S3FD) is estimated from the median points: as wide as the jaw, from a quarter of the distance
-    brow to chin above the brows down to the chin. With s half its longer side and (x, y) its centre, the crop is
-    x -+ 1.4 s, y - s to y + 1.8 s (`run_pipeline.py`, crop_scale 0.4).
+    A detector's box (S3FD) is estimated from the median points: as wide as the jaw, from a quarter of the
+    distance brow to chin above the brows down to the chin. With s half its longer side and (x, y) its centre,
+    the crop is x -+ 1.4 s, y - s to y + 1.8 s (`run_pipeline.py`, crop_scale 0.4).
     """
     middle = np.median(landmarks, axis=0)
     x0, x1 = middle[:17, 0].min(), middle[:17, 0].max()

@@ -1,8 +1,9 @@
-"""Sync experts, which judge whether lips and audio are in sync: SyncNet v2, and a small one of its kind for small crops.
+"""Sync experts, which judge whether lips and audio are in sync.
 
-Both have two streams, one for five consecutive frames (0.2 s) and one for 20 MFCC steps (0.2 s), whose embeddings are
-close where video and audio belong to the same moment (Chung and Zisserman, Out of Time, 2016). `load_syncnet(folder)`
-gives either behind one class; `config.json` in the folder says which it is.
+There are SyncNet v2 and a small one of its kind for small crops. Both have two streams, one for five
+consecutive frames (0.2 s) and one for 20 MFCC steps (0.2 s), whose embeddings are close where video and audio
+belong to the same moment (Chung and Zisserman, Out of Time, 2016). `load_syncnet(folder)` gives either behind
+one class; `config.json` in the folder says which it is.
 """
 
 import json
@@ -53,7 +54,7 @@ class SyncnetConfig:
 
 
 class SyncNetV2(nn.Module):
-    """SyncNet v2 of joonson/syncnet_python (MIT), with its tensor names, so that `syncnet_v2.model` loads."""
+    """SyncNet v2 of joonson/syncnet_python (MIT), with the tensor names of `syncnet_v2.model`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,8 +80,8 @@ class SyncNetV2(nn.Module):
     def video(self, lips: Tensor) -> Tensor:
         """Embed crops (N, 3, T, 224, 224), BGR, 0..255: (N, T - 4, 1024).
 
-        Only the first convolution reaches over time, without padding: a whole clip gives exactly the embeddings of
-        its five-frame windows.
+        Only the first convolution reaches over time, without padding: a whole clip gives exactly the
+        embeddings of its five-frame windows.
         """
         features = self.netcnnlip(lips)[..., 0, 0].transpose(1, 2)  # (N, T - 4, 512)
         return self.netfclip(features.flatten(0, 1)).unflatten(0, features.shape[:2])
@@ -91,7 +92,10 @@ class SyncNetV2(nn.Module):
 
 
 class SmallSyncNet(nn.Module):
-    """The two streams at the size of the demo: lip crops of 32 pixels, embeddings of one norm (`scale`)."""
+    """The two streams at the size of the demo: lip crops of 32 pixels.
+
+    All embeddings have the norm `scale`.
+    """
 
     mfcc_mean: Tensor
     mfcc_std: Tensor
@@ -148,7 +152,7 @@ class SyncExpert:
 
     @property
     def zero_padded(self) -> bool:
-        """Whether the ends of a clip are compared with zero vectors, as the released protocol of v2 does."""
+        """Whether the ends of a clip are compared with zero vectors, as in the protocol of v2."""
         return self.config.architecture == "syncnet_v2"
 
     @torch.no_grad()
@@ -159,8 +163,8 @@ class SyncExpert:
 
         Args:
             frames: (T, H, W, 3) uint8 RGB, the face crop.
-            landmarks: (T, 68, 2) points of the *true* clip in pixels of the crop. They place the mouth, once for the
-                whole clip, so that a generated clip is judged on the same region as the real one.
+            landmarks: (T, 68, 2) points of the *true* clip in pixels of the crop. They place the mouth, once
+                for the whole clip, so that a generated clip is judged on the same region as the real one.
             chunk_frames: how many windows go through the network at a time.
         """
         if len(frames) < LIP_FRAMES:
@@ -221,7 +225,9 @@ def save_syncnet(
 
 
 def load_syncnet(folder: str | Path, device: str | torch.device = "cpu") -> SyncExpert:
-    """Load the sync expert of a folder that `save_syncnet` wrote; half precision is widened to float32.
+    """Load the sync expert of a folder that `save_syncnet` wrote.
+
+    Weights stored in half precision are widened to float32, which is exact.
 
     Raises:
         UserError: if the folder is none, or its weights do not fit its config.

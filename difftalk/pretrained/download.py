@@ -25,10 +25,10 @@ class Interrupted(Exception):
 
 
 def download(url: str, part: Path, name: str) -> None:
-    """Download the file at `url` to `part`, from the end of `part` on if that is a beginning of the same file.
+    """Download the file at `url` to `part`, resuming if `part` is a beginning of the same file.
 
-    `PART.origin` records what the server calls this version of the file. Without such a name, or with another one,
-    the download starts from the first byte.
+    `PART.origin` records what the server calls this version of the file. Without such a name, or with another
+    one, the download starts from the first byte.
 
     Args:
         url: http or https.
@@ -36,8 +36,8 @@ def download(url: str, part: Path, name: str) -> None:
         name: for the progress bar.
 
     Raises:
-        UserError: if there is no such file, the connection keeps failing, the disk is full, or another process is
-            downloading to `part`.
+        UserError: if there is no such file, the connection keeps failing, the disk is full, or another
+            process is downloading to `part`.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(part, wait=False), part.open("ab") as out:

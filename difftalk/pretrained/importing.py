@@ -20,8 +20,8 @@ from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import atomic_file, atomic_folder, checksum
 from difftalk.runtime.progress import say
 
-# Writes the weights of a name, read from a released file, to a file or an existing folder; the last argument is what
-# people know the file by. `difftalk.models.formats.convert` has it.
+# Writes the weights of a name, read from a released file, to a file or an existing folder; the last argument
+# is what people know the file by. `difftalk.models.formats.convert` has it.
 Convert = Callable[[str, Path, Path, str], None]
 
 
@@ -34,8 +34,8 @@ def fetch_weights(name: str, convert: Convert, url: str | None = None) -> None:
         url: where the released file is, if not where the table says.
 
     Raises:
-        UserError: as `download` and `import_weights`. A partial download is kept, a file with a wrong hash or content
-            is not.
+        UserError: as `download` and `import_weights`. A partial download is kept; a file with a wrong hash
+            or content is not.
     """
     url = url or table.row(name).url
     if (path := table.present(name)) is not None:
@@ -117,8 +117,8 @@ def _is_imported(name: str, called: str, content_sha256: str) -> bool:
         return False
     if before.get("content_sha256", content_sha256) != content_sha256:
         raise UserError(
-            f"{name}: {called} holds sha256 {content_sha256}, not {before['content_sha256']} as on {before['date']}: "
-            f"another file; if it is to be trusted, delete {table.note_path(name)} first"
+            f"{name}: {called} holds sha256 {content_sha256}, not {before['content_sha256']} as on "
+            f"{before['date']}: another file; if it is to be trusted, delete {table.note_path(name)} first"
         )
     if (path := table.present(name)) is None:
         return False
@@ -128,9 +128,10 @@ def _is_imported(name: str, called: str, content_sha256: str) -> bool:
 
 @contextmanager
 def _unpacked(name: str, weight: Weight, file: Path, called: str) -> Iterator[Path]:
-    """Yield the wanted file of a released archive, unpacked under a safe name; `file` itself where it is no archive.
+    """Yield the wanted file of a released archive, unpacked under a safe name.
 
-    A torch file is a zip archive too; it has no member of the wanted name.
+    `file` itself is yielded where it is no archive. A torch file is a zip archive too; it has no
+    member of the wanted name.
     """
     if not weight.member or not zipfile.is_zipfile(file):
         yield file

@@ -1,4 +1,4 @@
-"""The files of a trained network in a folder, and how such a folder is copied without loading it."""
+"""Folders of a trained network: the files they need, and copying them without loading."""
 
 import json
 import shutil
@@ -36,9 +36,10 @@ class ModelFolder:
                 raise UserError(f"{folder} is no {self.kind}: it has no {name}")
 
     def copy(self, source: Path, out: Path) -> None:
-        """Copy config, weights and records into the folder `out`, which exists; other files of `source` are left out.
+        """Copy config, weights and records into the folder `out`, which exists, and nothing else.
 
-        The config is written as diffusers writes it, without `_name_or_path`, a path on the machine that saved it.
+        The config is written as diffusers writes it, without `_name_or_path`: that is a path on the machine
+        that saved it.
 
         Raises:
             UserError: if a file that is needed is missing or damaged.

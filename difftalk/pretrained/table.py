@@ -1,7 +1,8 @@
 """The table of pretrained weights: name, URL, sha256, licence, purpose; and where they are on this machine.
 
-They are kept in one folder, `DIFFTALK_WEIGHTS` or `results/weights`, each under its name: a file or a folder that
-needs no unpickling, and `NAME.json`, which records the file it was imported from. `difftalk weights` puts them there.
+They are kept in one folder, `DIFFTALK_WEIGHTS` or `results/weights`, each under its name: a file or a folder
+that needs no unpickling, and `NAME.json`, which records what it was imported from. `difftalk weights`
+fills the folder.
 """
 
 import json
@@ -21,7 +22,7 @@ class Weight:
 
     Args:
         url: of the released file.
-        sha256: of the released file, or its first characters where no more is published; empty where nothing is.
+        sha256: of the released file, or as many characters as are published, perhaps none.
         licence: of the weights.
         needed_by: the configuration that needs them.
         kept_as: name in the weights folder.
@@ -131,8 +132,9 @@ def locate(name: str, *, asked_by: str) -> Path:
         # The workflow's folder need not be that of the shell the command is typed into.
         here = "" if str(folder()) == DEFAULT_FOLDER else f"DIFFTALK_WEIGHTS={shlex.quote(str(folder()))} "
         raise UserError(
-            f"{asked_by} needs the weights {name}, which are not in {folder()}: `{here}difftalk weights fetch {name}` "
-            f"downloads them from {WEIGHTS[name].url}; without a network, get that file elsewhere and "
+            f"{asked_by} needs the weights {name}, which are not in {folder()}: "
+            f"`{here}difftalk weights fetch {name}` downloads them from {WEIGHTS[name].url}; "
+            "without a network, get that file elsewhere and "
             f"`{here}difftalk weights import {name} FILE`"
         )
     return path
@@ -145,7 +147,7 @@ def present(name: str) -> Path | None:
 
 
 def recorded(name: str) -> str | None:
-    """Return the sha256 of the file that weights were imported from, as recorded; None where they are missing."""
+    """Return the recorded sha256 of the file that weights were imported from; None where they are missing."""
     found = note(name)
     return None if found is None else str(found["sha256"])
 

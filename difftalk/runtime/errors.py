@@ -1,8 +1,8 @@
-"""The two kinds of failure that are not bugs: the user's, and one clip's."""
+"""The two kinds of failure that are not bugs: a user's mistake, and a clip that cannot be used."""
 
 
 class UserError(Exception):
-    """Something a person can put right: the message says what is wrong, where, and what to do.
+    """A mistake that the user can correct: the message says what is wrong, where, and what to do.
 
     The command line prints it as one line, without a traceback, and exits with status 2.
     """
@@ -13,7 +13,7 @@ class ClipError(Exception):
 
     Args:
         reason: one of `difftalk.runtime.rejects.REASONS`.
-        detail: one line for a person: which file, which frame, which figure against which threshold.
+        detail: one line for a person: which file, which frame, which value against which threshold.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:

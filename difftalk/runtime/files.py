@@ -1,4 +1,4 @@
-"""Outputs that are either whole or absent: written to a temporary name beside their place, then renamed."""
+"""Write outputs that are either whole or absent: to a temporary name in the same folder, then renamed."""
 
 import csv
 import glob
@@ -20,13 +20,13 @@ HOST = platform.node()
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes the place of `path` when the block ends well.
+    """Yield a temporary path to write to; it replaces `path` when the block ends without an error.
 
-    The temporary name keeps the suffix, so that writers which choose a format by it still do.
+    The temporary name is in the same folder and keeps the suffix, by which some writers choose a format.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_left_behind(path)
+    _remove_stale(path)
     tmp = _tmp(path)
     try:
         yield tmp
@@ -35,8 +35,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         tmp.unlink(missing_ok=True)
 
 
-def _clear_left_behind(path: Path) -> None:
-    """Remove what writers of `path` on this machine that have been killed left beside it."""
+def _remove_stale(path: Path) -> None:
+    """Remove temporary files of `path` whose writers, on this machine, were killed."""
     for tmp in path.parent.glob(
         f".{glob.escape(path.stem)}.{glob.escape(HOST)}-*.part{glob.escape(path.suffix)}"
     ):
@@ -50,7 +50,7 @@ def _clear_left_behind(path: Path) -> None:
 
 
 def _tmp(path: Path) -> Path:
-    """A name of this process's own, with the suffix kept."""
+    """Return a name of this process's own, with the suffix kept."""
     return path.with_name(f".{path.stem}.{HOST}-{os.getpid()}.part{path.suffix}")
 
 
@@ -66,10 +66,10 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` to fill; it takes the place of `path` when the block ends well."""
+    """Yield an empty temporary folder to fill; it replaces `path` when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_left_behind(path)
+    _remove_stale(path)
     tmp = _tmp(path)
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir()
@@ -82,7 +82,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name`, refused where `name`, which came from outside, would lead out of `folder`.
+    """Return `folder / name`, where `name`, which came from outside, must not lead out of `folder`.
 
     Raises:
         UserError: if `name` holds a path separator or is `.`, `..` or empty.
@@ -93,7 +93,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def checksum(path: Path, kind: str = "sha256") -> str:
-    """The checksum of a file, in hexadecimal digits; `kind` as of `hashlib`."""
+    """Return the checksum of a file, in hexadecimal digits; `kind` as of `hashlib`."""
     with path.open("rb") as source:
         return hashlib.file_digest(source, kind).hexdigest()
 

@@ -10,12 +10,12 @@ from difftalk.runtime.errors import UserError
 
 @contextmanager
 def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on a file, which is created where it is missing. It ends with the process at the latest.
+    """Hold an exclusive lock on a file; it ends with the process at the latest.
 
     Args:
-        path: the file that is locked; its content stays.
-        wait: wait for another process that holds the lock. If false, refuse at once, and go on unlocked where the
-            file system has no locks.
+        path: created where it is missing; its content stays.
+        wait: wait for another process that holds the lock. If false, refuse at once, and go on unlocked where
+            the file system has no locks.
 
     Raises:
         UserError: without `wait`, if another process holds the lock.

@@ -1,4 +1,4 @@
-"""Clips in a pool of processes: each ends as a result or as a reject, in the order they were given."""
+"""Process clips in a pool of processes: each gives a result or a reject, in the order of the jobs."""
 
 import multiprocessing
 import os
@@ -26,11 +26,16 @@ def map_clips(
 ) -> Iterator[tuple[str, R | Reject]]:
     """Yield `(clip_id, work(job))` for each `(clip_id, job)`, in the given order.
 
-    With `lengths`, one for each job in any unit, the long ones are begun first: then no worker has the longest clip
-    left while the others are done.
+    A `ClipError` becomes a `Reject`; any other exception is a bug or the machine's fault, and ends the stage.
 
-    A `ClipError` becomes a `Reject`; any other exception is a fault of ours and ends the stage.
-    `work` and the jobs must be picklable; with one worker all runs in this process.
+    Args:
+        work: a picklable function.
+        jobs: picklable.
+        stage: name of the stage, for rejects and the progress bar.
+        workers: processes; with one, all runs in this process.
+        unit: what the progress bar counts.
+        lengths: of each job, in any unit. The long ones are begun first, so that no worker is left with the
+            longest clip when the others are done.
     """
     if workers <= 1:
         results: Iterator[R | ClipError] = (_guarded(work, job) for _, job in jobs)
@@ -38,8 +43,8 @@ def map_clips(
         return
     # Spawned, not forked: torch, FFmpeg and OpenCV hold threads that do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    # The workers' memory in large pages where the system has them (glibc reads this when a process starts): dlib's
-    # landmarks, which jump through 100 MB of trees, take a quarter less time.
+    # The workers' memory in large pages where the system has them (glibc reads this when a process starts):
+    # dlib's landmarks, which jump through 100 MB of trees, take a quarter less time.
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     processes = min(workers, max(len(jobs), 1))
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
@@ -48,7 +53,7 @@ def map_clips(
             futures = {k: pool.submit(_guarded, work, jobs[k][1]) for k in long_first}
             yield from _verdicts(jobs, (futures[k].result() for k in range(len(jobs))), stage, unit)
         except BaseException:
-            # A fault or a signal: nobody wants the other clips any more, so do not wait for them.
+            # An error or a signal: the other clips are not needed any more, so do not wait for them.
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in multiprocessing.active_children():
                 worker.terminate()
@@ -56,7 +61,7 @@ def map_clips(
 
 
 def _end_with_parent() -> None:
-    """Let this worker end when its parent does, even where that was killed and could not tell it."""
+    """End this worker when its parent ends, even if that is killed and cannot say so."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,4 +1,4 @@
-"""How far a stage is: a bar with rate and time left in a terminal, plain lines in a log."""
+"""Progress of a stage: a bar with rate and time left in a terminal, plain lines in a log."""
 
 import fcntl
 import os
@@ -15,21 +15,21 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
 CLEAR_LINE = "\r\x1b[K"
 
-# Where people look, once `log_to` has pointed sys.stderr at a file; and which job of the stage this is.
+# The terminal, once `log_to` has redirected stderr to a file; and a label of this job of the stage.
 _screen: TextIO | None = None
 _label = ""
 
 
 def log_to(path: Path, label: str = "", *, is_second: bool = False) -> None:
-    """Let all that this process, its children and their libraries print go to the file `path`.
+    """Redirect stdout and stderr of this process, its children and their libraries to the file `path`.
 
-    What stood at stderr, a terminal as a rule, keeps the bar, the lines of `say` and nothing else.
+    The former stderr, a terminal as a rule, gets the bar and the lines of `say`, and nothing else.
 
     Args:
         path: replaced where it exists.
-        label: put beside the stage's name in each line, such as a shard: several jobs share a terminal.
-        is_second: another process of this job writes the log and speaks to people; what this one has to say goes to
-            the end of the log alone.
+        label: added to the stage's name in each line, such as a shard: several jobs share a terminal.
+        is_second: another process of this job writes the log and the terminal; this one only
+            appends to the log.
     """
     global _screen, _label
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def log_to(path: Path, label: str = "", *, is_second: bool = False) -> None:
 
 
 def say(line: str, *, in_log: bool = True) -> None:
-    """Print one line for people, to the terminal and to the log where there is one."""
+    """Print one line to the terminal, and to the log where there is one."""
     if in_log or _screen is None:
         print(line, file=sys.stderr, flush=True)
     if _screen is not None:
@@ -55,7 +55,7 @@ def say(line: str, *, in_log: bool = True) -> None:
 
 
 class Progress:
-    """Counts `total` things of a `unit`; `advance` as they are done, from the main process."""
+    """Show how many of `total` items of a `unit` are done; `advance` it from the main process."""
 
     def __init__(self, total: int, desc: str, unit: str) -> None:
         self.total, self.unit = total, unit
@@ -70,6 +70,7 @@ class Progress:
             self._bar = tqdm(total=total, desc=self.desc, unit=f" {unit}", file=screen, ncols=columns)
 
     def advance(self, n: int = 1, note: str = "") -> None:
+        """Count `n` more items as done, and show a `note` with them."""
         self.done += n
         if self._bar is not None:
             if note:
@@ -93,6 +94,7 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        """Remove the bar, and leave the terminal to another job."""
         if self._bar is not None:
             self._bar.close()
         if self._terminal is not None:
@@ -107,13 +109,13 @@ class Progress:
 
 
 def _take_terminal(screen: TextIO) -> int | None:
-    """Open and lock the terminal that `screen` is; None where it is none, or where another job has a bar there.
+    """Open and lock the terminal that `screen` is; None where it is not one, or another job has a bar there.
 
     Of the jobs that run at once, the first draws its bar and the others print lines above it.
     """
     if not screen.isatty():
         return None
-    # An opening of our own: a lock on the one that all jobs inherit would be the same lock for all of them.
+    # A file description of our own: on the one that all jobs inherit they would share the lock.
     terminal = os.open(os.ttyname(screen.fileno()), os.O_WRONLY | os.O_NOCTTY)
     try:
         fcntl.flock(terminal, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,9 +125,9 @@ def _take_terminal(screen: TextIO) -> int | None:
     return terminal
 
 
-def progress(things: Iterable[T], total: int, desc: str, unit: str) -> Iterator[T]:
-    """Yield `things`, showing how many of `total` have been taken."""
+def progress(items: Iterable[T], total: int, desc: str, unit: str) -> Iterator[T]:
+    """Yield `items`, and show how many of `total` have been taken."""
     with Progress(total, desc, unit) as shown:
-        for thing in things:
-            yield thing
+        for item in items:
+            yield item
             shown.advance()

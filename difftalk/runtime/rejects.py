@@ -65,9 +65,10 @@ class Reject:
 class RejectLog:
     """Collects the rejects of one shard at one stage, and fails the stage where they are too many.
 
-    A context manager. Where the block ends well, the rejects are in `path`. Where it fails, for too many of them or for
-    any other exception, they are in `{shard}.failed.csv` next to `path`, since Snakemake deletes the declared outputs of
-    a failed job. Open it inside `atomic_file(out)`, so that the output is absent where the stage fails.
+    A context manager. Where the block ends well, the rejects are in `path`. Where it fails, for too many of
+    them or for any other exception, they are in `{shard}.failed.csv` next to `path`, since Snakemake deletes
+    the declared outputs of a failed job. Open it inside `atomic_file(out)`, so that the output is absent
+    where the stage fails.
 
     Args:
         stage: name of the stage.
@@ -76,7 +77,8 @@ class RejectLog:
         clips: number of clips that the stage was given.
 
     Raises:
-        UserError: on leaving the block, where too many clips were rejected: that is no clip's fault. It names the file.
+        UserError: on leaving the block, where too many clips were rejected: that is no clip's fault. It names
+            the file.
     """
 
     def __init__(self, stage: str, path: Path, max_fraction: float, clips: int) -> None:
@@ -91,7 +93,8 @@ class RejectLog:
     def kept(self, results: Iterable[tuple[str, R | Reject]]) -> Iterator[tuple[str, R]]:
         """Yield the `(clip_id, result)` that are not rejects, and keep the rejects.
 
-        It fails as the block does, after the last result: a writer that consumes the iterator then finishes no file.
+        It fails as the block does, after the last result: a writer that consumes the iterator then finishes
+            no file.
         """
         for clip_id, result in results:
             if isinstance(result, Reject):
@@ -120,13 +123,13 @@ class RejectLog:
         example = next(r for r in self.rejects if r.reason == commonest)
         raise UserError(
             f"{self.stage}: {rejected} of {self.clips} clips rejected, more than "
-            f"max_reject_fraction={self.max_fraction:g}; most often {commonest} ({example.clip_id}: {example.detail}); "
-            f"all of them: {self.failed_path}"
+            f"max_reject_fraction={self.max_fraction:g}; most often {commonest} "
+            f"({example.clip_id}: {example.detail}); all of them: {self.failed_path}"
         )
 
 
 def write_rejects(path: str | Path, rejects: Iterable[Reject]) -> None:
-    """Write the rejects of one shard at one stage, sorted by clip; a file with its header alone means none."""
+    """Write the rejects of one shard at one stage, sorted by clip; none gives the header alone."""
     rows = ((r.clip_id, r.stage, r.reason, r.detail) for r in sorted(rejects, key=lambda r: r.clip_id))
     write_csv(path, COLUMNS, rows)
 

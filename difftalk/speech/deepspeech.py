@@ -1,7 +1,8 @@
-"""Speech backend `deepspeech`: the logits of Mozilla DeepSpeech 0.1.0 before the softmax, as in AD-NeRF and the paper.
+"""Speech backend `deepspeech`: the logits of Mozilla DeepSpeech 0.1.0 before the softmax.
 
-The network (`BiRNN` of mozilla/DeepSpeech v0.1.0) is three dense layers, a bidirectional LSTM, and two dense layers, over
-19 rows of MFCC around each 20 ms step. Its weights are read from the constants of the released graph, without TensorFlow.
+AD-NeRF and the paper use the same. The network (`BiRNN` of mozilla/DeepSpeech v0.1.0) is three dense layers,
+a bidirectional LSTM, and two dense layers, over 19 rows of MFCC around each 20 ms step. Its weights are read
+from the constants of the released graph, without TensorFlow.
 """
 
 import zipfile
@@ -29,7 +30,8 @@ INPUTS = (2 * CONTEXT + 1) * CEPSTRA
 LOGITS = 29  # space, a to z, apostrophe, and CTC's blank
 RELU_CLIP = 20.0
 
-# What each constant is called in the graph, below whatever scope; of several names one (TensorFlow changed them).
+# What each constant is called in the graph, below whatever scope; of several names one (TensorFlow changed
+# them).
 GRAPH_NAMES = {
     "h1": ["h1"], "b1": ["b1"], "h2": ["h2"], "b2": ["b2"], "h3": ["h3"], "b3": ["b3"],
     "forward kernel": ["fw/basic_lstm_cell/kernel", "fw/basic_lstm_cell/weights"],
@@ -43,11 +45,12 @@ GRAPH_NAMES = {
 def network_input(audio: np.ndarray) -> np.ndarray:
     """Return the network's input of a whole clip: `(T, 494)` float32, standardised over the whole matrix.
 
-    Row t holds 19 rows of 26 MFCC, those of steps t - 9 to t + 9, the earliest first; steps outside the clip are
-    zeros, put in before the matrix is standardised. Step t is the 25 ms window that begins at t / 50 s.
+    Row t holds 19 rows of 26 MFCC, those of steps t - 9 to t + 9, the earliest first; steps outside the clip
+    are zeros, put in before the matrix is standardised. Step t is the 25 ms window that begins at t / 50 s.
 
     Args:
-        audio: `(N,)` int16 mono 16 kHz. T is half the number of 10 ms rows, rounded up: `N / 320` where that is whole.
+        audio: `(N,)` int16 mono 16 kHz. T is half the number of 10 ms rows, rounded up: `N / 320` where that
+            is whole.
     """
     rows = mfcc(audio, SAMPLE_RATE, numcep=CEPSTRA)[::2]
     padded = np.pad(rows, ((CONTEXT, CONTEXT), (0, 0)))
@@ -59,17 +62,19 @@ def network_input(audio: np.ndarray) -> np.ndarray:
 def fit(logits: np.ndarray, steps: int) -> np.ndarray:
     """Return the logits at s / 50 s, `(T, D)` to `(steps, D)`, the last one held where the audio is shorter.
 
-    AD-NeRF interpolates linearly from the network's 50 rows a second to 50 steps a second. The grids are the same, so
-    that this cuts or pads and does nothing else; where the audio is as long as the video, not even that.
+    AD-NeRF interpolates linearly from the network's 50 rows a second to 50 steps a second. The grids are the
+    same, so that this cuts or pads and does nothing else; where the audio is as long as the video, not even
+    that.
     """
     return logits[np.minimum(np.arange(steps), len(logits) - 1)]
 
 
 class DeepSpeech(nn.Module):
-    """The network; widths are those of `tensors`, a state dict as `import_graph` gives it, which it then holds.
+    """The network of DeepSpeech 0.1.0.
 
-    `torch.nn.LSTM` computes TensorFlow's BasicLSTMCell once the gates are reordered and the forget bias of 1 is added
-    to the bias of the forget gate, both of which `import_graph` does.
+    Its widths are those of `tensors`, a state dict as `import_graph` returns it, which becomes its own.
+    `torch.nn.LSTM` computes TensorFlow's BasicLSTMCell once the gates are reordered and the forget bias of 1
+    is added to the bias of the forget gate, both of which `import_graph` does.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -97,7 +102,8 @@ class DeepSpeech(nn.Module):
 def load_deepspeech() -> Callable[[np.ndarray, int], np.ndarray]:
     """Return the backend: `(audio, steps)` to `(steps, 29)` float32, on the GPU where there is one.
 
-    Clips are not batched: each is processed as a whole, without padding, and its features depend on no other clip.
+    Clips are not batched: each is processed as a whole, without padding, and its features depend on no other
+        clip.
 
     Raises:
         UserError: if the weights are missing.
@@ -155,13 +161,19 @@ def import_graph(pb: Path) -> dict[str, torch.Tensor]:
 
 
 def _gates(columns: np.ndarray) -> np.ndarray:
-    """Reorder the last axis from BasicLSTMCell's order of gates (input, candidate, forget, output) to torch's (i, f, g, o)."""
+    """Reorder gates along the last axis from BasicLSTMCell's order to torch's.
+
+    That is from input, candidate, forget, output to input, forget, candidate, output.
+    """
     i, j, f, o = np.split(columns, 4, axis=-1)
     return np.concatenate([i, f, j, o], axis=-1)
 
 
 def _constants(pb: Path) -> dict[str, np.ndarray]:
-    """Return the float32 matrices and vectors of a graph by name, without the `/read` that freezing may append."""
+    """Return the float32 matrices and vectors of a graph by name.
+
+    The suffix `/read`, which freezing may append, is cut.
+    """
     graph = GraphDef()
     try:
         graph.ParseFromString(_content(pb))

@@ -9,7 +9,8 @@ import numpy as np
 from difftalk.runtime.errors import ClipError
 from difftalk.speech.windows import STEPS_PER_FRAME
 
-# A backend: the audio of a whole clip, `(N,)` int16 mono 16 kHz, and a number of steps to `(steps, D)` float32.
+# A backend: the audio of a whole clip, `(N,)` int16 mono 16 kHz, and a number of steps to `(steps, D)`
+# float32.
 Backend = Callable[[np.ndarray, int], np.ndarray]
 
 

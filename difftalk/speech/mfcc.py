@@ -13,9 +13,10 @@ MFCC_WINDOW, MFCC_STEP = 400, 160
 def mfcc_features(audio: np.ndarray, steps: int) -> np.ndarray:
     """Return 13 MFCC with first and second differences, `(steps, 39)` float32, each coefficient standardised.
 
-    Step s is the 25 ms window centred on (s + 0.5) / 50 s, so that the two steps of frame i lie 10 ms either side of
-    the middle of its 40 ms. Differences are regressions over +-2 rows of the 10 ms grid. Standardised over the clip
-    (mean 0, deviation 1), which removes voice level and channel and needs no statistics of a data set.
+    Step s is the 25 ms window centred on (s + 0.5) / 50 s, so that the two steps of frame i lie 10 ms either
+    side of the middle of its 40 ms. Differences are regressions over +-2 rows of the 10 ms grid. Standardised
+    over the clip (mean 0, deviation 1), which removes voice level and channel and needs no statistics of a
+    data set.
 
     Args:
         audio: `(N,)` int16 mono 16 kHz; cut, or padded with silence, to `steps` * 320 samples.

@@ -13,7 +13,7 @@ SCHEMA = pa.schema([("clip_id", pa.string()), ("step", pa.int32()), ("features",
 
 @contextmanager
 def speech_writer(path: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
-    """Yield a function that appends the features `(S, D)` of a clip, `(clip_id, features)`, to a speech table."""
+    """Yield a function `(clip_id, features)` that appends a clip's features `(S, D)` to a table."""
     with pq.ParquetWriter(path, SCHEMA) as writer:
 
         def write(clip_id: str, features: np.ndarray) -> None:

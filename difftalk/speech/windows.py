@@ -6,9 +6,10 @@ STEPS_PER_FRAME = 2
 
 
 def windows(features: np.ndarray, frames: np.ndarray, size: int = 16) -> np.ndarray:
-    """Return the features around each frame: `(n, size, D)`, steps `2i - size/2` to `2i + size/2 - 1` of frame i.
+    """Return the features around each frame, `(n, size, D)`.
 
-    With 16 steps that is -160 to +160 ms from the start of the frame, as AD-NeRF cuts them.
+    Of frame i these are steps `2i - size/2` to `2i + size/2 - 1`. With 16 steps that is -160 to +160 ms from
+    the start of the frame, as AD-NeRF cuts them.
 
     Args:
         features: `(S, D)`, 50 steps per second; steps before the first and after the last are zeros.
@@ -29,10 +30,11 @@ def windows(features: np.ndarray, frames: np.ndarray, size: int = 16) -> np.ndar
 def neighbour_windows(
     features: np.ndarray, frames: np.ndarray, neighbours: int = 8, size: int = 16
 ) -> np.ndarray:
-    """Return the windows of the frames around each frame, for the temporal filter: `(n, neighbours, size, D)`.
+    """Return the windows of the frames around each frame, `(n, neighbours, size, D)`.
 
-    Of frame i these are the frames `i - neighbours // 2` to `i + (neighbours - 1) // 2`: i-4 to i+3 for 8, i-8 to i+8
-    for 17. The window of a frame before the first or after the last is zeros.
+    They are what the temporal filter reads. Of frame i these are the frames `i - neighbours // 2` to `i +
+    (neighbours - 1) // 2`: i-4 to i+3 for 8, i-8 to i+8 for 17. The window of a frame before the first or
+    after the last is zeros.
 
     Args:
         features: `(S, D)`, two steps per frame.

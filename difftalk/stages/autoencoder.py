@@ -14,7 +14,9 @@ EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "autoencoder"
 
 
 def run(*, crops: list[Path], settings: AutoencoderTraining, source: str, state: Path, out: Path) -> None:
-    """Write the first stage to the folder `out`, with `training.json` and, where it was trained, `log.jsonl`.
+    """Write the first stage to the folder `out`.
+
+    `training.json` goes with it and, where it was trained, `log.jsonl`.
 
     Args:
         crops: crop shards to train on; read only where `source` is `train`.

@@ -23,8 +23,8 @@ def run(
 ) -> None:
     """Write the crops of the clips that have landmarks, as a WebDataset shard.
 
-    Each clip has `mp4` (H.264 4:4:4, 25 fps), `flac` (16 kHz mono, as long as the video), `landmarks.npy` ((T, 68, 2)
-    float32, pixels of the crop, every frame) and `json`.
+    Each clip has `mp4` (H.264 4:4:4, 25 fps), `flac` (16 kHz mono, as long as the video), `landmarks.npy`
+    ((T, 68, 2) float32, pixels of the crop, every frame) and `json`.
 
     Args:
         plan: plan/clips.parquet.

@@ -22,9 +22,9 @@ def run(
     rejects: Path,
     max_reject_fraction: float,
 ) -> None:
-    """Write a training shard, which needs no other file: one sample per clip that has a crop and speech features.
+    """Write a training shard: one sample per clip that has a crop and speech features.
 
-    `difftalk.models.encoding.encode_clip` says what a sample holds.
+    Training reads no other file. `difftalk.models.encoding.encode_clip` says what a sample holds.
 
     Args:
         crops: crops/SHARD.tar.
@@ -36,7 +36,8 @@ def run(
         max_reject_fraction: fail where more than this part of the clips is rejected.
 
     Raises:
-        UserError: as `RejectLog`; if the folder is no first stage, or its factor does not divide the size of the crops.
+        UserError: as `RejectLog`; if the folder is no first stage, or its factor does not divide the size of
+            the crops.
     """
     from difftalk.media.shards import write_shard
     from difftalk.runtime.rejects import RejectLog
@@ -50,7 +51,7 @@ def run(
 def _encoded(
     crops: Path, features: dict[str, Any], autoencoder: Path, settings: Encode
 ) -> Iterator[tuple[str, "dict[str, Any] | Reject"]]:
-    """Yield each clip of a crops shard that has speech features: `speech` rejected the others and says why."""
+    """Yield each clip that has speech features: `speech` rejected the others and says why."""
     from difftalk.media.shards import read_crops
     from difftalk.models.autoencoder import load_autoencoder
     from difftalk.models.encoding import encode_clip

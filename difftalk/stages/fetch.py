@@ -24,9 +24,9 @@ def run(
 ) -> None:
     """Fill a folder with links to the files of the shard's sources.
 
-    What had to be downloaded or rendered is kept in the store, so that neither a rerun nor another shard layout downloads
-    it twice. All clips of a source that cannot be obtained, does not open, or has no video or audio, are rejected; so are
-    clips that end after their source.
+    What had to be downloaded or rendered is kept in the store, so that neither a rerun nor another shard
+    layout downloads it twice. All clips of a source that cannot be obtained, does not open, or has no video
+    or audio, are rejected; so are clips that end after their source.
 
     Args:
         plan: plan/clips.parquet.

@@ -1,7 +1,7 @@
 """Write the clips that a run kept, with the checksums of their files, as a plan for later runs.
 
-Links die. With `frozen_plan: FILE` a run plans the same clips again, and says which of them are missing or come from
-another file; so a table measured on them stays a table of the same clips.
+Links die. With `frozen_plan: FILE` a run plans the same clips again, and says which of them are missing or
+come from another file; so a table measured on them stays a table of the same clips.
 """
 
 from pathlib import Path

@@ -21,9 +21,10 @@ def run(
 ) -> None:
     """Write the landmarks of a shard, and how many frames of each clip have a face.
 
-    The landmark table has the clips that are kept: clip_id, frame (25 per second, from the start of the clip), box, points
-    (x y interleaved, smoothed), score; only frames with a face. The quality table has every clip that could be decoded:
-    clip_id, frames, detected, nme (empty without ground truth); of a clip without a face, the frames until that was clear.
+    The landmark table has the clips that are kept: clip_id, frame (25 per second, from the start of the
+    clip), box, points (x y interleaved, smoothed), score; only frames with a face. The quality table has
+    every clip that could be decoded: clip_id, frames, detected, nme (empty without ground truth); of a clip
+    without a face, the frames until that was clear.
 
     Args:
         plan: plan/clips.parquet.

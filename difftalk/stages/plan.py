@@ -15,7 +15,7 @@ def run(*, dataset: DatasetSettings, shards: Shards, out: Path, frozen: Path | N
         dataset: the config's section `dataset`, as JSON.
         shards: number of shards of each split, as JSON such as `{"train": 56, "test": 8}`.
         out: the clip table to write, plan/clips.parquet.
-        frozen: a file of `difftalk freeze`: its clips and no others are planned, from files with the same checksums.
+        frozen: a file of `difftalk freeze`: its clips alone are planned, from files with the same checksums.
 
     Raises:
         UserError: for settings that give no plan.

@@ -8,10 +8,11 @@ STAGE = "speech"
 
 
 def run(*, crops: Path, settings: Speech, out: Path, rejects: Path, max_reject_fraction: float) -> None:
-    """Write the speech features of a shard: clip_id, step, features (list of float32), two steps per video frame.
+    """Write the speech features of a shard, two steps per video frame.
 
-    Clips are processed one after another in this process: `mfcc` takes less time than other processes would to start, and
-    `deepspeech` uses all threads, or the GPU, by itself.
+    The table has clip_id, step and features (list of float32). Clips are processed one after another in this
+    process: `mfcc` takes less time than other processes would to start, and `deepspeech` uses all threads, or
+    the GPU, by itself.
 
     Args:
         crops: crops/SHARD.tar, whose audio is in time with its frames.

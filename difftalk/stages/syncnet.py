@@ -17,7 +17,8 @@ def run(*, crops: list[Path], settings: SyncnetTraining, source: str, state: Pat
     Args:
         crops: crop shards to train on; read only where `source` is `train`.
         settings: the section `syncnet_training` as JSON, or a file of it.
-        source: `embedded` (in the package), `train`, `syncnet-v2`, a folder of this stage, or `syncnet_v2.model`.
+        source: `embedded` (in the package), `train`, `syncnet-v2`, a folder of this stage, or
+            `syncnet_v2.model`.
         state: folder for the checkpoints of an unfinished training.
         out: folder of the sync expert.
 

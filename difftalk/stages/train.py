@@ -18,7 +18,7 @@ def run(
     data_workers: int = 0,
     processes: int = 1,
 ) -> None:
-    """Train one experiment and write it to the folder `out` as a pipeline, with `log.jsonl` and `training.json`.
+    """Train one experiment and write it as a pipeline, with `log.jsonl` and `training.json`.
 
     Args:
         shards: training shards, shards/SHARD.tar.
@@ -31,15 +31,15 @@ def run(
         processes: processes that train together, one a GPU.
 
     Raises:
-        UserError: if the processes are not those that were started, the batch cannot be shared out evenly, the
-            checkpoint is of another training, a write fails, or the loss is not finite.
-        SystemExit: with status 128 + the signal's number after SIGTERM or SIGUSR1, when the step under way is saved.
+        UserError: if the processes are not those that were started, the batch cannot be shared out evenly,
+            the checkpoint is of another training, a write fails, or the loss is not finite.
+        SystemExit: with status 128 + the signal's number, when a step is saved after SIGTERM or SIGUSR1.
     """
     started = launcher.world_size()
     if processes not in (1, started):
         raise UserError(
-            f"train: --processes {processes}, but {started} take part: start them by `difftalk train` or any launcher "
-            "that sets WORLD_SIZE and RANK"
+            f"train: --processes {processes}, but {started} take part: start them by `difftalk train` or any "
+            "launcher that sets WORLD_SIZE and RANK"
         )
 
     from difftalk.models.examples import LatentClips

@@ -1,1 +1,1 @@
-"""Training: the denoiser's loop and what it is made of, and what the first stage and the sync expert share with it."""
+"""Training: the denoiser's loop, and what all trainings share, such as checkpoints."""

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: written atomically, verified before use, resumed only by the same training."""
+"""Checkpoints: written atomically, verified before use, resumed by the same training alone."""
 
 import errno
 import hashlib
@@ -75,7 +75,7 @@ def save_checkpoint(state: Path, step: int, provenance: str, tensors: dict[str, 
 
 
 def resume(state: Path, provenance: str, may_change: Collection[str] = ()) -> dict[str, Any] | None:
-    """Load the latest valid checkpoint; None where there is none. See `latest_valid` and `load_checkpoint`."""
+    """Load the latest valid checkpoint, as `load_checkpoint` does; None where there is none."""
     path = latest_valid(state)
     return None if path is None else load_checkpoint(path, provenance, may_change)
 
@@ -130,7 +130,11 @@ def load_checkpoint(
 
 
 def differences(old: str, new: str) -> dict[str, str]:
-    """Compare two provenances: settings, `data` or `code` that differ, each with a description for a person."""
+    """Compare two provenances.
+
+    Returns:
+        The settings that differ, and `data` or `code`, each with a description for a person.
+    """
     before, now = json.loads(old), json.loads(new)
     absent = object()
     found = {}
@@ -150,10 +154,10 @@ def differences(old: str, new: str) -> dict[str, str]:
 
 
 def keep_finished(state: Path, model: Path, provenance: str) -> None:
-    """Replace the checkpoints by a record of the finished model: hard links, which take no room.
+    """Replace the checkpoints by a record of the finished model: hard links, without a copy.
 
-    Whoever ran the job may die before it notices the end, or send a signal in the last moment, and then deletes the
-    model as unfinished.
+    Whoever ran the job may die before it notices the end, or send a signal in the last moment, and then
+    deletes the model as unfinished.
     """
     with suppress(OSError), atomic_folder(state / FINISHED) as tmp:  # no links: another file system
         shutil.copytree(model, tmp / "model", copy_function=os.link)
@@ -163,7 +167,7 @@ def keep_finished(state: Path, model: Path, provenance: str) -> None:
 
 
 def restore_finished(state: Path, model: Path, provenance: str, may_change: Collection[str] = ()) -> bool:
-    """Put the recorded model back, if it is of this training; the record of another one is deleted.
+    """Put the recorded model back if it is of this training; delete the record of another.
 
     Returns:
         Whether the model is in its place.
@@ -182,7 +186,7 @@ def restore_finished(state: Path, model: Path, provenance: str, may_change: Coll
 
 @contextmanager
 def write_errors_explained(path: Path, reassurance: str) -> Iterator[None]:
-    """Turn a failed write into a `UserError` with the reason: disk full, quota, or what the system says.
+    """Turn a failed write into a `UserError` with its reason, such as a full disk or quota.
 
     Args:
         path: the file or folder that is written inside the block.
@@ -202,7 +206,7 @@ def write_errors_explained(path: Path, reassurance: str) -> Iterator[None]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Tensors stay mapped in the file until they are used, so that it costs no memory beside the model's."""
+    """Load a file; its tensors stay memory-mapped until they are used."""
     checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return checkpoint
 

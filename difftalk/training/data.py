@@ -1,7 +1,7 @@
-"""Training examples straight from the shards: batch k, noise included, is a function of the seed and k alone.
+"""Batches of training examples: batch k, noise included, is a function of seed and k alone.
 
-So the position to resume from is the number of the step, and it takes no state to show every frame once an epoch: each
-process of a training takes its slice of the same batch, whichever worker of it prepares which step.
+So the position to resume from is the number of the step, and it takes no state to show every frame once an
+epoch. Each process of a training takes its slice of the same batch, whichever worker prepares it.
 """
 
 import signal
@@ -17,10 +17,11 @@ from difftalk.models.examples import Examples, LatentClips
 
 
 def batch_indices(length: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Frames of batch `step`: each epoch is a new permutation of all `length` frames, cut into batches without rest.
+    """Return the frames of batch `step`, as numbers below `length`.
 
-    An epoch ends inside a batch where the sizes do not divide; the next one fills it up. So every frame is seen
-    exactly once an epoch, and the position to resume from is the step number.
+    Each epoch is a new permutation of all frames, cut into batches without a remainder. An epoch ends inside
+    a batch where the sizes do not divide; the next one fills it up. So every frame is seen exactly once an
+    epoch, and the position to resume from is the step number.
     """
     first = step * batch_size
     picked = np.empty(batch_size, np.int64)
@@ -37,7 +38,7 @@ def _epoch_order(length: int, epoch: int, seed: int) -> np.ndarray:
 
 
 def draw_reference(rng: np.random.Generator, frame: int, frames: int, distance: int) -> int:
-    """A frame at least `distance` away from `frame`, uniformly; in a clip too short for that, the farthest end."""
+    """Draw a frame at least `distance` away from `frame`; in too short a clip, the farthest end."""
     before, after = max(0, frame - distance + 1), max(0, frames - frame - distance)
     if before + after == 0:
         return 0 if frame >= frames - 1 - frame else frames - 1
@@ -46,7 +47,7 @@ def draw_reference(rng: np.random.Generator, frame: int, frames: int, distance: 
 
 
 def frames_of_batch(clips: LatentClips, batch_size: int, step: int, seed: int) -> list[tuple[int, int]]:
-    """Clip number and frame of each example of batch `step`."""
+    """Return clip number and frame of each example of batch `step`."""
     return [clips.locate(int(i)) for i in batch_indices(len(clips), batch_size, step, seed)]
 
 
@@ -58,7 +59,7 @@ def training_batch(
     reference_distance: int,
     part: slice = slice(None),
 ) -> Examples:
-    """Batch `step`, or a part of it, its references drawn anew every time."""
+    """Gather batch `step`, or a part of it; its references are drawn anew each time."""
     frames = frames_of_batch(clips, batch_size, step, seed)
     rng = np.random.default_rng((seed, step, 1))
     references = [
@@ -82,14 +83,16 @@ class TrainingBatch:
     timesteps: torch.Tensor
 
     def to(self, device: torch.device | str) -> "TrainingBatch":
+        """Copy to `device`."""
         noise, timesteps = (x.to(device, non_blocking=True) for x in (self.noise, self.timesteps))
         return TrainingBatch(self.examples.to(device), noise, timesteps)
 
     def pin_memory(self) -> "TrainingBatch":
+        """Copy to page-locked memory; the loader calls this."""
         return TrainingBatch(self.examples.pin_memory(), self.noise.pin_memory(), self.timesteps.pin_memory())
 
     def split(self, parts: int) -> Iterator["TrainingBatch"]:
-        """Equal parts, in order."""
+        """Yield equal parts, in order."""
         size = len(self.noise) // parts
         for first in range(0, len(self.noise), size):
             part = slice(first, first + size)
@@ -99,7 +102,7 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class Steps(Dataset[TrainingBatch]):
-    """`steps[k]` is what process `rank` of `ranks` is to do in step k.
+    """Batches by number: `steps[k]` is the part of process `rank` of `ranks` in step k.
 
     Attributes:
         batch_size: frames in a step, of all ranks together; a multiple of `ranks`.
@@ -131,12 +134,16 @@ class Steps(Dataset[TrainingBatch]):
 def load_steps(
     steps: Steps, first: int, end: int, workers: int, *, pin: bool
 ) -> Generator[TrainingBatch, None, None]:
-    """`steps[first]` to `steps[end - 1]` in order, prepared ahead by `workers` processes; 0: here, when asked for.
+    """Yield `steps[first]` to `steps[end - 1]` in order, prepared ahead by worker processes.
 
-    Whoever stops before the end closes it: that ends the processes.
+    Whoever stops before the end closes the generator: that ends the processes.
 
     Args:
-        pin: into page-locked memory, from which a GPU copies while it computes.
+        steps: what to do in each step.
+        first: step to begin with.
+        end: step before which to stop.
+        workers: processes; 0 prepares each batch here, when it is asked for.
+        pin: load into page-locked memory, from which a GPU copies while it computes.
     """
     if workers == 0:
         yield from (steps[step] for step in range(first, end))
@@ -147,7 +154,7 @@ def load_steps(
         sampler=range(first, end),
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=_ignore_signals,
     )
     batches = iter(loader)
     try:
@@ -157,7 +164,7 @@ def load_steps(
         del batches
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """SLURM and terminals signal every process; the parent decides when its workers may end."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore what SLURM and terminals send to every process: the parent decides when its workers end."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

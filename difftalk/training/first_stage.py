@@ -1,8 +1,8 @@
 """The training of the first stage, a VQ autoencoder.
 
-The recipe is VQGAN's (Esser et al. 2021): absolute error, LPIPS, codebook and commitment loss and, from a later step on,
-the adversarial loss of a patch discriminator under the adaptive weight. Each term has its key; the two that cost most
-are off by default.
+The recipe is VQGAN's (Esser et al. 2021): absolute error, LPIPS, codebook and commitment loss and, from a
+later step on, the adversarial loss of a patch discriminator under the adaptive weight. Each term has its key;
+the two that cost most are off by default.
 """
 
 import math
@@ -69,7 +69,8 @@ def train_autoencoder(
     Args:
         batches: of the frames to train on.
         settings: of the training.
-        state: folder of the log so far and of checkpoints, from the newest of which an interrupted training resumes.
+        state: folder of the log so far and of checkpoints, from the newest of which an interrupted training
+            resumes.
         held_out: frames (N, H, W, 3) uint8 to measure on after each epoch and at the end.
         perceptual: needed where `settings.perceptual_weight` is above 0; else it measures only.
 
@@ -104,7 +105,7 @@ def train_autoencoder(
 
 
 def load_perceptual(settings: AutoencoderTraining) -> Perceptual | None:
-    """Load LPIPS where the loss includes it; also where its backbone is at hand, to measure with.
+    """Load LPIPS where the loss includes it, or where its backbone is there to measure with.
 
     Raises:
         UserError: if `perceptual_weight` is above 0 and the backbone is missing.
@@ -115,7 +116,7 @@ def load_perceptual(settings: AutoencoderTraining) -> Perceptual | None:
 
 
 class FirstStageTrainer:
-    """Networks, optimisers and running figures of one training; `step` updates them with one batch.
+    """Networks, optimisers and running figures of one training.
 
     Args:
         settings: of the training.
@@ -154,7 +155,7 @@ class FirstStageTrainer:
         self.entries: list[dict[str, Any]] = []
 
     def step(self, step: int, frames: Tensor) -> None:
-        """Update the autoencoder, and then the discriminator on the same frames (B, 3, H, W) in [-1, 1]."""
+        """Update the autoencoder and then the discriminator on frames (B, 3, H, W) in [-1, 1]."""
         adversarial = step >= self.adversarial_from
         self.learning_rate = float(self.schedule.get_last_lr()[0])
         with self._autocast():
@@ -173,10 +174,10 @@ class FirstStageTrainer:
         self._accumulate(step, {"loss": loss, **terms})
 
     def _quantise(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Quantise once `quantise_from` is reached; return the latents and the codebook and commitment loss.
+        """Quantise from step `quantise_from` on; return latents, and codebook and commitment loss.
 
-        The codebook is drawn from the encoder's own outputs when quantisation begins, and codes that fall out of use
-        are redrawn: trained from the usual initialisation, three-dimensional codes collapse to a few.
+        The codebook is drawn from the encoder's own outputs when quantisation begins, and codes that fall out
+        of use are redrawn: trained from the usual initialisation, three-dimensional codes collapse to a few.
         """
         if step < self.quantise_from:
             return latents, torch.zeros((), device=self.device)
@@ -244,8 +245,9 @@ class FirstStageTrainer:
         """
         if "loss" in self.sums and not math.isfinite(total := self.sums["loss"][0].item()):
             raise UserError(
-                f"autoencoder: the loss became {total} in the steps before {done}; the newest checkpoint in {state} "
-                f"is from before it. Lower autoencoder_training.learning_rate ({self.settings.learning_rate:g})"
+                f"autoencoder: the loss became {total} in the steps before {done}; the newest checkpoint in "
+                f"{state} is from before it. Lower autoencoder_training.learning_rate "
+                f"({self.settings.learning_rate:g})"
             )
 
     def log(self, done: int, epoch: float, held_out: np.ndarray | None) -> dict[str, Any]:
@@ -323,10 +325,10 @@ class FirstStageTrainer:
 def measure(
     model: VQModel, frames: np.ndarray, quantised: bool, perceptual: Perceptual | None
 ) -> dict[str, float]:
-    """Return means over frames (N, H, W, 3) uint8 and their reconstructions, and their use of the codebook.
+    """Measure reconstructions of frames (N, H, W, 3) uint8, and their use of the codebook.
 
-    `psnr` in dB and `ssim` of uint8 frames, as in the tables; `lpips_vgg` where there is a `perceptual`;
-    `codes_used` and `perplexity` where latents are `quantised`, as they are in the end.
+    Means of `psnr` in dB and `ssim` of uint8 frames, as in the tables; `lpips_vgg` where there is a
+    `perceptual`; `codes_used` and `perplexity` where latents are `quantised`, as they are in the end.
     """
     found: dict[str, list[float]] = {"psnr": [], "ssim": [], "lpips_vgg": []}
     counts = torch.zeros(model.config.num_vq_embeddings, device=model.device)
@@ -349,7 +351,10 @@ def measure(
 
 
 def codebook_use(counts: Tensor, prefix: str = "") -> dict[str, float]:
-    """Return the part of the codes that are used and their perplexity, the number of evenly used codes it equals."""
+    """Return the part of the codes that are used, and their perplexity.
+
+    The perplexity is the number of evenly used codes of the same entropy.
+    """
     part = counts.double() / counts.sum()
     perplexity = torch.special.entr(part).sum().exp().item()
     return {f"{prefix}codes_used": (counts > 0).double().mean().item(), f"{prefix}perplexity": perplexity}

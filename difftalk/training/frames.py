@@ -1,8 +1,9 @@
-"""Frames of face crops for the training of the first stage: bounded memory, each batch a function of seed and step.
+"""Batches of face crops for the training of the first stage, in bounded memory.
 
+Each batch is a function of seed and step.
 Crops that fit into the memory allowed are all decoded and held (`Batches`). Larger ones go through a pool
-(`PooledBatches`): `STRETCH` frames of a clip at a time, in an endless seeded order of clips. A window over that order
-moves on as frames are drawn.
+(`PooledBatches`): `STRETCH` frames of a clip at a time, in an endless seeded order of clips. A window over
+that order moves on as frames are drawn.
 """
 
 import hashlib
@@ -28,7 +29,10 @@ HELD_OUT_FRAMES = 256  # frames that measure, over all clips that are held out
 
 
 class FrameBatches(Protocol):
-    """Batch `step` of an endless, seeded order: a pure function of the step, so that a resumed run sees the same."""
+    """Batches in an endless, seeded order.
+
+    Each is a pure function of its step, so that a resumed training sees the same.
+    """
 
     @property
     def frames_per_epoch(self) -> int:
@@ -88,7 +92,10 @@ class CropVideo:
             return file.read(self.size - first if count is None else count)
 
     def read_frames(self, chosen: np.ndarray) -> np.ndarray:
-        """Decode frames (len(chosen), H, W, 3) uint8 of the rising numbers `chosen`; no others are kept in memory."""
+        """Decode the frames of rising numbers `chosen`: (len(chosen), H, W, 3) uint8.
+
+        No others are kept in memory.
+        """
         import decord
 
         data = self.read()
@@ -100,7 +107,7 @@ class CropVideo:
 
 
 def find_videos(crops: Sequence[Path]) -> list[CropVideo]:
-    """Find the videos of crops shards, by shard and in its order; reads headers and notes, no frames.
+    """Find the videos of crops shards, by shard and in its order; no frame is decoded.
 
     Raises:
         UserError: if there is none.
@@ -124,9 +131,9 @@ def find_videos(crops: Sequence[Path]) -> list[CropVideo]:
 
 
 def hold_out(videos: list[CropVideo], fraction: float) -> tuple[list[CropVideo], list[CropVideo]]:
-    """Return the clips to train on and those to measure on, by a hash of their names; never the only clip.
+    """Split clips into those to train on and those to measure on, by a hash of their names.
 
-    At least one is held out where there are several, unless `fraction` is 0.
+    At least one is held out where there are several, unless `fraction` is 0; the only clip never is.
     """
     count = min(len(videos) - 1, max(1, round(fraction * len(videos)))) if fraction else 0
     ranked = sorted(videos, key=lambda v: hashlib.sha256(v.clip_id.encode()).digest())
@@ -135,7 +142,10 @@ def hold_out(videos: list[CropVideo], fraction: float) -> tuple[list[CropVideo],
 
 
 def held_out_frames(videos: list[CropVideo]) -> np.ndarray | None:
-    """Decode at most `HELD_OUT_FRAMES` frames (N, H, W, 3), spread evenly over the clips; None without clips."""
+    """Decode frames (N, H, W, 3) to measure on; None without clips.
+
+    They are at most `HELD_OUT_FRAMES`, spread evenly over the clips.
+    """
     if not videos:
         return None
     each = max(1, HELD_OUT_FRAMES // len(videos))
@@ -144,7 +154,7 @@ def held_out_frames(videos: list[CropVideo]) -> np.ndarray | None:
 
 
 def load_batches(videos: list[CropVideo], batch_size: int, seed: int, memory_mb: float) -> FrameBatches:
-    """Return batches out of memory where all frames fit into `memory_mb`, else out of a pool of that size."""
+    """Hold all frames in memory where they fit into `memory_mb`, else a pool of that size."""
     capacity = int(memory_mb * 1e6 / (3 * max(v.pixels for v in videos) ** 2))  # frames
     if sum(v.frames for v in videos) <= capacity:
         frames = np.concatenate([v.read_frames(np.arange(v.frames)) for v in videos])
@@ -155,10 +165,10 @@ def load_batches(videos: list[CropVideo], batch_size: int, seed: int, memory_mb:
 class PooledBatches:
     """Batches out of a moving window over an endless order of stretches.
 
-    Stretch p is up to `STRETCH` frames, spread over one clip and drawn anew each time; every clip has one turn per
-    epoch, in a new order. The window holds `stretches` of them and moves on by one for every `STRETCH` frames drawn,
-    so that a frame in it is drawn once on average. Its content is a function of seed and step: a resumed training
-    decodes the window again and sees the same batches.
+    Stretch p is up to `STRETCH` frames, spread over one clip and drawn again each time; every clip has one
+    turn per epoch, in a new order. The window holds `stretches` of them and moves on by one for every
+    `STRETCH` frames drawn, so that a frame in it is drawn once on average. Its content is a function of seed
+    and step: a resumed training decodes the window again and sees the same batches.
     """
 
     def __init__(self, videos: list[CropVideo], batch_size: int, seed: int, stretches: int) -> None:
@@ -204,7 +214,10 @@ class PooledBatches:
 
 
 def _spread(frames: int, count: int, within: np.ndarray) -> np.ndarray:
-    """Return `count` rising frame numbers, one in each of as many equal parts, at `within` (in [0, 1)) of it."""
+    """Return `count` rising frame numbers, one in each of as many equal parts.
+
+    `within`, in [0, 1), is the place in the part.
+    """
     count = min(count, frames)
     return ((np.arange(count) + within[:count]) * frames / count).astype(int).clip(max=frames - 1)
 

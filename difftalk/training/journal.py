@@ -1,4 +1,4 @@
-"""What people follow a training by: `log.jsonl`, and TensorBoard with the same figures and sample strips."""
+"""The journal of a training: `log.jsonl`, and TensorBoard with its figures and sample strips."""
 
 import json
 import shutil
@@ -33,16 +33,9 @@ class Journal:
 
     def __init__(self, path: Path, curves: Path | None, log: list[dict[str, Any]]) -> None:
         self.path, self.log = path, log
-        self.board: SummaryWriter | None = None
         with write_errors_explained(path, "nothing is lost"):
             write_json_lines(path, log)
-        if curves is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            if not log:
-                shutil.rmtree(curves, ignore_errors=True)
-            last = log[-1]["step"] if log else 0
-            self.board = SummaryWriter(curves, purge_step=last + 1)
+        self.board = None if curves is None else _open_board(curves, log)
 
     def write(self, line: dict[str, Any]) -> None:
         """Add a line, of a step and its figures."""
@@ -57,7 +50,7 @@ class Journal:
                 self.board.flush()
 
     def wants_strip(self, step: int, every: int) -> bool:
-        """Return whether a sample strip is due after `step` steps, and there is a TensorBoard to show it."""
+        """Return whether a sample strip is due after `step` steps, and TensorBoard is there."""
         return self.board is not None and every > 0 and step % every == 0
 
     def show(self, strip: np.ndarray, step: int) -> None:
@@ -73,13 +66,24 @@ class Journal:
             self.board.close()
 
 
+def _open_board(curves: Path, log: list[dict[str, Any]]) -> "SummaryWriter":
+    """Open TensorBoard's folder to go on after the last line of `log`; without a line, empty it."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    if not log:
+        shutil.rmtree(curves, ignore_errors=True)
+    last = log[-1]["step"] if log else 0
+    return SummaryWriter(curves, purge_step=last + 1)
+
+
 @torch.no_grad()
 def sample_strip(
     model: Denoiser, clips: LatentClips, autoencoder: Path, settings: TrainingSettings, device: torch.device
 ) -> np.ndarray:
-    """Sample a few training frames, always the same ones: target | masked | reference | generated, (H, W, 3) uint8.
+    """Sample a few training frames, always the same: a strip (H, W, 3) uint8.
 
-    This is the only part of the training that runs the first stage, which is loaded for it and released again.
+    Its columns are target, masked, reference and generated. This is the only part of the training that runs
+    the first stage, which is loaded for it and released again.
     """
     from difftalk.models.autoencoder import decode_latents, load_autoencoder
     from difftalk.sampling.pipeline import DiffTalkPipeline

@@ -1,7 +1,8 @@
-"""One stage in several processes on this machine, that train together: started, signalled and ended as one.
+"""The launcher: several processes on this machine that train together, signalled and ended as one.
 
-In place of `torchrun`, whose processes outlive it when it is killed, which SIGUSR1 ends on the spot, and which tells of
-every failure as status 1. The processes find each other by the same variables, so any other launcher will do as well.
+It stays beside `torchrun`, whose workers outlive it when it gets SIGKILL, and which exits with 1 whatever
+status a worker ended with (`python benchmarks/launchers.py`). The processes find each other by the same
+variables, so any other launcher will do as well.
 """
 
 import ctypes
@@ -14,25 +15,33 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-LAST_WORDS_S = 10.0  # between the end of one process in failure and that of the others, who would wait for it
+GRACE_S = 10.0  # after one process has failed, until the others, which would wait for it, are killed
 PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
 
 
 def rank() -> int | None:
-    """Return the number of this process among those that train together; None where none was launched."""
+    """Return the number of this process among those that train together; None without a launcher."""
     given = os.environ.get("RANK")
     return None if given is None else int(given)
 
 
 def world_size() -> int:
-    """Return the number of processes that train together; 1 where none was launched."""
+    """Return the number of processes that train together; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def launch(processes: int, argv: Sequence[str]) -> int:
-    """Run `difftalk ARGV` in `processes` processes and return 0, or the exit status of the first that failed.
+def launch(processes: int, argv: Sequence[str], module: str = "difftalk") -> int:
+    """Run a command in several processes that train together.
 
-    SIGTERM and SIGUSR1 are handed on to all. CPU threads (`OMP_NUM_THREADS`) are shared out among them.
+    SIGTERM and SIGUSR1 are forwarded to all. CPU threads (`OMP_NUM_THREADS`) are shared out among them.
+
+    Args:
+        processes: how many.
+        argv: arguments of the command.
+        module: the command, as `python -m` takes it.
+
+    Returns:
+        0, or the exit status of the first that failed; 128 + the signal's number where a signal ended it.
     """
     threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1) // processes)
     shared = {
@@ -45,17 +54,20 @@ def launch(processes: int, argv: Sequence[str]) -> int:
     children = []
     for number in range(processes):
         environment = {k: str(v) for k, v in (shared | {"RANK": number, "LOCAL_RANK": number}).items()}
-        command = [sys.executable, "-m", "difftalk", *argv]
-        children.append(
-            subprocess.Popen(command, env=os.environ | environment, preexec_fn=_end_with_parent)  # noqa: PLW1509
+        command = [sys.executable, "-m", module, *argv]
+        child = subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - there are no threads yet
         )
+        children.append(child)
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         for child in children:
             child.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, hand_on)
+        signal.signal(number, forward)
 
     failed, since = 0, 0.0
     try:
@@ -63,7 +75,7 @@ def launch(processes: int, argv: Sequence[str]) -> int:
             if not failed:
                 failed = next((c.returncode for c in children if c.returncode), 0)
                 since = time.monotonic()
-            elif time.monotonic() - since > LAST_WORDS_S:
+            elif time.monotonic() - since > GRACE_S:
                 break
             time.sleep(0.1)
     finally:
@@ -81,4 +93,5 @@ def _free_port() -> int:
 
 
 def _end_with_parent() -> None:
+    """Let the kernel kill this process when its parent dies, however that happens (Linux)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -43,10 +43,10 @@ from difftalk.training.optimiser import (
 )
 from difftalk.training.signals import deferred_signals
 
-# Settings that may differ from the checkpoint's: they say how a training runs, and change its result by rounding at most.
+# May differ from the checkpoint's: these say how a training runs, and change its result by rounding at most.
 MAY_CHANGE = frozenset(
-    {"gradient_accumulation_steps", "channels_last", "compile", "log_every", "checkpoint_every", "samples_every"}
-    | {"accept_changed_code"}
+    {"gradient_accumulation_steps", "channels_last", "compile"}
+    | {"log_every", "checkpoint_every", "samples_every", "accept_changed_code"}
 )
 PROCESS_GROUP_TIMEOUT = timedelta(hours=1)  # one process may be writing a checkpoint while the others wait
 
@@ -60,10 +60,10 @@ def train_denoiser(
     curves: Path | None = None,
     data_workers: int = 0,
 ) -> None:
-    """Train one experiment and write it to the folder `out`, resuming from the latest checkpoint in `state`.
+    """Train one experiment, from the latest checkpoint in `state` on, and write it to `out`.
 
-    Every process of a distributed training calls this; the first alone writes files and prints. Arguments, files and
-    errors are those of the stage `train`.
+    Every process of a distributed training calls this; the first alone writes files and prints. Arguments,
+    files and errors are those of the stage `train`.
     """
     # Set up: processes and device, as the launcher started them.
     on_gpu = torch.cuda.is_available()
@@ -76,8 +76,8 @@ def train_denoiser(
     if restored[0]:
         return
 
-    # Networks, optimiser and moving average. The same seed gives the same initial weights and, below, the same batches,
-    # noise and timesteps.
+    # Networks, optimiser and moving average. The same seed gives the same initial weights and, below, the
+    # same batches, noise and timesteps.
     torch.manual_seed(settings.seed)
     model = untrained_denoiser(settings, clips)
     channels_last = on_gpu if settings.channels_last == "auto" else settings.channels_last
@@ -97,7 +97,7 @@ def train_denoiser(
                 f"train: {latest} is beyond training.steps {settings.steps}; delete {state} to start afresh"
             )
         model.load_state_dict(checkpoint["model"])
-        # A copy: the optimiser would keep the tensors, and with them the mapped file, which may long be deleted.
+        # A copy, as the optimiser keeps the tensors, and would keep the mapped file long after it is deleted.
         optimiser.load_state_dict(copy.deepcopy(checkpoint["optimiser"]))
         ema.load_state_dict(checkpoint["ema"])
         ema.to(device)
@@ -184,8 +184,9 @@ def _accelerator(settings: TrainingSettings, on_gpu: bool) -> Accelerator:
     ranks, parts = accelerator.num_processes, settings.gradient_accumulation_steps
     if settings.batch_size % (ranks * parts):
         raise UserError(
-            f"train: training.batch_size {settings.batch_size} is the frames of a step, of all processes together: "
-            f"it has to be a multiple of {ranks} processes x training.gradient_accumulation_steps {parts}"
+            f"train: training.batch_size {settings.batch_size} is the frames of a step, of all processes "
+            f"together: it has to be a multiple of {ranks} processes x "
+            f"training.gradient_accumulation_steps {parts}"
         )
     return accelerator
 
@@ -198,9 +199,10 @@ def _accumulate_gradients(
     batch: TrainingBatch,
     settings: TrainingSettings,
 ) -> torch.Tensor:
-    """Add the gradient of the mean loss over the whole batch, whatever the number of processes and parts.
+    """Compute the gradient of the mean loss over the batch of all processes, part by part.
 
-    Each process divides its sum of squared errors by that mean's denominator, and the gradients of all are averaged.
+    It depends on the number of processes and parts by rounding only. Each process divides its sum of squared
+    errors by that mean's denominator, and the gradients of all are averaged.
 
     Returns:
         This process's share of the loss, a scalar: the mean of them over the processes is the loss.
@@ -217,7 +219,7 @@ def _accumulate_gradients(
 
 
 def _stop(accelerator: Accelerator, number: int, step: int, saved: Path | None, out: Path) -> NoReturn:
-    """End all processes together, after a signal; `saved` is the checkpoint that the first has written."""
+    """End all processes together after a signal; the first has written the checkpoint `saved`."""
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if accelerator.is_main_process and saved is not None:
@@ -258,7 +260,8 @@ def _save_pipeline(
 
 
 def _may_change(settings: TrainingSettings) -> set[str]:
-    """What may differ from the checkpoint's; `steps` too where the learning rate does not depend on them."""
+    """Return the keys that may differ from the checkpoint's."""
+    # A constant learning rate does not depend on the length of the run.
     longer = {"steps"} if settings.final_lr_fraction == 1.0 else set()
     return {*MAY_CHANGE, *longer} | ({"code"} if settings.accept_changed_code else set())
 
@@ -272,7 +275,7 @@ def _diverged(
     latest: Path | None,
     state: Path,
 ) -> str:
-    """Say which frames a loss or gradient that is not finite came from, and which checkpoint is good."""
+    """Say which frames gave a loss or gradient that is not finite, and which checkpoint is good."""
     frames = sorted(frames_of_batch(clips, settings.batch_size, step, settings.seed))
     batch = "; ".join(
         f"{clips.clip_ids[clip]} {', '.join(str(frame) for _, frame in of_clip)}"
@@ -281,6 +284,6 @@ def _diverged(
     what = f"loss became {loss}" if not np.isfinite(loss) else f"norm of the gradient became {norm}"
     return (
         f"train: the {what} at step {step}, on these clips and frames: {batch}. The last good checkpoint is "
-        f"{latest or f'none: {state} is empty'}. Look for bad data there, lower training.learning_rate or use "
-        "training.precision: no"
+        f"{latest or f'none: {state} is empty'}. Look for bad data there, lower training.learning_rate "
+        "or use training.precision: no"
     )

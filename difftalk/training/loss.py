@@ -1,4 +1,4 @@
-"""The denoiser's loss: squared error of the predicted noise or velocity, over all latent cells or the generated ones."""
+"""The denoiser's loss: squared error over all latent cells or the generated ones."""
 
 from collections.abc import Callable
 
@@ -36,7 +36,7 @@ def squared_error(
 
 
 def counted_cells(batch: TrainingBatch, settings: TrainingSettings) -> torch.Tensor:
-    """Return how many numbers of the prediction count in the loss, a scalar: the mean's denominator."""
+    """Return how many numbers of the prediction count in the loss, as a scalar tensor."""
     if settings.loss_region == "generated":
         return batch.examples.generated.sum() * batch.noise.shape[1]
     return torch.tensor(batch.noise.numel(), device=batch.noise.device)

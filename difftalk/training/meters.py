@@ -1,4 +1,4 @@
-"""What is measured between two lines of the training log: mean loss and gradient norm, images/s, time waiting for data."""
+"""What is measured between two lines of the training log: loss, gradient norm, images/s, data wait."""
 
 import time
 from collections.abc import Iterator

@@ -12,7 +12,7 @@ from difftalk.models.denoiser import Denoiser
 
 
 def build_optimiser(model: Denoiser, settings: TrainingSettings) -> torch.optim.AdamW:
-    """Build AdamW with a group each for the UNet and the condition encoders, which have a learning rate of their own."""
+    """Build AdamW with two groups, the UNet and the condition encoders, for two learning rates."""
     groups = [
         {"params": list(model.unet.parameters()), "lr_scale": 1.0},
         {"params": list(model.conditioner.parameters()), "lr_scale": settings.conditioner_lr_scale},
@@ -21,7 +21,7 @@ def build_optimiser(model: Denoiser, settings: TrainingSettings) -> torch.optim.
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:
-    """Return the UNet's learning rate at a step: warm-up from zero, then constant or falling linearly.
+    """Return the UNet's learning rate at a step: warm-up, then constant or falling linearly.
 
     The peak is `settings.learning_rate`, or LDM's rule: `base_learning_rate` times the batch size.
     """
@@ -39,7 +39,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
 
 
 def build_ema(model: nn.Module, settings: TrainingSettings) -> EMAModel:
-    """Build the moving average of every weight; at step n its decay is min(`ema_decay`, 1 - (1 + n) ** -0.75)."""
+    """Build the moving average; its decay at step n is min(`ema_decay`, 1 - (1 + n) ** -0.75)."""
     return EMAModel(
         model.parameters(), decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
     )
@@ -47,7 +47,7 @@ def build_ema(model: nn.Module, settings: TrainingSettings) -> EMAModel:
 
 @contextmanager
 def averaged_weights(model: nn.Module, ema: EMAModel) -> Iterator[None]:
-    """Give the model its averaged weights inside the block, and those under training back after it."""
+    """Let the model have its averaged weights inside the block."""
     ema.store(model.parameters())
     ema.copy_to(model.parameters())
     try:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1, by which SLURM says that time is nearly up, as a request that a loop answers when it can."""
+"""SIGTERM and SIGUSR1, SLURM's warnings before a time limit, as a request to stop."""
 
 import signal
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class StopRequest:
 
 @contextmanager
 def deferred_signals() -> Iterator[StopRequest]:
-    """Inside the block, SIGTERM and SIGUSR1 do not end the process: they are noted in the `StopRequest`."""
+    """Let SIGTERM and SIGUSR1 only be noted inside the block, for a loop to stop when it can."""
     request = StopRequest()
 
     def note(number: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""The training of the small sync expert: InfoNCE between the windows of a clip, on degraded crops."""
+"""The training of the small sync expert: InfoNCE over the windows of degraded crops."""
 
 import math
 from collections.abc import Sequence
@@ -64,11 +64,11 @@ def syncnet_config(settings: SyncnetTraining, about: dict[str, Any]) -> SyncnetC
 def train_syncnet(
     clips: Sequence[SyncClip], settings: SyncnetTraining, state: Path
 ) -> tuple[SmallSyncNet, dict[str, Any]]:
-    """Train video and audio of the same moment together, other moments of the same stretch apart.
+    """Train the expert to match video and audio of the same moment of a stretch.
 
-    The loss is InfoNCE in both directions over the windows of one stretch of one clip (as in Chung et al., Perfect
-    Match, 2019): all negatives show the same speaker in the same light, so only timing tells them apart. Batches are
-    functions of seed and step, so that a resumed training equals an uninterrupted one.
+    The loss is InfoNCE in both directions over the windows of one stretch of one clip (as in Chung et al.,
+    Perfect Match, 2019): all negatives show the same speaker in the same light, so only timing tells them
+    apart. Batches are functions of seed and step, so that a resumed training equals an uninterrupted one.
 
     Returns:
         The network on the CPU, in eval mode, and its figures.
@@ -124,7 +124,9 @@ def _untrained(clips: Sequence[SyncClip], settings: SyncnetTraining) -> SmallSyn
 
 
 def info_nce(network: SmallSyncNet, lips: Tensor, audio: Tensor, temperature: float) -> tuple[Tensor, float]:
-    """Return the loss of one batch, and the part of video windows whose nearest audio is at most one frame off.
+    """Return the loss of one batch, and its accuracy.
+
+    The accuracy is the part of the video windows whose nearest audio window is at most one frame off.
 
     Args:
         network: in training mode.
@@ -145,10 +147,14 @@ def info_nce(network: SmallSyncNet, lips: Tensor, audio: Tensor, temperature: fl
 def training_batch(
     clips: Sequence[SyncClip], settings: SyncnetTraining, step: int, mfcc_std: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Draw batch `step` of an endless seeded order: lips (B, 3, L + 4, S, S) in 0..255 and audio (B, L, 13, 20).
+    """Draw batch `step` of an endless seeded order.
 
-    Lips are augmented with what generation and compression do to them, one stretch at a time: rotated, scaled, shifted
-    (with some jitter), recoloured, blurred, noisy, compressed. Audio changes in level and gets noise.
+    Lips are augmented with what generation and compression do to them, one stretch at a time: rotated,
+    scaled, shifted (with some jitter), recoloured, blurred, noisy, compressed. Audio changes in level and
+    gets noise.
+
+    Returns:
+        Lips (B, 3, L + 4, S, S) in 0..255 and audio (B, L, 13, 20), both float32.
     """
     rng = np.random.default_rng((settings.seed, step))
     lips, audio = [], []
@@ -167,7 +173,7 @@ def training_batch(
 
 
 def degrade(lips: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Cut lip crops (T, S, S, 3) uint8 to (T, size, size, 3) and degrade them, the same way in all frames."""
+    """Cut lip crops (T, S, S, 3) uint8 to (T, size, size, 3), degraded alike in all frames."""
     mirrored, angle, scale = rng.random() < 0.5, rng.normal(0, 4), rng.uniform(0.85, 1.15)
     shift = rng.uniform(-0.07, 0.07, 2) * size
     jitter = rng.uniform(0, 0.4) if rng.random() < 0.3 else 0.0  # pixels

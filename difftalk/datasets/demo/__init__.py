@@ -1,1 +1,1 @@
-"""Speakers that need no download: drawn faces (`faces`) that speak (`voice`, `mouth`), filmed by `render`."""
+"""Drawn speakers, who need no download: `faces` draws, `voice` and `mouth` speak, `render` writes videos."""

@@ -1,4 +1,4 @@
-"""Face crops of drawn speakers as the pipeline would make them, to train, measure and test networks on."""
+"""Face crops of drawn speakers, to train, measure and test networks on."""
 
 import tempfile
 from pathlib import Path
@@ -31,9 +31,10 @@ class DrawnCrop(NamedTuple):
 
 
 def draw_crop(seed: int, seconds: float) -> DrawnCrop:
-    """Draw a speaker who is not of the demo, encode to H.264 and AAC, decode, and cut a face crop.
+    """Draw a speaker who is not of the demo, as the pipeline would see one.
 
-    The crop is cut as tightly or loosely as any crop setting would.
+    The video is encoded to H.264 and AAC and decoded again. The crop is cut as tightly or loosely as any crop
+    setting would.
     """
     source = DemoSource("speaker", TRAINING_SEEDS + seed, seed, 1, seconds, SOURCE_SIZE)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""What a mouth does while it says given phonemes.
+"""Animate a mouth from timed phonemes.
 
 Every phoneme has a target shape and pulls the mouth there with a weight that rises and falls smoothly around
-its interval, slightly ahead of the sound. A shape at time t depends on the phonemes between t - 30 ms and
-t + 120 ms only, so it can be predicted from the sound around it.
+its interval, slightly ahead of the audio. A shape at time t depends on the phonemes between t - 30 ms and
+t + 120 ms only, so it can be predicted from the audio around it.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from difftalk.datasets.demo.faces import Mouth
+from difftalk.datasets.demo.identity import Mouth
 from difftalk.datasets.demo.voice import Phoneme
 
 _LEAD_S = 0.045  # lips move before they are heard
@@ -18,7 +18,7 @@ _REACH_S = 0.070  # how far a target's pull extends beyond its phoneme
 _CLOSURE_REACH_S = 0.035  # closures are quicker than other gestures
 _CLOSURE_S = 0.080  # and last at least this long, so that a frame at 25 fps catches each of them
 
-# Targets: strength, then open, width, press, bite, tongue. A weak sound takes the shape of its neighbours.
+# Targets: strength, then open, width, press, bite, tongue. A weak phoneme takes the shape of its neighbours.
 _SILENCE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 _TARGETS = {
     "a": (1.3, 1.00, 0.15, 0, 0, 0.0),
@@ -75,7 +75,7 @@ _SPELLED = {
 
 
 def mouth_track(phonemes: Sequence[Phoneme], times_s: Sequence[float] | np.ndarray) -> list[Mouth]:
-    """Shape of the mouth at each of the given times (seconds, on the clock of the phonemes)."""
+    """Return the shape of the mouth at each of the given times (seconds, on the clock of the phonemes)."""
     times = np.asarray(times_s, float) + _LEAD_S
     spoken = [gesture for phoneme in phonemes if phoneme.name != "_" for gesture in _gestures(phoneme)]
     start = np.array([gesture[0] for gesture in spoken])
@@ -105,7 +105,7 @@ def mouth_track(phonemes: Sequence[Phoneme], times_s: Sequence[float] | np.ndarr
 
 
 def _bump(times: np.ndarray, start: np.ndarray, end: np.ndarray, reach: float) -> np.ndarray:
-    """Weight of each interval at each time, (times, intervals).
+    """Return the weight of each interval at each time, (times, intervals).
 
     It is the interval's indicator blurred by a raised cosine, so that adjacent intervals add up to 1.
     """
@@ -118,7 +118,7 @@ def _bump(times: np.ndarray, start: np.ndarray, end: np.ndarray, reach: float) -
 
 
 def _gestures(phoneme: Phoneme) -> list[tuple[float, float, tuple[float, ...]]]:
-    """Start, end and target of what the mouth does in one phoneme: one gesture, or two in a glide."""
+    """Return start, end and target of each gesture of one phoneme: one, or two in a glide."""
     targets = _targets(phoneme.name)
     edges = np.linspace(phoneme.start_s, phoneme.end_s, len(targets) + 1)
     if len(targets) == 2:

@@ -1,4 +1,4 @@
-"""Film drawn speakers: video files with sound, and the true landmarks of every frame beside them."""
+"""Render drawn speakers: video files with audio, and the true landmarks of every frame."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from difftalk.datasets.demo.faces import DEMO_SEEDS, Identity, Mouth, Pose, draw_face
+from difftalk.datasets.demo.faces import draw_face
+from difftalk.datasets.demo.identity import DEMO_SEEDS, Identity, Mouth, Pose
 from difftalk.datasets.demo.mouth import mouth_track
 from difftalk.datasets.demo.voice import Phoneme, sentence, speak
 from difftalk.runtime.files import atomic_file
@@ -21,10 +22,16 @@ _ROOM_NOISE = 6.0  # standard deviation of the silence between sentences, in int
 
 @dataclass(frozen=True)
 class DemoSource:
-    """One video file: a speaker who says something else in each of its clips, which follow one another.
+    """One video file: a speaker who says another text in each of its clips, which follow one another.
 
-    identity_seed: who is seen and heard (`Identity.draw`). text_seed: what is said, and how the head moves.
-    clip_seconds: length of each clip. size: width and height in pixels, even. fps: frames per second.
+    Args:
+        source_id: name of the source.
+        identity_seed: of the face and the voice (`Identity.draw`).
+        text_seed: of the text, and of the motion of the head.
+        clips: number of clips.
+        clip_seconds: length of each clip.
+        size: width and height in pixels, even.
+        fps: frames per second.
     """
 
     source_id: str
@@ -40,7 +47,7 @@ class DemoSource:
             raise ValueError(f"{self.source_id}: size must be even and at least 32, not {self.size}")
         if self.clips < 1 or self.frames_per_clip < 1:
             raise ValueError(
-                f"{self.source_id}: nothing to film in {self.clips} clips of {self.clip_seconds} s"
+                f"{self.source_id}: nothing to render in {self.clips} clips of {self.clip_seconds} s"
             )
 
     @property
@@ -54,7 +61,7 @@ class DemoSource:
 
 @dataclass(frozen=True)
 class DemoSpeaker:
-    """A source of the demo dataset, the split that it belongs to and the name of who speaks in it."""
+    """A source of the demo dataset, with its split and the name of its speaker."""
 
     source_id: str
     split: str
@@ -65,9 +72,17 @@ class DemoSpeaker:
 def demo_sources(
     identities: Mapping[str, int], clips_per_identity: int, clip_seconds: float, size: int, seed: int
 ) -> list[DemoSpeaker]:
-    """Say who speaks in the demo.
+    """Return the speakers of the demo: each has one source, and belongs to one split.
 
-    identities: number of speakers of each split, e.g. {"train": 24, "test": 4}. Every speaker has one source with clips_per_identity clips, and belongs to one split.
+    Args:
+        identities: number of speakers of each split, such as `{"train": 24, "test": 4}`.
+        clips_per_identity: clips in each source.
+        clip_seconds: length of each clip.
+        size: width and height in pixels, even.
+        seed: of speakers and texts, 0 or more.
+
+    Raises:
+        ValueError: for settings that no demo can have.
     """
     splits = [split for split, count in identities.items() for _ in range(count)]
     if len(splits) > _SEEDS_PER_RUN:
@@ -84,20 +99,20 @@ def demo_sources(
 
 
 def render_source(source: DemoSource, path: Path) -> None:
-    """Film a source.
+    """Render a source to a video, with the true landmarks of its frames.
 
-    Writes path (.mp4: H.264 4:2:0 and AAC mono), and beside it path.with_suffix(".landmarks.npy"): the true
-    landmarks of all frames, (T, 68, 2) float32, in pixels. Each appears complete or not at all. The same
-    source gives the same bytes with the same versions of the encoders.
+    Writes `path` (mp4: H.264 4:2:0 and AAC mono) and `path.with_suffix(".landmarks.npy")`: the landmarks of
+    all frames, (T, 68, 2) float32, in pixels. Each appears complete or not at all. The same source gives the
+    same bytes with the same versions of the encoders.
     """
     path = Path(path)
     identity = Identity.draw(source.identity_seed)
     samples, mouths = perform(source)
     poses = head_motion(source)
 
-    film = io.BytesIO()
+    video_file = io.BytesIO()
     landmarks = np.empty((source.frames, 68, 2), np.float32)
-    with av.open(film, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+    with av.open(video_file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         video, audio = _streams(container, source)
         for index, (pose, mouth) in enumerate(zip(poses, mouths)):
             image, landmarks[index] = draw_face(identity, pose, mouth, source.size)
@@ -115,15 +130,15 @@ def render_source(source: DemoSource, path: Path) -> None:
 
     array = io.BytesIO()
     np.save(array, landmarks)
-    # The film comes last: where it exists, its landmarks do.
+    # The video comes last: where it exists, its landmarks do.
     _write(path.with_suffix(".landmarks.npy"), array.getvalue())
-    _write(path, film.getvalue())
+    _write(path, video_file.getvalue())
 
 
 def _streams(
     container: av.container.OutputContainer, source: DemoSource
 ) -> tuple[av.VideoStream, av.AudioStream]:
-    """One H.264 and one AAC stream whose bytes depend on nothing but what is encoded."""
+    """Add one H.264 and one AAC stream whose bytes depend on nothing but what is encoded."""
     video = container.add_stream("libx264", rate=source.fps)
     video.width = video.height = source.size
     video.pix_fmt = "yuv420p"
@@ -145,12 +160,12 @@ def _streams(
 
 
 def perform(source: DemoSource) -> tuple[np.ndarray, list[Mouth]]:
-    """Sound of a whole source, (N,) int16, and the mouth of each of its frames."""
+    """Return the audio of a whole source, (N,) int16, and the mouth of each of its frames."""
     person = np.random.default_rng([source.identity_seed, 1])
     pitch, rate = int(person.integers(32, 68)), int(person.integers(150, 186))
     total = round(source.frames / source.fps * _SAMPLE_RATE)
     noise = np.random.default_rng([source.text_seed, 2])
-    sound = noise.normal(0, _ROOM_NOISE, total)
+    audio = noise.normal(0, _ROOM_NOISE, total)
     spoken: list[Phoneme] = []
     length = source.frames_per_clip / source.fps
     for clip in range(source.clips):
@@ -159,17 +174,17 @@ def perform(source: DemoSource) -> tuple[np.ndarray, list[Mouth]]:
         for at, samples, phonemes in _utterances(rng, length, pitch, rate):
             first = round((start + at) * _SAMPLE_RATE)
             heard = samples[: total - first]
-            sound[first : first + len(heard)] += heard
+            audio[first : first + len(heard)] += heard
             offset = first / _SAMPLE_RATE
             spoken += [Phoneme(p.start_s + offset, p.end_s + offset, p.name) for p in phonemes]
     mouths = mouth_track(spoken, np.arange(source.frames) / source.fps)
-    return np.clip(np.rint(sound), -32768, 32767).astype(np.int16), mouths
+    return np.clip(np.rint(audio), -32768, 32767).astype(np.int16), mouths
 
 
 def _utterances(
     rng: np.random.Generator, length_s: float, pitch: int, rate: int
 ) -> Iterator[tuple[float, np.ndarray, list[Phoneme]]]:
-    """Sentences that fill a clip: when each starts (seconds), its samples and its phonemes."""
+    """Yield sentences that fill a clip: when each starts (seconds), its samples and its phonemes."""
     at = float(rng.uniform(0.06, 0.16))
     while (left := length_s - at) > 0.4:
         # 3.4 words a second is more than fits with these words; the loop below takes off what is too much.
@@ -193,7 +208,7 @@ def _utterances(
 
 
 def head_motion(source: DemoSource) -> list[Pose]:
-    """A head that sways gently, looks about and blinks every 2 to 4 seconds."""
+    """Return the poses of a head that sways gently, looks about and blinks every 2 to 4 seconds."""
     rng = np.random.default_rng([source.text_seed, 4])
     times = np.arange(source.frames) / source.fps
 
@@ -225,5 +240,5 @@ def head_motion(source: DemoSource) -> list[Pose]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with atomic_file(path) as beside:
-        beside.write_bytes(content)
+    with atomic_file(path) as tmp:
+        tmp.write_bytes(content)

@@ -1,7 +1,8 @@
 """Speech from text by espeak-ng, called in-process, with the time of every phoneme; and something to say.
 
 The library and its data come with the package `espeakng-loader`. Calls run one at a time, for
-espeak-ng keeps global state; each begins from the same state, so the same words in the same voice are the same samples.
+espeak-ng keeps global state; each begins from the same state, so the same words in the same voice give
+the same samples.
 """
 
 import _ctypes
@@ -38,7 +39,7 @@ class VoiceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Phoneme:
-    """One sound from start_s to end_s, in seconds; name as espeak-ng writes it, stress marks removed.
+    """One phoneme from start_s to end_s, in seconds; name as espeak-ng writes it, stress marks removed.
 
     "_" is a pause.
     """
@@ -141,7 +142,7 @@ def sentence(rng: np.random.Generator, words: int = 9) -> str:
 
 
 def _phonemes(events: list[tuple[int, str]], count: int, sample_rate: int) -> list[Phoneme]:
-    """Turn the starts of sounds, in samples, into intervals; the last one ends with the sound."""
+    """Turn the starts of phonemes, in samples, into intervals; the last one ends with the audio."""
     ends = [start for start, _ in events[1:]] + [count]
     found = []
     for (start, name), end in zip(events, ends):
@@ -158,7 +159,7 @@ def _espeak() -> Iterator[tuple[ctypes.CDLL, int]]:
     """espeak-ng as it is after loading, with its sample rate.
 
     Its oscillators and noise carry on from one text to the next, even through espeak_Terminate. Loading the
-    library anew for each text (1 ms) is what makes a text sound the same whatever was said before.
+    library again for each text (1 ms) is what makes a text sound the same whatever was said before.
     """
     library_path, data_path = _paths()
     with _lock:

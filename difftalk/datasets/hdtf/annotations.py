@@ -1,7 +1,7 @@
 """The table of HDTF's clips: parse the authors' annotation files, write and read the table as CSV.
 
-The annotations are `HDTF_dataset` of https://github.com/MRzzm/HDTF: five text files for each of RD, WDA and WRA,
-fields separated by spaces, no header. `tools/hdtf_table.py` makes the package's `clips.csv` from them.
+The annotations are `HDTF_dataset` of https://github.com/MRzzm/HDTF: five text files for each of RD, WDA and
+WRA, fields separated by spaces, no header. `tools/hdtf_table.py` makes the package's `clips.csv` from them.
 """
 
 import csv
@@ -22,8 +22,8 @@ VERDICTS = {
     "duplicate_of": "same video and same times as the clip named after the colon, which comes earlier",
     "overlaps": "shares a stretch of its video with the clip named after the colon, which comes earlier",
     "no_box": "the authors give no crop box (and no crop ratio)",
-    "box_exceeds_frame": "the box is higher than the annotated frame: `height` is a guess, the box is doubtful",
-    "resolution_inferred": "the annotated height is 0: `height` is the lower of 720 and 1080 that holds the box",
+    "box_exceeds_frame": "the box is higher than the annotated frame: `height` and the box are doubtful",
+    "resolution_inferred": "the annotated height is 0: `height` is the first of 720, 1080 that holds the box",
     "ok": "none of the above",
 }
 # Heights that HDTF's videos usually have, in pixels.
@@ -47,10 +47,10 @@ class AnnotatedClip:
         subset: `RD`, `WDA` or `WRA`.
         name: of the video, such as `Radio11`.
         index: position of the interval on the video's line, from 0; None where the video has no times.
-        clip_id: universome's name without suffix, `RD_Radio11_001`; `RD_Radio24` where the video has no times.
+        clip_id: universome's name without suffix, `RD_Radio11_001`; `RD_Radio24` if the video has no times.
         youtube_id: 11 characters; two videos may share one.
         start_s, end_s: seconds of the video; None where it has no times.
-        x, y, w, h: the crop box, in pixels of a frame `height` high; None without box. It may leave the frame.
+        x, y, w, h: the crop box, in pixels of a frame `height` high, which it may leave; None without box.
         height: pixels, of the frame that the box refers to, repaired where it must be; None without box.
         crop_ratio: by how much the authors enlarge the square around the landmarks; None where not given.
         speaker: the name without digits at its end; empty for RD, whose names tell no speaker.
@@ -91,7 +91,7 @@ class _Line:
 
 
 def read_annotations(folder: str | Path) -> list[AnnotatedClip]:
-    """The rows of the table from the 15 files in `folder`, ordered by subset, name and index.
+    """Return the rows of the table from the 15 files in `folder`, ordered by subset, name and index.
 
     Raises:
         UserError: naming the file and the line that cannot be read, or the file that is missing.
@@ -157,10 +157,10 @@ def _read_subset(folder: Path, subset: str) -> list[AnnotatedClip]:
 
 
 def _with_box(clip: AnnotatedClip, line: _Line, annotated: int | None) -> AnnotatedClip:
-    """The clip with its box, with the height that this refers to, and with the verdict on both.
+    """Return the clip with its box, the height that the box refers to, and the verdict on both.
 
-    Heights such as 360, 700, 714 and 2160 are kept: the boxes are centred on frames of such videos. The width of the
-    frame is not annotated, so a box is held against the height alone.
+    Heights such as 360, 700, 714 and 2160 are kept: the boxes are centred on frames of such videos. The width
+    of the frame is not annotated, so a box is held against the height alone.
     """
     if annotated is None:
         raise UserError(
@@ -179,7 +179,7 @@ def _with_box(clip: AnnotatedClip, line: _Line, annotated: int | None) -> Annota
 
 
 def _mark_shared_stretches(rows: list[AnnotatedClip]) -> list[AnnotatedClip]:
-    """The rows, with the verdict of those that share time with an earlier one of the same YouTube id."""
+    """Return the rows, with the verdict of those that share time with an earlier one of the same video."""
     marked: list[AnnotatedClip] = []
     seen: dict[str, list[tuple[int, int, str]]] = {}
     for row in rows:
@@ -196,7 +196,7 @@ def _mark_shared_stretches(rows: list[AnnotatedClip]) -> list[AnnotatedClip]:
 
 
 def _read_lines(path: Path, fields: int | None, suffix: str) -> dict[str, _Line]:
-    """The lines of an annotation file by their name, which stands first, here without `suffix`.
+    """Return the lines of an annotation file by their name, which stands first, here without `suffix`.
 
     A byte order mark, CRLF, spaces at the end and blank lines are accepted.
 
@@ -232,7 +232,7 @@ def _read_lines(path: Path, fields: int | None, suffix: str) -> dict[str, _Line]
             raise UserError(f"{where}: a second line of {name!r}, the first is {lines[name].where}")
         lines[name] = _Line(where, found[1:])
     if not lines:
-        raise UserError(f"{path}:1: empty file: there is no annotation in it; check it out anew")
+        raise UserError(f"{path}:1: empty file: there is no annotation in it; check it out again")
     return lines
 
 
@@ -251,7 +251,7 @@ def _youtube_id(line: _Line) -> str:
 
 
 def _interval(text: str, where: str) -> tuple[int, int]:
-    """Start and end in seconds of `MM:SS-MM:SS`."""
+    """Return start and end in seconds of `MM:SS-MM:SS`."""
     found = _INTERVAL.fullmatch(text)
     if not found:
         raise UserError(f"{where}: {text!a} is no interval MM:SS-MM:SS")
@@ -281,7 +281,7 @@ def write_table(path: str | Path, rows: Iterable[AnnotatedClip]) -> None:
 
 
 def read_table(path: str | Path = TABLE) -> list[AnnotatedClip]:
-    """The rows that `write_table` wrote; without `path`, those that come with the package.
+    """Return the rows that `write_table` wrote; without `path`, those that come with the package.
 
     Raises:
         UserError: naming the file and the line that is none of such a table.

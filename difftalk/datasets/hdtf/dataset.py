@@ -57,7 +57,7 @@ class HdtfDataset:
         return {f"{source_id}{file.suffix.lower()}": file.resolve()}
 
     def _training(self, rows: list[AnnotatedClip], identities: dict[str, str]) -> set[str]:
-        """Names of the clips on the training side."""
+        """Return the names of the training clips."""
         if self.settings.split == "paper":
             return set(TRAIN_NAMES.read_text(encoding="utf-8").split())
         if self.settings.split == "random":
@@ -72,7 +72,7 @@ class HdtfDataset:
         return {clip_id for clip_id, identity in identities.items() if split[identity] == "train"}
 
     def _own_files(self) -> dict[str, Path]:
-        """The files of the folder `files` by their names without suffix."""
+        """Return the files of the folder `files` by their names without suffix."""
         if self.settings.files is None:
             return {}
         folder = Path(self.settings.files)
@@ -114,7 +114,7 @@ class HdtfDataset:
 
 
 def speakers(rows: Iterable[AnnotatedClip]) -> dict[str, str]:
-    """`{clip_id: identity}`: clips that share a speaker or a video have one, the first of its names.
+    """Return `{clip_id: identity}`: clips that share a speaker or a video have one, the first of its names.
 
     RD tells no speakers: there, each video is one.
     """
@@ -136,14 +136,14 @@ def speakers(rows: Iterable[AnnotatedClip]) -> dict[str, str]:
 
 
 def _box(row: AnnotatedClip) -> tuple[float, ...] | None:
-    """The annotated box as corners; None where there is none, or one of a doubtful height."""
+    """Return the annotated box as corners; None where there is none, or its height is doubtful."""
     if row.x is None or row.y is None or row.w is None or row.h is None or row.verdict == "box_exceeds_frame":
         return None
     return float(row.x), float(row.y), float(row.x + row.w), float(row.y + row.h)
 
 
 def _is_square(file: Path) -> bool:
-    """Whether a clip's file seems to be cropped already."""
+    """Whether a clip's file is square, hence cropped already."""
     try:
         info = probe(file)
     except ClipError:

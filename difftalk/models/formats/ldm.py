@@ -1,9 +1,9 @@
 """Convert checkpoints in the format of LDM and DiffTalk's released code to our networks, and back.
 
-The networks are the same; tensor names differ, and the first stage's attention has 1x1 convolutions where diffusers
-has linear layers. Two things are folded into weights, so that outputs are equal though inputs are scaled differently:
-the released landmark encoder reads pixels of a 256-px image where ours reads fractions of the crop, and the released
-code has no `scaling_factor` of latents.
+The networks are the same; tensor names differ, and the first stage's attention has 1x1 convolutions where
+diffusers has linear layers. Two things are folded into weights, so that outputs are equal though inputs are
+scaled differently: the released landmark encoder reads pixels of a 256-px image where ours reads fractions of
+the crop, and the released code has no `scaling_factor` of latents.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def from_ldm(state: State, where: str) -> tuple[UNet2DConditionModel, Conditione
     The UNet is that of the moving averages; where there are none, that of the last weights.
 
     Raises:
-        UserError: if a tensor is unknown, missing or of another shape, or the noise schedule is not DiffTalk's.
+        UserError: if a tensor is unknown, missing or of another shape, or the noise schedule is another one.
     """
     part = {p: _below(state, p) for p in (FIRST_STAGE, UNET, EMA)}
     encoders = {k: v for k, v in state.items() if k.startswith("cond_stage_model_for_")}
@@ -79,7 +79,8 @@ def to_ldm(unet: UNet2DConditionModel, conditioner: Conditioner, first_stage: VQ
     for name, model in (("UNet", unet), ("first stage", first_stage)):
         if model.config.norm_num_groups != GROUPS:
             raise UserError(
-                f"{where}: the LDM/DiffTalk format has {GROUPS} groups to a norm, this {name} has {model.config.norm_num_groups}"
+                f"{where}: the LDM/DiffTalk format has {GROUPS} groups to a norm, "
+                f"this {name} has {model.config.norm_num_groups}"
             )
     weights = _named(unet, unet_names(unet), UNET)
     averages = {f"{EMA}{ema_name(k.removeprefix(UNET))}": v for k, v in weights.items()}
@@ -107,7 +108,7 @@ def import_first_stage(state: State, where: str) -> VQModel:
 def export_first_stage(model: VQModel, prefix: str = "") -> State:
     """Return the LDM state dict of a first stage.
 
-    A `scaling_factor` s is folded in: the latents before quantisation, hence the codes, become s times as large.
+    A `scaling_factor` s is folded in: the latents before quantisation, hence the codes, are multiplied by s.
     """
     state = _named(model, first_stage_names(model), prefix)
     scale = float(model.config.scaling_factor)
@@ -119,7 +120,7 @@ def export_first_stage(model: VQModel, prefix: str = "") -> State:
 
 
 def schedule_buffers(steps: int = 1000, first: float = 0.0015, last: float = 0.0195) -> State:
-    """Return the float32 constants of DDPM (Ho et al. 2020) in the checkpoint, for LDM's "linear" schedule."""
+    """Return DDPM's float32 constants (Ho et al. 2020) in a checkpoint, for LDM's "linear" schedule."""
     betas = np.linspace(first**0.5, last**0.5, steps) ** 2
     products = np.cumprod(1 - betas)
     before = np.append(1.0, products[:-1])

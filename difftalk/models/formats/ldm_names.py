@@ -43,7 +43,7 @@ def ema_name(name: str) -> str:
 
 
 def _unet_modules(levels: int, layers: int) -> Iterator[tuple[str, str]]:
-    """Yield (our module, LDM's): LDM numbers the blocks of all levels, and changes of resolution, in one row."""
+    """Yield (our module, LDM's). LDM numbers the blocks of all levels and the resamplers in one row."""
 
     def block(ours: str, theirs: str, index: int) -> Iterator[tuple[str, str]]:
         for a, b in (

@@ -9,7 +9,7 @@ from difftalk.runtime.errors import UserError
 
 
 def import_syncnet_v2(path: str | Path) -> SyncNetV2:
-    """Read SyncNet v2 from `syncnet_v2.model`, a plain state dict; nothing but tensors is unpickled.
+    """Read the state dict `syncnet_v2.model`; nothing but tensors is unpickled.
 
     Raises:
         UserError: if the file does not hold exactly these tensors.

@@ -10,9 +10,10 @@ from difftalk.runtime.errors import UserError
 
 STRIP = (
     "where you trust the file and have what wrote it, "
-    "`torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'tensors.ckpt')` writes one of tensors alone"
+    "`torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'tensors.ckpt')` "
+    "writes one of tensors alone"
 )
-# Lightning stores its callbacks and settings next to the tensors. Their classes are neither needed nor imported.
+# Lightning stores its callbacks and settings next to the tensors. Their classes are not imported.
 DROPPED = ("pytorch_lightning.", "lightning.", "omegaconf.")
 
 
@@ -29,8 +30,8 @@ class Inert:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return a state dict, or the one under the key `state_dict` of a Lightning checkpoint, on the CPU.
 
-    The file is memory-mapped where possible: what is not used, such as an optimiser's state, is not read. Objects of
-    Lightning and omegaconf become `Inert` ones; no class of theirs is imported.
+    The file is memory-mapped where possible: what is not used, such as an optimiser's state, is not read.
+    Objects of Lightning and omegaconf become `Inert` ones; no class of theirs is imported.
 
     Raises:
         UserError: if it is no torch file, holds anything but tensors and plain values, or has no state dict.
@@ -43,7 +44,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except Exception as e:  # noqa: BLE001 - torch.load raises many kinds for what is no torch file
         if foreign := [name for name in foreign if name not in dropped]:
             raise UserError(
-                f"{path} holds {', '.join(foreign)} beside tensors, which is not unpickled: {STRIP}"
+                f"{path} holds {', '.join(foreign)} besides tensors, which is not unpickled: {STRIP}"
             ) from None
         raise UserError(f"{path} is no torch file: {' '.join(str(e).split())[:200]}") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None

@@ -1,4 +1,4 @@
-"""What a training outlives: signals, other processes, damaged files, full disks, edits of its configuration, bad data."""
+"""Fault tolerance of training: signals, damaged files, full disks, edited settings, bad data."""
 
 import json
 import os
@@ -20,26 +20,28 @@ from small_training import TINY, train, weights, write_made
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from difftalk.media.shards import read_shard, write_shard
+from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
 from difftalk.training.checkpoint import differences, resume, save_checkpoint
+from difftalk.training.data import frames_of_batch
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the model `whole`: `TINY` trained in peace."""
+    """A folder with the model `whole`: `TINY`, trained without interruption."""
     folder = write_made(tmp_path_factory.mktemp("made"))
     train(folder, "whole")
     return folder
 
 
 def checkpoints(made: Path, name: str) -> list[int]:
-    """Steps of the checkpoints of a model under way."""
+    """Return the steps of the checkpoints of a model that is being trained."""
     return sorted(int(p.stem[5:]) for p in (made / f"state-{name}").glob("step-*.pt"))
 
 
 @contextmanager
 def signalled(made: Path, name: str, number: signal.Signals, after: int) -> Iterator[None]:
-    """This process gets the signal as soon as the checkpoint of step `after` is there."""
+    """Send this process the signal as soon as the checkpoint of step `after` is there."""
     stop = threading.Event()
 
     def watch() -> None:
@@ -101,7 +103,7 @@ def difftalk_train(made: Path, name: str, processes: int, **changes: object) -> 
 
 
 def test_processes_that_prepare_batches_do_not_hold_up_the_end(made: Path) -> None:
-    """They ignore signals, which the training answers for them: Python would wait for them for ever."""
+    """Workers ignore signals: at its exit, Python would wait for them for ever."""
     command = [*difftalk_train(made, "prepared", 1, steps=5000), "--data-workers", "1"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as job:
         while not checkpoints(made, "prepared"):
@@ -115,7 +117,7 @@ def test_processes_that_prepare_batches_do_not_hold_up_the_end(made: Path) -> No
 
 
 def test_two_processes_train_the_model_of_one_with_twice_the_batch_though_signalled(made: Path) -> None:
-    """Two gloo processes of 2 x 1 frames each against one of 4, with a loss whose denominator differs by frame."""
+    """Two gloo processes of 2 x 1 frames against one of 4; the loss's denominator differs by frame."""
     changes = {"loss_region": "generated", "gradient_clip": 1.0, "steps": 12}
     one = train(made, "one", **changes)
     command = difftalk_train(made, "two", 2, gradient_accumulation_steps=2, **changes)
@@ -132,7 +134,8 @@ def test_two_processes_train_the_model_of_one_with_twice_the_batch_though_signal
     logs = [[json.loads(x) for x in (m / "log.jsonl").read_text().splitlines()] for m in (one, made / "two")]
     assert [line["step"] for line in logs[1]] == [2, 4, 6, 8, 10, 12]
     for ours, theirs in zip(*logs, strict=True):
-        # The same sums in another order: float32 rounding. Another batch or other noise would differ in the first digit.
+        # The same sums in another order: float32 rounding. Another batch or other noise would differ in the
+        # first digit.
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
     expected, found = weights(one), weights(made / "two")
     moved = torch.cat([(expected[k] - found[k]).flatten() for k in expected])
@@ -167,7 +170,7 @@ def test_worker_processes_change_no_bit_and_a_strip_changes_none(made: Path, tmp
 
 
 def start(made: Path, name: str, **changes: object) -> int:
-    """Begin a training and end it at its first checkpoint; returns the step it got to."""
+    """Begin a training and end it at its first checkpoint; return the step it got to."""
     with signalled(made, name, signal.SIGTERM, 2), pytest.raises(SystemExit):
         train(made, name, **changes)
     return checkpoints(made, name)[-1]
@@ -225,7 +228,7 @@ def test_other_data_is_named() -> None:
     assert differences('{"settings": {"x": 1}}', '{"settings": {}}') == {"x": "x 1 -> absent"}
 
 
-def test_one_wrong_bit_in_the_newest_checkpoint_and_the_one_before_is_taken(
+def test_with_one_wrong_bit_in_the_newest_checkpoint_the_one_before_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for step in (1, 2):
@@ -241,7 +244,7 @@ def test_one_wrong_bit_in_the_newest_checkpoint_and_the_one_before_is_taken(
 
 @contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
-    """As on a full disk, writes fail in the middle of a file."""
+    """Let writes fail in the middle of a file, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -269,11 +272,17 @@ def test_bad_data_stops_the_training_with_the_batch_and_the_last_good_checkpoint
     samples["b"]["latents.npy"][:, 0, 0, 0] = np.where(np.arange(70) == 33, np.nan, 0)
     write_shard(tmp_path / "train-000.tar", samples.items())
     (tmp_path / "autoencoder").symlink_to(made / "autoencoder")
+    # In clips of 70 frames, 33 is no reference: the first step that shows it is the one that trains on it.
+    clips = LatentClips([tmp_path / "train-000.tar"], neighbours=8)
+    bad = next(s for s in range(100) if (1, 33) in frames_of_batch(clips, TINY["batch_size"], s, seed=1))
+    last = bad - bad % TINY["checkpoint_every"]
+    assert last > 0, "there is a good checkpoint to name"
     with pytest.raises(UserError) as raised:
         train(tmp_path, "bad", steps=100)
     said = str(raised.value)
-    assert "loss became nan at step" in said
-    assert f"The last good checkpoint is {tmp_path}/state-bad/step-" in said or "none" in said
+    assert f"loss became nan at step {bad}, " in said
+    assert f"The last good checkpoint is {tmp_path}/state-bad/step-{last:08d}.pt. " in said
+    assert checkpoints(tmp_path, "bad")[-1] == last
     named = said.split("frames: ")[1].split(". The last")[0]
     assert sum(len(of_clip.split(",")) for of_clip in named.split(";")) == TINY["batch_size"]
     assert "\n" not in said
@@ -287,3 +296,8 @@ def test_a_batch_that_cannot_be_shared_out_evenly_is_refused(made: Path) -> None
         UserError, match=r"batch_size 4 .* multiple of 1 processes x training\.gradient_accumulation_steps 3"
     ):
         train(made, "uneven", gradient_accumulation_steps=3)
+
+
+def test_processes_that_were_not_started_are_refused(made: Path) -> None:
+    with pytest.raises(UserError, match="--processes 2, but 1 take part"):
+        train(made, "alone", processes=2)
