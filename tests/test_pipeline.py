@@ -44,9 +44,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with crops and speech of one test clip, and an untrained model."""
     folder = tmp_path_factory.mktemp("made") / "results" / "tiny"
     (folder / "crops").mkdir(parents=True)
-    filmed = speaker(950)
-    write_crops(folder / "crops" / "test-000.tar", {"clip": filmed})
-    features = mfcc_features(filmed[2], 2 * len(filmed[0]))
+    spoken = speaker(950)
+    write_crops(folder / "crops" / "test-000.tar", {"clip": spoken})
+    features = mfcc_features(spoken[2], 2 * len(filmed[0]))
     (folder / "speech").mkdir()
     columns = {"clip_id": ["clip"] * len(features), "step": np.arange(len(features), dtype=np.int32)}
     table = pa.table({**columns, "features": list(features)}, schema=SCHEMA)
