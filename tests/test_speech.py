@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from python_speech_features import delta
 from drawn_clips import write_crops
+from python_speech_features import delta
 
 from difftalk.config.speech import Speech
 from difftalk.runtime.errors import UserError
