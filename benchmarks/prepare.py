@@ -1,9 +1,9 @@
-"""Time the stages of preparing against the community's way, and against the bare decode.
+"""Time the stages of preparing against a per-frame baseline, and against the bare decode.
 
 python benchmarks/prepare.py FOLDER [FOLDER ...] [--demo 6]
 
 Each folder of videos is a set; `--demo N` is one more, of N speakers rendered as the demo does. The stages
-run as the workflow runs them, one command each. The community's way, on the same files with the same detector
+run as the workflow runs them, one command each. The per-frame baseline, on the same files with the same detector
 and predictor: every frame to a JPEG on disk; each read back, searched for faces whole, at the full
 resolution, upsampled only where the detector needs that to find the face; landmarks to a text file and a crop
 to a JPEG; each frame's 40 ms of audio to a WAV file, features computed from that; one process. It runs on a
@@ -47,7 +47,7 @@ from difftalk.stages import plan
 
 SHARD = "train-000"
 STAGES = ("fetch", "landmarks", "crops", "speech")
-COMMUNITY = ("community's way", "the same, upsampled once more", "the same, seeking each frame")
+BASELINES = ("per-frame baseline", "the same, upsampled once more", "the same, seeking each frame")
 SEEKS = 4  # frames per clip and round
 UPSAMPLED_FRAMES = 3
 # Wall and processor seconds `(2,)` of each way.
@@ -65,11 +65,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of a stage")
     parser.add_argument("--size", type=int, default=256, help="pixels of the crops")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument(
-        "--sample", type=int, default=15, help="frames per clip and round for the community's way"
-    )
+    parser.add_argument("--sample", type=int, default=15, help="frames per clip and round for the baseline")
     args = parser.parse_args()
-    print("| set | | s | CPU s | frames/s | clips/h | whole line is x times as fast |")
+    print("| set | | s | CPU s | frames/s | clips/h | all stages are x times as fast |")
     print("|---|---|---:|---:|---:|---:|---:|", flush=True)
     notes = []
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +107,7 @@ def compare(name: str, videos: Path, work: Path, args: argparse.Namespace) -> st
             "decode to RGB at 25/s": timed(lambda: decode(decode_rgb, files, kept, args.workers)),
         }
         of_round |= Preparation(work / "kept", work / f"round-{number}", args).run()
-        of_round |= {way: np.zeros(2) for way in COMMUNITY}
+        of_round |= {way: np.zeros(2) for way in BASELINES}
         for clip in kept:
             sample = Sample(files[clip.clip_id], clip, number, args.sample, work / f"{clip.clip_id}-{number}")
             decoded, seeking = timed(sample.decode) / sample.count, sample.seek()
@@ -119,20 +117,20 @@ def compare(name: str, videos: Path, work: Path, args: argparse.Namespace) -> st
                 min(UPSAMPLED_FRAMES, sample.count), scales[clip.clip_id] + 1, args.size
             )
             per_frame = (decoded + analysed, decoded + upsampled, seeking + analysed)
-            for way, seconds in zip(COMMUNITY, per_frame, strict=True):
+            for way, seconds in zip(BASELINES, per_frame, strict=True):
                 of_round[way] += seconds * clip.frames
         for label, seconds in of_round.items():
             rows[label] = rows.get(label, 0) + seconds / args.rounds
     report(name, rows, kept)
     return (
         f"{name}: {len(kept)} of {len(prepare.clips)} clips kept, {sum(c.frames for c in kept)} frames; the "
-        f"community's way found a face in {found} of {searched} at {max(scales.values())} upsamplings."
+        f"per-frame baseline found a face in {found} of {searched} at {max(scales.values())} upsamplings."
     )
 
 
 def report(name: str, rows: Seconds, clips: list[Clip]) -> None:
     frames, whole = sum(c.frames for c in clips), sum(rows[stage] for stage in STAGES)
-    ours = {stage: rows[stage] for stage in STAGES} | {"**whole line**": whole}
+    ours = {stage: rows[stage] for stage in STAGES} | {"**all stages**": whole}
     for label, (seconds, cpu_s) in (ours | rows).items():
         speeds = f"{seconds:.1f} | {cpu_s:.1f} | {frames / seconds:.0f} | {len(clips) / seconds * 3600:.0f}"
         ratio = "" if label in ours else f"{seconds / whole[0]:.2g}"
@@ -195,7 +193,7 @@ class Preparation:
 
 
 class Sample:
-    """Some frames of a clip, prepared the community's way."""
+    """Some frames of a clip, prepared as by the per-frame baseline."""
 
     def __init__(self, video: Path, clip: Clip, number: int, count: int, folder: Path) -> None:
         self.video, self.clip, self.folder = video, clip, folder

@@ -1,4 +1,4 @@
-"""How many DDIM steps a model of a run needs: one trained model, sampled and scored with several numbers of steps.
+"""How many DDIM steps a model of a run needs: it is sampled and scored with several numbers of steps.
 
 python benchmarks/sampling_steps.py results/demo_full --steps 2 5 10 20
 """

@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from difftalk.models.denoiser import build_denoiser, use_one_token_shortcut
+from difftalk.models.denoiser import build_unet, use_one_token_shortcut
 from difftalk.runtime.device import default_device
 
 
@@ -24,7 +24,7 @@ def main() -> None:
 
     device = default_device()
     torch.manual_seed(0)
-    model = build_denoiser((256, 512, 768, 1024), 2, 32, 128, 2, args.size).to(device)
+    model = build_unet((256, 512, 768, 1024), 2, 32, 128, 2, args.size).to(device)
     x = torch.randn(args.batch_size, 9, args.size, args.size, device=device)
     context = torch.randn(args.batch_size, 1, 128, device=device)
     timesteps = torch.full((args.batch_size,), 500, device=device)

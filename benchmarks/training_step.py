@@ -30,7 +30,7 @@ from difftalk.config.training import TrainingSettings
 from difftalk.media.shards import write_shard
 from difftalk.models.autoencoder import build_autoencoder, encode_frames, to_pixels
 from difftalk.models.conditioning import Conditioner
-from difftalk.models.denoiser import Denoiser, build_denoiser, noise_schedule, use_one_token_shortcut
+from difftalk.models.denoiser import Denoiser, build_unet, noise_schedule, use_one_token_shortcut
 from difftalk.models.examples import Examples, LatentClips
 from difftalk.runtime.device import default_device
 from difftalk.training.data import Steps, TrainingBatch
@@ -260,7 +260,7 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    unet = build_denoiser(tuple(args.channels), args.layers, args.head_channels, 128, 2, LATENT)
+    unet = build_unet(tuple(args.channels), args.layers, args.head_channels, 128, 2, LATENT)
     nets = Denoiser(unet, Conditioner(), TrainingSettings().conditions)
     scheduler = noise_schedule("epsilon")
     first_stage = build_autoencoder(tuple(args.first_stage), args.layers, 8192).eval().requires_grad_(False)

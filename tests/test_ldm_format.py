@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
 from difftalk.models.conditioning import Conditioner
-from difftalk.models.denoiser import build_denoiser, noise_schedule
+from difftalk.models.denoiser import build_unet, noise_schedule
 from difftalk.models.formats import ldm
 from difftalk.models.formats.ldm import State
 from difftalk.models.formats.ldm_names import EMA, FIRST_STAGE, UNET
@@ -43,7 +43,7 @@ def networks() -> Networks:
     torch.manual_seed(0)
     narrow = build_autoencoder((32, 64, 96), 2, 64)
     first_stage = VQModel.from_config({**narrow.config, "norm_num_groups": 32})
-    return shaken(build_denoiser((32, 64, 96), 2, 32, 128, 2, 64)), shaken(Conditioner()), shaken(first_stage)
+    return shaken(build_unet((32, 64, 96), 2, 32, 128, 2, 64)), shaken(Conditioner()), shaken(first_stage)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_there_and_back_changes_no_bit(networks: Networks, checkpoint: State) ->
 
 def test_every_released_name_at_the_papers_size() -> None:
     with torch.device("meta"):
-        unet = build_denoiser((256, 512, 768, 1024), 2, 32, 128, 2, 64)
+        unet = build_unet((256, 512, 768, 1024), 2, 32, 128, 2, 64)
         shapes = ldm.full_shapes(unet, Conditioner(), build_autoencoder((128, 256, 512), 2, 8192))
     copies = {k for k in shapes if k.startswith(EMA)} - {f"{EMA}decay", f"{EMA}num_updates"}
     lines = sorted(f"{name}\t{list(shape)}" for name, shape in shapes.items() if name not in copies)

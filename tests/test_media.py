@@ -7,6 +7,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import webdataset
 
 from difftalk.media import shards, video
 from difftalk.media.audio import read_audio
@@ -247,7 +248,6 @@ def test_arrays_are_mapped_in_place(tmp_path: Path) -> None:
 
 
 def test_webdataset_reads_a_shard(tmp_path: Path) -> None:
-    webdataset = pytest.importorskip("webdataset")
     shards.write_shard(tmp_path / "s.tar", [("a", sample(1.5)), ("b", sample(2.5))])
     read = list(webdataset.WebDataset(str(tmp_path / "s.tar"), shardshuffle=False))
     assert [s["__key__"] for s in read] == ["a", "b"]

@@ -1,4 +1,4 @@
-"""Image metrics against independent implementations, the mouth region, mouth opening, and scoring a folder."""
+"""Image metrics against independent implementations, the mouth's region and opening, and scoring."""
 
 import hashlib
 import json
@@ -167,8 +167,8 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Scored:
     folder = tmp_path_factory.mktemp("scored")
     clips = {"a": speaker(1), "b": speaker(2)}
     crops = write_crops(folder / "test-000.tar", clips)
-    for clip_id, (frames, _, sound) in clips.items():
-        write_sample(folder / "ground_truth" / f"{clip_id}.mp4", frames, sound)
+    for clip_id, (frames, _, audio) in clips.items():
+        write_sample(folder / "ground_truth" / f"{clip_id}.mp4", frames, audio)
     write_sample(folder / "mine" / "a.mp4", noisy(clips["a"][0]))
     (folder / "mine" / "b.mp4").write_bytes(b"no video")
     rows = {}
@@ -214,7 +214,7 @@ def test_a_damaged_video_keeps_its_row(scored: Scored) -> None:
     assert "cannot_decode" in row["problem"] and row["psnr"] is None
 
 
-def test_protocol_is_written_beside_the_rows(scored: Scored) -> None:
+def test_protocol_is_written_with_the_rows(scored: Scored) -> None:
     _, rows = scored
     protocol = json.loads(rows["mine"].schema.metadata[b"protocol"])
     assert protocol["crop_pixels"] == "64" and protocol["lpips"].startswith(
@@ -225,9 +225,9 @@ def test_protocol_is_written_beside_the_rows(scored: Scored) -> None:
 
 def test_videos_of_another_size_rate_or_length(scored: Scored, tmp_path: Path) -> None:
     folder, _ = scored
-    frames, _, sound = speaker(1)
+    frames, _, audio = speaker(1)
     large = np.repeat(np.repeat(frames, 2, axis=1), 2, axis=2)
-    write_sample(tmp_path / "a.mp4", large, sound)
+    write_sample(tmp_path / "a.mp4", large, audio)
     write_sample(tmp_path / "b.mp4", frames[:30])
     out = tmp_path / "m.parquet"
     settings = Evaluation()

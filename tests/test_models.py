@@ -5,7 +5,7 @@ import torch
 
 from difftalk.models.autoencoder import build_autoencoder, to_frames, to_pixels
 from difftalk.models.conditioning import AudioEncoder, Conditioner, LandmarkEncoder, TemporalFilter
-from difftalk.models.denoiser import build_denoiser, noise_schedule, use_one_token_shortcut
+from difftalk.models.denoiser import build_unet, noise_schedule, use_one_token_shortcut
 from difftalk.sampling.ddim import ddim_inpaint
 
 
@@ -18,7 +18,7 @@ def test_sizes_are_the_papers() -> None:
     assert count(TemporalFilter(8)) == 2_149
     assert count(LandmarkEncoder()) == 22_528
     with torch.device("meta"):
-        assert count(build_denoiser((256, 512, 768, 1024), 2, 32, 128, 2, 64)) == 530_152_963
+        assert count(build_unet((256, 512, 768, 1024), 2, 32, 128, 2, 64)) == 530_152_963
         assert count(build_autoencoder((128, 256, 512), 2, 8192)) == 55_322_782
 
 
@@ -45,7 +45,7 @@ def test_temporal_filter_is_a_weighted_mean() -> None:
 
 def test_one_token_shortcut_equals_attention_and_so_do_its_gradients() -> None:
     torch.manual_seed(0)
-    model = build_denoiser((32, 64), 1, 16, 128, 2, 8)
+    model = build_unet((32, 64), 1, 16, 128, 2, 8)
     x, context, t = (
         torch.randn(2, 9, 8, 8),
         torch.randn(2, 1, 128, requires_grad=True),

@@ -19,7 +19,7 @@ from difftalk.media.shards import Crop, read_crops
 from difftalk.media.video import read_video
 from difftalk.models.autoencoder import build_autoencoder, decode_latents
 from difftalk.models.conditioning import Conditioner
-from difftalk.models.denoiser import OneTokenAttention, build_denoiser, noise_schedule
+from difftalk.models.denoiser import OneTokenAttention, build_unet, noise_schedule
 from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
 from difftalk.sampling.methods import clip_seed, sample_clip
@@ -44,9 +44,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with crops and speech of one test clip, and an untrained model."""
     folder = tmp_path_factory.mktemp("made") / "results" / "tiny"
     (folder / "crops").mkdir(parents=True)
-    filmed = speaker(950)
-    write_crops(folder / "crops" / "test-000.tar", {"clip": filmed})
-    features = mfcc_features(filmed[2], 2 * len(filmed[0]))
+    spoken = speaker(950)
+    write_crops(folder / "crops" / "test-000.tar", {"clip": spoken})
+    features = mfcc_features(spoken[2], 2 * len(spoken[0]))
     (folder / "speech").mkdir()
     columns = {"clip_id": ["clip"] * len(features), "step": np.arange(len(features), dtype=np.int32)}
     table = pa.table({**columns, "features": list(features)}, schema=SCHEMA)
@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def save(out: Path, autoencoder: Path) -> None:
     torch.manual_seed(1)
-    unet, conditioner = build_denoiser((16, 32), 1, 16, 128, 2, 16), Conditioner(speech_features=39)
+    unet, conditioner = build_unet((16, 32), 1, 16, 128, 2, 16), Conditioner(speech_features=39)
     conditions = ("audio", "landmarks", "masked", "reference")
     pipeline = DiffTalkPipeline(unet, conditioner, noise_schedule("v_prediction"), conditions)
     pipeline.save(out, autoencoder=autoencoder, facts=FACTS, log=LOG)

@@ -35,8 +35,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = []
     for method in ("reference_copy", "difftalk", "difftalk-seed2", "ground_truth"):
         samples.append(folder / "samples" / method / "test-000")
-        for clip_id, (frames, _, sound) in clips.items():
-            write_sample(samples[-1] / f"{clip_id}.mp4", frames, sound)
+        for clip_id, (frames, _, audio) in clips.items():
+            write_sample(samples[-1] / f"{clip_id}.mp4", frames, audio)
     tables = folder / "tables"
     tables.mkdir()
     head = "method,clips,clips_asked,psnr,lpips\n"
@@ -129,15 +129,15 @@ def test_it_shows_tables_funnel_quality_and_curves(page: Path) -> None:
     assert "<svg" in text and "Conditions" not in text  # a table without rows is left out
 
 
-def test_gallery_videos_play_with_sound_and_say_that_they_are_synthetic(page: Path) -> None:
+def test_gallery_videos_play_with_audio_and_say_that_they_are_synthetic(page: Path) -> None:
     path = page / "one" / "report" / "media" / "a.mp4"
     info = probe(path)
-    frames, _, sound = speaker(1, 1.2)
+    frames, _, audio = speaker(1, 1.2)
     assert info.codec == "h264" and info.has_audio and info.fps == 25
     assert (info.width, info.height) == (4 * 192, 192 + panels.LABEL_HEIGHT)
     assert len(read_video(path)) == len(frames)
-    heard = read_audio(path)[: len(sound)]
-    assert np.corrcoef(heard, sound[: len(heard)])[0, 1] > 0.9
+    decoded = read_audio(path)[: len(audio)]
+    assert np.corrcoef(decoded, audio[: len(decoded)])[0, 1] > 0.9
     with av.open(str(path)) as container:
         assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"
         assert "synthetic" in container.metadata["comment"]

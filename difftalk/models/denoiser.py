@@ -70,7 +70,7 @@ class Denoiser(nn.Module):
         return self.unet(inputs.to(self.unet.conv_in.weight.dtype), timesteps, context).sample
 
 
-def untrained_denoiser(settings: TrainingSettings, clips: LatentClips) -> Denoiser:
+def build_denoiser(settings: TrainingSettings, clips: LatentClips) -> Denoiser:
     """Build an untrained denoiser, sized for the experiment's conditions and for the clips.
 
     Raises:
@@ -85,7 +85,7 @@ def untrained_denoiser(settings: TrainingSettings, clips: LatentClips) -> Denois
     except ValueError as e:
         raise UserError(f"train: conditions {list(conditions)}: {e}") from None
     spatial = ("masked" in conditions) + ("reference" in conditions)
-    unet = build_denoiser(
+    unet = build_unet(
         settings.channels,
         settings.layers,
         settings.head_channels,
@@ -97,7 +97,7 @@ def untrained_denoiser(settings: TrainingSettings, clips: LatentClips) -> Denois
     return Denoiser(unet, conditioner, conditions)
 
 
-def build_denoiser(
+def build_unet(
     channels: tuple[int, ...],
     layers: int,
     head_channels: int,
@@ -107,7 +107,7 @@ def build_denoiser(
 ) -> UNet2DConditionModel:
     """Build an untrained UNet; attention at every resolution but the highest.
 
-    `build_denoiser((256, 512, 768, 1024), 2, 32, 128, 2, 64)` is the paper's, 530,152,963 parameters.
+    `build_unet((256, 512, 768, 1024), 2, 32, 128, 2, 64)` is the paper's, 530,152,963 parameters.
 
     Args:
         channels: per resolution, from the highest down.

@@ -1,9 +1,8 @@
 """Encode one clip for training: latents, masked latents and the inpainting mask."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from diffusers import VQModel
 
 from difftalk.config.encode import Encode
 from difftalk.media.shards import Crop
@@ -11,8 +10,11 @@ from difftalk.models.autoencoder import downsampling, encode_frames
 from difftalk.models.masks import generated_mask, mask_image
 from difftalk.runtime.errors import ClipError, UserError
 
+if TYPE_CHECKING:
+    from diffusers import VQModel
 
-def encode_clip(model: VQModel, crop: Crop, speech: np.ndarray, settings: Encode) -> dict[str, Any]:
+
+def encode_clip(model: "VQModel", crop: Crop, speech: np.ndarray, settings: Encode) -> dict[str, Any]:
     """Return the files of one clip of a training shard: `{extension: content}`.
 
     `latents.npy`, `masked.npy`: (T, C, h, w) latents of the frames and of the masked frames; `generated.npy`:

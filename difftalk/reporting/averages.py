@@ -104,9 +104,9 @@ def method_table(name: str, methods: Sequence[str], scores: Scores, footer: dict
 def seeds_table(scores: Scores, footer: dict[str, str]) -> Table:
     """Return what changes with the seed alone, and whether the order of the rows exceeds that.
 
-    One row per metric and trained method with several seeds: the value of each seed, their mean and their spread
-    (largest minus smallest). Then a row per expected order: the difference of the means, the larger of the two spreads,
-    and `yes` where the difference is larger. Empty where no method has several seeds.
+    One row per metric and trained method with several seeds: the value of each seed, their mean and their
+    spread (largest minus smallest). Then a row per expected order: the difference of the means, the larger of
+    the two spreads, and `yes` where the difference is larger. Empty where no method has several seeds.
     """
     values: dict[tuple[str, str], list[float]] = {}
     seeds: dict[str, int] = {}

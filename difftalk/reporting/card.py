@@ -23,8 +23,8 @@ def model_card(
     Args:
         name: of the model.
         conditions: the model's conditioning inputs.
-        facts: `settings` (those of the training), `parameters` (of each network), `first_stage` (its `training.json`),
-            and of `DATA` what is known.
+        facts: `settings` (those of the training), `parameters` (of each network), `first_stage` (its
+            `training.json`), and of `DATA` what is known.
         log: entries with `step` and `loss`.
     """
     settings: dict[str, Any] = facts.get("settings", {})

@@ -1,4 +1,4 @@
-"""Checks of a run: whether its model has learnt to speak, and whether landmarks are found where the truth is."""
+"""Checks of a run: whether its model follows the audio, and how well landmarks were found."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ MIN_GAIN_DB, MIN_CORRELATION = 1.0, 0.7
 
 
 class Check(NamedTuple):
-    """What is looked at, what was found, and whether it is enough; None where there is no truth to compare with."""
+    """What is checked, the figures, and whether they suffice (None: there is no ground truth)."""
 
     what: str
     found: str

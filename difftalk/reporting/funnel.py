@@ -44,7 +44,7 @@ class Funnel:
     found: Found
 
     def lines(self, clips: set[str]) -> list[Line]:
-        """Return the rows of some of the planned clips: `planned` first, a row per stage and reason, `kept` last."""
+        """Return the rows of some planned clips: `planned` first, one per stage and reason, `kept` last."""
         at: dict[tuple[int, int], set[str]] = {}
         for clip in clips & set(self.lost):
             stage, reason = self.lost[clip].stage, self.lost[clip].reason

@@ -1,4 +1,4 @@
-"""Videos side by side: the clips of the gallery, their panels, and the grids and strips made of them."""
+"""Videos side by side: the clips of the gallery, their panels, and the grids and strips of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -11,8 +11,8 @@ def render(template: str, **values: Any) -> str:
     """Return a template filled in.
 
     Args:
-        template: a file of `templates/`. In `*.html.j2` every value is HTML-escaped, but those of `safe`; in `*.md.j2`
-            values are escaped by the filter `md`.
+        template: a file of `templates/`. In `*.html.j2` every value is HTML-escaped, but those of `safe`; in
+            `*.md.j2` values are escaped by the filter `md`.
         values: what the template names.
     """
     return str(_environment().get_template(template).render(**values))

@@ -67,7 +67,7 @@ class Table:
 
 
 def cell(column: str, row: dict[str, Any]) -> str:
-    """Return a cell for people: figures with the digits of their metric, an empty text where there is none."""
+    """Return a cell as text: figures with the digits of their metric, nothing for a missing one."""
     value = row[column]
     if value is None:
         return ""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers import DDIMScheduler
 
 
 def ddim_inpaint(
@@ -17,8 +17,8 @@ def ddim_inpaint(
 ) -> torch.Tensor:
     """Sample z_0 by DDIM (Song et al. 2021), with the known region taken from the real frame at every step.
 
-    Before each step z_t <- m q(z_t | z_known) + (1 - m) z_t with fresh noise, m being 1 where nothing is generated
-    (Sec. 3.3 of DiffTalk). The result is the last prediction, with the known latents put back exactly.
+    Before each step z_t <- m q(z_t | z_known) + (1 - m) z_t with fresh noise, m being 1 where nothing is
+    generated (Sec. 3.3 of DiffTalk). In the result, the known region is `z_known` exactly.
 
     Args:
         predict: maps (z_t, t) to what the schedule is trained to predict, noise or velocity.

@@ -1,6 +1,6 @@
 """Methods: what makes the frames of a clip, from the truth and simple baselines to a trained model.
 
-Whatever needs torch is imported by the methods that need it: the truth and the copied reference start without.
+Only the methods that need torch import it; the truth and the copied reference do not.
 """
 
 import hashlib

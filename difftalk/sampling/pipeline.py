@@ -34,8 +34,8 @@ class DiffTalkOutput(BaseOutput):
 class DiffTalkPipeline(DiffusionPipeline):
     """Denoiser, conditioning, noise schedule and first stage of one experiment.
 
-    On disk it is a folder in diffusers' format: `unet/`, `conditioner/`, `scheduler/` and `vqvae/`, each with its
-    config and safetensors, and `model_index.json`; next to them `README.md`, `training.json` and `log.jsonl`.
+    On disk it is a folder in diffusers' format: `unet/`, `conditioner/`, `scheduler/` and `vqvae/`, each with
+    config and safetensors; and `model_index.json`, `README.md`, `training.json`, `log.jsonl`.
 
     Args:
         unet: the denoiser.
@@ -186,7 +186,8 @@ class DiffTalkPipeline(DiffusionPipeline):
         size = self.unet.config.sample_size * downsampling(self.vqvae)
         if frames.dtype != np.uint8 or frames.shape[1:] != (size, size, 3):
             raise UserError(
-                f"frames are {frames.shape} {frames.dtype}, not (T, {size}, {size}, 3) uint8, the model's crop size"
+                f"frames are {frames.shape} {frames.dtype}, not (T, {size}, {size}, 3) uint8, the model's crop "
+                "size"
             )
         if landmarks.shape != (len(frames), 68, 2):
             raise UserError(f"landmarks are {landmarks.shape}, not {(len(frames), 68, 2)}")
@@ -214,7 +215,7 @@ class DiffTalkPipeline(DiffusionPipeline):
 
         Args:
             known: (B, C, h, w) latents of the real frames, used where `generated` is False.
-            generated, masked, reference, speech, landmarks: as the attributes of `difftalk.models.examples.Examples`.
+            generated, masked, reference, speech, landmarks: as in `difftalk.models.examples.Examples`.
             steps: DDIM steps.
             eta: 0 is deterministic DDIM, 1 is DDPM's noise.
             generator: on the CPU, so that every device draws the same noise.

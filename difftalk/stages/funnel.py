@@ -15,8 +15,8 @@ def run(
 ) -> None:
     """Write funnel.csv: `planned` first, a row per stage and reason with clips, `kept` last.
 
-    A clip counts at the first stage, in the order of the flow, that rejected it. Kept clips are counted where they are,
-    in the crops; hours are those of the plan. `planned` and `kept` also say how well landmarks were found.
+    A clip counts at the first stage, in the order of the flow, that rejected it. Kept clips are counted where
+    they are, in the crops; hours are the plan's. `planned` and `kept` also have the quality of the landmarks.
 
     Args:
         plan: plan/clips.parquet.

@@ -18,8 +18,8 @@ def run(
 ) -> None:
     """Write the metrics of one method on one shard, a row per frame and a row per clip.
 
-    The videos may come from anywhere. A clip that is missing or damaged keeps its row, without figures and with a
-    `problem`. `ground_truth` gets no image metrics, as these compare with it.
+    The videos may come from anywhere. A clip that is missing or damaged keeps its row, without figures and
+    with a `problem`. `ground_truth` gets no image metrics, as these compare with it.
 
     Args:
         method: the row's name in the tables.
@@ -28,7 +28,7 @@ def run(
         syncnet: folder of the sync expert.
         settings: the config's section `evaluation`.
         out: the parquet file to write.
-        shard_file: shards/SHARD.tar, where only the clips in it count; `speech` or `encode` may have rejected some.
+        shard_file: shards/SHARD.tar, where only its clips count; `speech` or `encode` may have rejected some.
 
     Raises:
         UserError: if `samples` is no folder, or holds videos but none under the name of a clip.

@@ -8,8 +8,8 @@ from difftalk.config.report import TablesSettings
 def run(*, metrics: list[Path], plan: Path, settings: TablesSettings, out: Path) -> None:
     """Write `{table}.csv`, `.md`, `.tex`, `.html` and `protocol.json`.
 
-    Means are over frames within a clip (done by `score`), then over clips. Every method is asked for the same clips:
-    those that any method was; one without a score lowers `clips`, never `clips_asked`.
+    Means are over frames within a clip (done by `score`), then over clips. Every method is asked for the same
+    clips: those that any method was; one without a score lowers `clips`, never `clips_asked`.
 
     Args:
         metrics: metrics/METHOD/SHARD.parquet of all methods.

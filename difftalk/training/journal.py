@@ -28,7 +28,8 @@ class Journal:
     Args:
         path: `log.jsonl`; each line is on disk as soon as it is written.
         curves: folder for TensorBoard; None: none.
-        log: the lines of the steps so far. What a killed run wrote beyond them is removed: it comes again.
+        log: the lines of the steps so far, to which `write` adds. What a killed run wrote beyond them is
+            removed: it comes again.
     """
 
     def __init__(self, path: Path, curves: Path | None, log: list[dict[str, Any]]) -> None:

@@ -17,8 +17,9 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from diffusers import DDIMScheduler
 
 from difftalk.config.training import TrainingSettings
-from difftalk.models.denoiser import Denoiser, noise_schedule, untrained_denoiser
+from difftalk.models.denoiser import Denoiser, build_denoiser, noise_schedule
 from difftalk.models.examples import LatentClips
+from difftalk.runtime.device import default_device
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import Progress, say
 from difftalk.training.checkpoint import (
@@ -66,7 +67,7 @@ def train_denoiser(
     files and errors are those of the stage `train`.
     """
     # Set up: processes and device, as the launcher started them.
-    on_gpu = torch.cuda.is_available()
+    on_gpu = default_device() == "cuda"
     accelerator = _accelerator(settings, on_gpu)
     device, ranks, is_main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
 
@@ -79,7 +80,7 @@ def train_denoiser(
     # Networks, optimiser and moving average. The same seed gives the same initial weights and, below, the
     # same batches, noise and timesteps.
     torch.manual_seed(settings.seed)
-    model = untrained_denoiser(settings, clips)
+    model = build_denoiser(settings, clips)
     channels_last = on_gpu if settings.channels_last == "auto" else settings.channels_last
     model.unet.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     model.to(device)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from difftalk.models.autoencoder import build_autoencoder
 from difftalk.models.conditioning import Conditioner
-from difftalk.models.denoiser import LATENT_CHANNELS, build_denoiser
+from difftalk.models.denoiser import LATENT_CHANNELS, build_unet
 from difftalk.models.formats.ldm_names import (
     EMA,
     FIRST_STAGE,
@@ -168,7 +168,7 @@ def _unet_like(state: State, where: str) -> UNet2DConditionModel:
     starts = [1, *(i + 1 for i in changes)]
     outs = [_tensor(state, f"input_blocks.{i}.0.out_layers.3.weight", UNET, where) for i in starts]
     key = f"input_blocks.{starts[-1]}.1.transformer_blocks.0.attn2.to_k.weight"
-    return build_denoiser(
+    return build_unet(
         channels=tuple(len(w) for w in outs),
         layers=layers,
         head_channels=HEAD_CHANNELS,
