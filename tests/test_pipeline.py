@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "crops").mkdir(parents=True)
     spoken = speaker(950)
     write_crops(folder / "crops" / "test-000.tar", {"clip": spoken})
-    features = mfcc_features(spoken[2], 2 * len(filmed[0]))
+    features = mfcc_features(spoken[2], 2 * len(spoken[0]))
     (folder / "speech").mkdir()
     columns = {"clip_id": ["clip"] * len(features), "step": np.arange(len(features), dtype=np.int32)}
     table = pa.table({**columns, "features": list(features)}, schema=SCHEMA)
