@@ -6,7 +6,6 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Strict, TypeAdapter, ValidationError
 
-from difftalk.config.explain import dotted, explain
 from difftalk.runtime.errors import UserError
 
 T = TypeVar("T")
@@ -56,5 +55,10 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
     try:
         return adapter.validate_python(values)
     except ValidationError as e:
+        from difftalk.config.explain import (  # a stage whose settings are right does not need it
+            dotted,
+            explain,
+        )
+
         key, message = explain(e, adapter.json_schema())
         raise UserError(f"{where}: {f'{dotted(key)} ' if key else ''}{message}") from None

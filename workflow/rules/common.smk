@@ -56,6 +56,7 @@ OTHER_BACKENDS = configuration.unused_modules(configuration.LANDMARK_MODULES, CO
 FACE_ALIGNMENT = CONFIG.landmarks.backend == "face_alignment"
 OTHER_SPEECH = configuration.unused_modules(configuration.SPEECH_MODULES, CONFIG.speech.backend)
 DEEPSPEECH = CONFIG.speech.backend == "deepspeech"
+TEMPLATES = fingerprint_files(ROOT / "difftalk/reporting/templates")
 
 
 pathvars:

@@ -11,6 +11,8 @@ rule score:
         metrics="<run>/metrics/{method}/{shard}.parquet",
     log:
         "<run>/logs/score/{method}.{shard}.log",
+    benchmark:
+        "<run>/benchmarks/score/{method}.{shard}.tsv"
     conda:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
@@ -63,8 +65,9 @@ rule tables:
         folder=subpath(output.protocol, parent=True),
         settings=SETTINGS["tables"],
         code=fingerprint("difftalk.stages.tables"),
+        templates=TEMPLATES,
     message:
-        "Add the measurements up to the tables"
+        "Average the scores into tables"
     shell:
         """
         difftalk tables --metrics {input.metrics} --plan {input.plan} --settings {params.settings:q} \
@@ -102,6 +105,7 @@ rule report:
         folder=subpath(input.protocol, parent=True),
         settings=SETTINGS["report"],
         code=fingerprint("difftalk.stages.report"),
+        templates=TEMPLATES,
     message:
         "Write the report"
     shell:

@@ -8,6 +8,8 @@ rule autoencoder:
         model=directory("<run>/models/autoencoder"),
     log:
         "<run>/logs/autoencoder.log",
+    benchmark:
+        "<run>/benchmarks/autoencoder.tsv"
     conda:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
@@ -37,6 +39,8 @@ rule syncnet:
         model=directory("<run>/models/syncnet"),
     log:
         "<run>/logs/syncnet.log",
+    benchmark:
+        "<run>/benchmarks/syncnet.tsv"
     conda:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
@@ -67,6 +71,8 @@ rule train:
         model=directory("<run>/models/{model}"),
     log:
         "<run>/logs/train/{model}.log",
+    benchmark:
+        "<run>/benchmarks/train/{model}.tsv"
     # Above the stages beside it: everything that follows waits for the last training.
     priority: 10
     conda:

@@ -38,6 +38,8 @@ rule fetch:
         rejects="<run>/rejects/fetch/{shard}.csv",
     log:
         "<run>/logs/fetch/{shard}.log",
+    benchmark:
+        "<run>/benchmarks/fetch/{shard}.tsv"
     conda:
         "../../envs/difftalk.yaml"
     # From a site a job takes one video after the other; how many jobs do so at once is for `downloads` to bound.
@@ -72,6 +74,8 @@ rule landmarks:
         rejects="<run>/rejects/landmarks/{shard}.csv",
     log:
         "<run>/logs/landmarks/{shard}.log",
+    benchmark:
+        "<run>/benchmarks/landmarks/{shard}.tsv"
     conda:
         "../../envs/difftalk.yaml"
     threads: 4
@@ -104,6 +108,8 @@ rule crops:
         rejects="<run>/rejects/crops/{shard}.csv",
     log:
         "<run>/logs/crops/{shard}.log",
+    benchmark:
+        "<run>/benchmarks/crops/{shard}.tsv"
     conda:
         "../../envs/difftalk.yaml"
     threads: 4
@@ -132,6 +138,8 @@ rule speech:
         rejects="<run>/rejects/speech/{shard}.csv",
     log:
         "<run>/logs/speech/{shard}.log",
+    benchmark:
+        "<run>/benchmarks/speech/{shard}.tsv"
     conda:
         "../../envs/difftalk.yaml"
     threads: 4 if DEEPSPEECH else 1
@@ -162,6 +170,8 @@ rule encode:
         rejects="<run>/rejects/encode/{shard}.csv",
     log:
         "<run>/logs/encode/{shard}.log",
+    benchmark:
+        "<run>/benchmarks/encode/{shard}.tsv"
     conda:
         "../../envs/difftalk.yaml"
     threads: 2
@@ -211,8 +221,9 @@ rule funnel:
         runtime=30,
     params:
         code=fingerprint("difftalk.stages.funnel"),
+        templates=TEMPLATES,
     message:
-        "Add up which clips were lost where, and why"
+        "Count the clips rejected at each stage, by reason"
     shell:
         """
         difftalk funnel --plan {input.plan} --rejects {input.rejects} --quality {input.quality} \

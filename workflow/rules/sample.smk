@@ -11,6 +11,8 @@ rule sample:
         samples=directory("<run>/samples/{method}/{shard}"),
     log:
         "<run>/logs/sample/{method}.{shard}.log",
+    benchmark:
+        "<run>/benchmarks/sample/{method}.{shard}.tsv"
     conda:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
