@@ -209,8 +209,11 @@ def gigaflop_per_image(nets: Denoiser, scheduler: DDIMScheduler, data: Data) -> 
 
 
 def matmul_rate(dtype: torch.dtype) -> float:
-    """Measured TFLOP/s of a large square product."""
-    n = 8192 if CUDA else 2048
+    """Measured TFLOP/s of a large square product.
+
+    On a CPU without bfloat16 a product of 2048 takes half a minute, and one of 512 is as good a measure.
+    """
+    n = 8192 if CUDA else 512
     a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(12):

@@ -13,7 +13,8 @@ class AutoencoderTraining(Section):
     channels: List[Annotated[int, Field(ge=4)]] = Field(
         (32, 64, 96),
         min_length=2,
-        description="Channels at each resolution; the latent is smaller than the crop by one factor of 2 fewer than these.",
+        description="Channels at each resolution; the latent is smaller than the crop by one factor of 2 "
+        "fewer than these.",
     )
     layers: int = Field(1, ge=1, description="Residual blocks per resolution.")
     codes: int = Field(2048, ge=2, description="Size of the codebook.")
@@ -39,7 +40,8 @@ class AutoencoderTraining(Section):
     discriminator_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of the adversarial loss, on top of the adaptive weight; LDM has 0.75, 0 switches it off.",
+        description="Weight of the adversarial loss, on top of the adaptive weight; LDM has 0.75, 0 "
+        "switches it off.",
     )
     discriminator_from: float = Field(
         0.5, ge=0, le=1, description="Part of the steps after which the adversarial loss is enabled."
@@ -55,7 +57,8 @@ class AutoencoderTraining(Section):
         0.05,
         ge=0,
         lt=1,
-        description="Part of the clips that is measured on and not trained on; above 0, at least one of several.",
+        description="Part of the clips that is measured on and not trained on; above 0, at least one of "
+        "several.",
     )
     memory_mb: float = Field(
         1000.0,

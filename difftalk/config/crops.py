@@ -14,13 +14,15 @@ class Crops(Section):
     size: int = Field(ge=16, multiple_of=2, description="Width and height of the crops, pixels, even.")
     mode: Literal["track", "box", "aligned"] = Field(
         "track",
-        description="What is cropped. `track`: one square per clip around the face in all frames; `box`: the dataset's own "
-        "box, and `track` for clips without one; `aligned`: each frame rotated, moved and scaled to a template.",
+        description="What is cropped. `track`: one square per clip around the face in all frames; `box`: the "
+        "dataset's own box, and `track` for clips without one; `aligned`: each frame rotated, moved and "
+        "scaled to a template.",
     )
     margin: float = Field(
         0.1,
         ge=0,
-        description="Space on each side of the face, forehead and chin included, in parts of its longer side.",
+        description="Space on each side of the face, forehead and chin included, in parts of its longer "
+        "side.",
     )
     min_frames: int | None = Field(50, ge=1, description="Shorter clips are rejected; null takes them all.")
     crf: int = Field(

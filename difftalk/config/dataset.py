@@ -50,8 +50,9 @@ class Hdtf(Section):
     name: Literal["hdtf"] = "hdtf"
     split: Literal["paper", "random", "identity"] = Field(
         "paper",
-        description="`paper`: the 98 published names train, the rest test; clips of one video, and of one speaker, are on "
-        "both sides. `random`: the clips of `train_videos` videos train. `identity`: no speaker and no video on both sides.",
+        description="`paper`: the 98 published names train, the rest test; clips of one video, and of one "
+        "speaker, are on both sides. `random`: the clips of `train_videos` videos train. "
+        "`identity`: no speaker and no video on both sides.",
     )
     train_videos: int = Field(100, ge=1, description="Of `split: random`: videos to train on.")
     test_fraction: float = Field(
@@ -68,8 +69,9 @@ class Hdtf(Section):
     )
     files: str | None = Field(
         None,
-        description="A folder with videos that are used instead of downloads, named by YouTube id (the whole video) or by "
-        "clip, such as RD_Radio11_001.mp4 (the clip, cut and perhaps cropped).",
+        description="A folder with videos that are used instead of downloads, named by YouTube id (the "
+        "whole video) or by clip, such as RD_Radio11_001.mp4 (the clip, cut and perhaps "
+        "cropped).",
     )
     skip: List[str] = Field((), description="YouTube ids of videos that are not requested.")
 

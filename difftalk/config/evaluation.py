@@ -29,7 +29,7 @@ class Evaluation(Section):
     )
     lpips_backbone: str | None = Field(
         None,
-        description="File of AlexNet's weights for LPIPS; null: `alexnet` of `difftalk weights`, or torch.hub's, or else "
-        "LPIPS is missing.",
+        description="File of AlexNet's weights for LPIPS; null: `alexnet` of `difftalk weights`, or "
+        "torch.hub's, or else LPIPS is missing.",
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device that metrics are computed on.")

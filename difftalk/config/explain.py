@@ -38,7 +38,9 @@ def explain(error: ValidationError, schema: Schema) -> tuple[Key, str]:
     """
     whole = plain(schema)
     # A list with a wrong item is reported as too short as well: the item is what its writer should hear of.
-    found = sorted(error.errors(include_url=False), key=lambda e: (e["type"] == "too_short", [*map(str, e["loc"])]))
+    found = sorted(
+        error.errors(include_url=False), key=lambda e: (e["type"] == "too_short", [*map(str, e["loc"])])
+    )
     return _explain(found[0], whole)
 
 

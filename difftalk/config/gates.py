@@ -12,14 +12,15 @@ class PictureGates(Section):
     scene_cut_ratio: float | None = Field(
         4.5,
         gt=1,
-        description="Change from one frame to the next, as a multiple of that of the four frames around, from "
-        "which it is a scene cut.",
+        description="Change from one frame to the next, as a multiple of that of the four frames around, "
+        "from which it is a scene cut.",
     )
     several_faces_share: float | None = Field(
         0.2,
         ge=0,
         le=1,
-        description="Part of the inspected frames in which another face, at least half as wide, is tolerated.",
+        description="Part of the inspected frames in which another face, at least half as wide, is "
+        "tolerated.",
     )
     frozen_seconds: float | None = Field(1.0, ge=0.2, description="Longest tolerated freeze of the video.")
 
@@ -46,8 +47,8 @@ class AudioGates(Section):
     )
     sync: SyncGate | None = Field(
         None,
-        description="Have the run's sync expert check that lips and audio are in sync, and correct a constant offset; "
-        "null does not check.",
+        description="Have the run's sync expert check that lips and audio are in sync, and correct a "
+        "constant offset; null does not check.",
     )
 
 

@@ -13,23 +13,27 @@ class Landmarks(Section):
 
     backend: Literal["dlib", "face_alignment"] = Field(
         "dlib",
-        description="`dlib`: weights from the package index; `face_alignment`: more accurate, weights to be fetched.",
+        description="`dlib`: weights from the package index; `face_alignment`: more accurate, weights to be "
+        "fetched.",
     )
     detect_every: int = Field(
         5,
         ge=1,
-        description="Frames from one run of the face detector to the next; in between the box follows the points.",
+        description="Frames from one run of the face detector to the next; in between the box follows the "
+        "points.",
     )
     min_detection_rate: float | None = Field(
         0.95,
         ge=0,
         le=1,
-        description="Part of a clip's frames in which the face must be found; null takes a clip with one in any frame.",
+        description="Part of a clip's frames in which the face must be found; null takes a clip with one "
+        "in any frame.",
     )
     min_face_px: int | None = Field(
         48,
         ge=1,
-        description="Median width of the face box below which a clip is rejected, pixels of the source; null takes all.",
+        description="Median width of the face box below which a clip is rejected, pixels of the source; "
+        "null takes all.",
     )
 
 

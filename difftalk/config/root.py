@@ -37,28 +37,28 @@ class Config(Section):
         0,
         ge=0,
         le=1,
-        description="GPUs that each job of training, encoding, sampling and scoring requests. With 0 such jobs run side by "
-        "side, and use a GPU all the same where there is one.",
+        description="GPUs that each job of training, encoding, sampling and scoring requests. With 0 such "
+        "jobs run side by side, and use a GPU all the same where there is one.",
     )
     training_threads: int = Field(
         1,
         ge=1,
-        description="CPU threads of each training, sampling and scoring. On a CPU several of one thread each, side by side, "
-        "are faster than one after the other.",
+        description="CPU threads of each training, sampling and scoring. On a CPU several of one thread "
+        "each, side by side, are faster than one after the other.",
     )
     training_processes: int = Field(
         1,
         ge=1,
         le=64,
-        description="Processes of each training, on one machine: as many GPUs. On a CPU they share `training_threads`. The "
-        "model is the same whatever their number, to rounding.",
+        description="Processes of each training, on one machine: as many GPUs. On a CPU they share "
+        "`training_threads`. The model is the same whatever their number, to rounding.",
     )
     training_workers: int = Field(
         0,
         ge=0,
         le=64,
-        description="For each of those, processes that prepare batches ahead: 2 to 4 keep a GPU busy. 0 prepares them in the "
-        "training process.",
+        description="For each of those, processes that prepare batches ahead: 2 to 4 keep a GPU busy. 0 "
+        "prepares them in the training process.",
     )
     videos: str | None = Field(
         None, description="A folder with videos of your own, instead of the embedded demo."
@@ -74,13 +74,13 @@ class Config(Section):
     )
     frozen_plan: str | None = Field(
         None,
-        description="A `frozen_plan.csv` of an earlier run: its clips are planned and no others, and their files must "
-        "have the recorded checksums.",
+        description="A `frozen_plan.csv` of an earlier run: its clips are planned and no others, and "
+        "their files must have the recorded checksums.",
     )
     dataset: Dataset = Field(
         Demo(),
-        description="What the clips are: the embedded demo (`demo`), your own videos (`local`, implied by `videos`) or "
-        "HDTF (`hdtf`).",
+        description="What the clips are: the embedded demo (`demo`), your own videos (`local`, implied by "
+        "`videos`) or HDTF (`hdtf`).",
     )
     download: Download = Field(
         Download(), description="How videos are downloaded; nothing here causes a rerun."
@@ -98,8 +98,9 @@ class Config(Section):
     speech: Speech = Field(Speech(), description="Speech features.")
     autoencoder: str = Field(
         "embedded",
-        description="The first stage: `embedded` (the one in the package), `train` (on this run's training split), "
-        "`vq-f4` (the paper's, from `difftalk weights`) or the path of a folder in diffusers' format.",
+        description="The first stage: `embedded` (the one in the package), `train` (on this run's "
+        "training split), `vq-f4` (the paper's, from `difftalk weights`) or the path of a "
+        "folder in diffusers' format.",
     )
     autoencoder_training: AutoencoderTraining = Field(
         AutoencoderTraining(),
@@ -107,8 +108,9 @@ class Config(Section):
     )
     syncnet: str = Field(
         "embedded",
-        description="The sync expert that scores lip-sync: `embedded`, `train` (on this run's training split), "
-        "`syncnet-v2` (the usual one, from `difftalk weights`) or the path of a folder.",
+        description="The sync expert that scores lip-sync: `embedded`, `train` (on this run's training "
+        "split), `syncnet-v2` (the usual one, from `difftalk weights`) or the path of a "
+        "folder.",
     )
     syncnet_training: SyncnetTraining = Field(
         SyncnetTraining(), description="How the sync expert is trained; read where `syncnet` is `train`."
@@ -118,8 +120,8 @@ class Config(Section):
     experiments: dict[ExperimentName, Annotated[Experiment | None, Field(description="One experiment.")]] = (
         Field(
             {},
-            description="The models to train. The name becomes that of the model and of its row in the tables; null drops an "
-            "experiment that another file defines.",
+            description="The models to train. The name becomes that of the model and of its row in the "
+            "tables; null drops an experiment that another file defines.",
         )
     )
     sampling: Sampling = Field(Sampling(), description="How the trained models sample videos.")

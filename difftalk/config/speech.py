@@ -12,8 +12,8 @@ class Speech(Section):
 
     backend: Literal["mfcc", "deepspeech"] = Field(
         "mfcc",
-        description="`mfcc`: 13 cepstra with first and second differences, 39 numbers a step, no weights; `deepspeech`: logits "
-        "of DeepSpeech 0.1.0, 29 numbers, as in the paper, weights to be fetched.",
+        description="`mfcc`: 13 cepstra with first and second differences, 39 numbers a step, no weights; "
+        "`deepspeech`: logits of DeepSpeech 0.1.0, 29 numbers, as in the paper, weights to be fetched.",
     )
     silence_db: float = Field(
         -50.0,

@@ -27,8 +27,8 @@ class Training(Section):
     smoothing_frames: int = Field(
         8,
         ge=1,
-        description="Neighbouring frames that the temporal filter sees: 8 in the released code, 17 for the paper's "
-        "w = 8.",
+        description="Neighbouring frames that the temporal filter sees: 8 in the released code, 17 for "
+        "the paper's w = 8.",
     )
     channels: List[Annotated[int, Field(ge=1)]] = Field(
         (256, 512, 768, 1024),
@@ -39,7 +39,8 @@ class Training(Section):
     head_channels: int = Field(32, ge=1, description="Channels per attention head.")
     one_token_shortcut: bool = Field(
         True,
-        description="Compute cross-attention to the one context token as the bias that it is: the same result, sooner.",
+        description="Compute cross-attention to the one context token as the bias that it is: the same "
+        "result, sooner.",
     )
     steps: int = Field(100_000, ge=1, description="Optimiser steps.")
     batch_size: int = Field(
@@ -51,7 +52,8 @@ class Training(Section):
     gradient_accumulation_steps: int = Field(
         1,
         ge=1,
-        description="Parts that each process cuts its share of a batch into and takes one by one, to save memory.",
+        description="Parts that each process cuts its share of a batch into and takes one by one, to save "
+        "memory.",
     )
     base_learning_rate: float = Field(
         1.0e-6, gt=0, description="LDM's rule: the learning rate is this times `batch_size`."
@@ -103,7 +105,8 @@ class Training(Section):
     samples_every: int = Field(
         5000,
         ge=0,
-        description="Steps between sample strips (target, masked, reference, generated) in TensorBoard; 0: never.",
+        description="Steps between sample strips (target, masked, reference, generated) in TensorBoard; "
+        "0: never.",
     )
     accept_changed_code: bool = Field(
         False, description="Resume from a checkpoint although the training's code was edited since."
