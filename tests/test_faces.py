@@ -320,7 +320,7 @@ def test_borders_are_repeated_and_pixels_land_where_the_landmarks_say() -> None:
 
 def test_the_frame_is_black_from_the_nose_tip_down(film_frames: np.ndarray, truth: np.ndarray) -> None:
     masked = masks.mask_image(film_frames, truth)
-    rows = masks.mouth_mask_row(truth)
+    rows = masks.first_masked_row(truth)
     assert rows.dtype.kind == "i"
     for k in [0, 20]:
         np.testing.assert_array_equal(rows[k], int(truth[k, 30, 1]))

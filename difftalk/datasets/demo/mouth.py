@@ -48,9 +48,9 @@ _TARGETS = {
     "j": (0.8, 0.18, 0.80, 0, 0, 0.4),
     "h": (0.15, 0.35, 0.00, 0, 0, 0.0),
 }
-_SAME_AS = {"b": "p", "m": "p", "v": "f", "Z": "S", "z": "s", "D": "T", "d": "t", "n": "t"} | {
-    name: "k" for name in "gNxC?"
-}
+_SAME_AS = {"b": "p", "m": "p", "v": "f", "Z": "S", "z": "s", "D": "T", "d": "t", "n": "t"} | dict.fromkeys(
+    "gNxC?", "k"
+)
 # espeak-ng writes some sounds with several letters; the longest match wins. A pair is a glide.
 _SPELLED = {
     "aI": ("a", "i"),
