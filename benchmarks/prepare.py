@@ -3,8 +3,8 @@
 python benchmarks/prepare.py FOLDER [FOLDER ...] [--demo 6]
 
 Each folder of videos is a set; `--demo N` is one more, of N speakers rendered as the demo does. The stages
-run as the workflow runs them, one command each. The per-frame baseline, on the same files with the same detector
-and predictor: every frame to a JPEG on disk; each read back, searched for faces whole, at the full
+run as the workflow runs them, one command each. The per-frame baseline, on the same files with the same
+detector and predictor: every frame to a JPEG on disk; each read back, searched for faces whole, at the full
 resolution, upsampled only where the detector needs that to find the face; landmarks to a text file and a crop
 to a JPEG; each frame's 40 ms of audio to a WAV file, features computed from that; one process. It runs on a
 sample of each clip's frames, and its time per frame counts for all of the clip's frames. Two variants: frames
@@ -149,6 +149,7 @@ class Preparation:
         write_plan(folder / "clips.parquet", self.clips)
 
     def run(self) -> Seconds:
+        """Run the stages on the set, and return the seconds of each."""
         at = {name: str(self.folder / name) for name in ("sources", "landmarks.parquet", "crops.tar")}
         planned = ["--plan", str(self.folder / "clips.parquet"), "--shard", SHARD]
         sources = [*planned, "--sources", at["sources"]]
@@ -182,6 +183,7 @@ class Preparation:
         return {stage: timed(lambda s=stage: self._command(s, commands[s])) for stage in STAGES}
 
     def rejected(self) -> set[str]:
+        """Return the ids of the clips that a stage has rejected."""
         return {r.clip_id for stage in STAGES for r in read_rejects(self.folder / f"{stage}.csv")}
 
     def _command(self, stage: str, arguments: list[str]) -> None:

@@ -1,5 +1,8 @@
-"""What the tests share: snakemake in a folder of its own, one small run of the whole workflow, a
-drawn speaker, and the stages that work on faces."""
+"""What the tests share.
+
+Snakemake in a folder of its own, one small run of the whole workflow, a drawn speaker, and the stages that
+work on faces.
+"""
 
 import os
 import re

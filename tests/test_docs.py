@@ -1,4 +1,4 @@
-"""The documentation finds what it speaks of: stages, files, links, headings, configuration keys and reasons."""
+"""The documentation finds what it speaks of: stages, files, links, headings, config keys and reasons."""
 
 import re
 from pathlib import Path

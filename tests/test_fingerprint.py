@@ -158,7 +158,10 @@ def test_crops_depend_on_the_sync_expert_through_their_gate_alone() -> None:
 
 
 def test_every_dynamic_import_names_its_module_where_it_can_be_seen() -> None:
-    """A module's name put together at run time would escape the fingerprint; the command line alone may do that."""
+    """A module's name put together at run time would escape the fingerprint.
+
+    The command line alone may do that.
+    """
     for path in set(PACKAGE.rglob("*.py")) - {PACKAGE / "cli.py"}:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
