@@ -2,7 +2,7 @@
 
 import ast
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ Package = Callable[[str, str], None]
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
     """`write("a/b.py", text)` writes a module of a package that stands in for this one."""
     package = tmp_path / "difftalk"
     monkeypatch.setattr(module, "PACKAGE", package)
@@ -162,7 +162,10 @@ def test_every_dynamic_import_names_its_module_where_it_can_be_seen() -> None:
 
     The command line alone may do that.
     """
+    seen = []
     for path in set(PACKAGE.rglob("*.py")) - {PACKAGE / "cli.py"}:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
                 assert not isinstance(node.args[0], ast.JoinedStr | ast.BinOp), path
+                seen.append(path)
+    assert seen, "there are such imports"
