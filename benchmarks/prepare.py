@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import av
@@ -129,7 +130,7 @@ def compare(name: str, videos: Path, work: Path, args: argparse.Namespace) -> st
 
 
 def report(name: str, rows: Seconds, clips: list[Clip]) -> None:
-    frames, whole = sum(c.frames for c in clips), sum(rows[stage] for stage in STAGES)
+    frames, whole = sum(c.frames for c in clips), np.sum([rows[stage] for stage in STAGES], axis=0)
     ours = {stage: rows[stage] for stage in STAGES} | {"**all stages**": whole}
     for label, (seconds, cpu_s) in (ours | rows).items():
         speeds = f"{seconds:.1f} | {cpu_s:.1f} | {frames / seconds:.0f} | {len(clips) / seconds * 3600:.0f}"
@@ -180,7 +181,7 @@ class Preparation:
             ],
             "speech": ["--crops", at["crops.tar"], "--settings", "{}", "--out", speech],
         }
-        return {stage: timed(lambda s=stage: self._command(s, commands[s])) for stage in STAGES}
+        return {stage: timed(partial(self._command, stage, commands[stage])) for stage in STAGES}
 
     def rejected(self) -> set[str]:
         """Return the ids of the clips that a stage has rejected."""
@@ -235,6 +236,7 @@ class Sample:
     def _analyse(self, count: int, upsampled: int, size: int) -> None:
         for k in range(count):
             frame = cv2.imread(str(self.folder / f"{k}.jpg"))
+            assert frame is not None, f"{k}.jpg cannot be read"
             grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
             faces = dlib_backend.detector()(grey, upsampled)
             if faces:
