@@ -61,7 +61,7 @@ def test_a_box_that_leaves_the_frame_repeats_its_border(
     assert np.abs(frame[30:] - film_frames[0, :226]).mean() < 3
 
 
-def test_a_box_without_the_face_or_far_outside_the_frame_is_told(stage: Stage, film: Path) -> None:
+def test_a_box_without_the_face_or_far_outside_the_frame_is_rejected(stage: Stage, film: Path) -> None:
     stage.add("elsewhere", film, box=(0, 0, 60, 60))
     stage.add("beyond", film, box=(0, -120, 256, 136))
     stage.landmarks()

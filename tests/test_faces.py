@@ -10,7 +10,7 @@ import pytest
 from conftest import Stage, present
 from scipy.signal import savgol_filter
 
-from difftalk.config.gates import PictureGates
+from difftalk.config.gates import FrameGates
 from difftalk.datasets.clips import Clip
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
 from difftalk.face import dlib_backend, geometry, tracks
@@ -21,7 +21,7 @@ from difftalk.media.video import read_frames
 from difftalk.models import masks
 
 # Faces here come and go as no scene does.
-NO_GATES = PictureGates(scene_cut_ratio=None, several_faces_share=None, frozen_seconds=None)
+NO_GATES = FrameGates(scene_cut_ratio=None, several_faces_share=None, frozen_seconds=None)
 
 
 def found_in(frames: Iterable[np.ndarray], detect_every: int = 5) -> list[tracks.Face | None]:

@@ -70,7 +70,7 @@ VIDEOS = [
     Video("Country", "gone-451000", ends="geo_blocked", subset="WRA"),
     Video("Private", "private-401", ends="private", subset="WRA"),
     Video("Forbidden", "forbidden00", ends="cannot_fetch", subset="WRA"),
-    Video("Mute", "no-sound000", ends="no_audio", subset="WRA"),
+    Video("Mute", "no-audio000", ends="no_audio", subset="WRA"),
     Video("Quiet", "silent-0000", ends="silent", subset="WRA"),
     Video("Short", "short-00000", "00:00-00:09", ends="too_short", subset="WRA"),
     Video("Garbage", "garbage-000", ends="cannot_decode", subset="WRA"),
@@ -187,12 +187,9 @@ class Finished:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     folder = tmp_path_factory.mktemp("hdtf")
     table = folder / "clips.csv"
-    parser: list[str | Path] = [
-        sys.executable,
-        ROOT / "tools" / "hdtf_table.py",
-        annotations(folder / "annotations"),
-    ]
-    subprocess.run([*parser, "--out", table], check=True, cwd=ROOT, capture_output=True)
+    parser: list[str | Path] = [sys.executable, ROOT / "tools" / "hdtf_table.py"]
+    parser += [annotations(folder / "annotations"), "--out", table]
+    subprocess.run(parser, check=True, cwd=ROOT, capture_output=True)
     site = Site(files=write_files(folder / "files"))
     own = folder / "own"
     own.mkdir()
@@ -215,7 +212,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         "gone-451000": fails(451),
         "private-401": fails(401),
         "forbidden00": fails(403),
-        "no-sound000": plays("mute.mp4"),
+        "no-audio000": plays("mute.mp4"),
         "silent-0000": plays("silent.mp4"),
         "short-00000": plays("a.mp4"),
         "garbage-000": plays("garbage.mp4"),

@@ -269,7 +269,7 @@ def test_the_other_names_are_fetched_though_one_fails(
     assert table.present("vq-f4") is not None
 
 
-def test_an_unknown_name_is_told_the_nearest() -> None:
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"no weights are called vqf4; did you mean vq-f4\?"):
         weights.fetch(["vqf4"])
 
