@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         progress.say(f"difftalk {name}: interrupted")
         return 130
-    except Exception as e:  # noqa: BLE001 - outermost: whatever it was, it is told and ends as status 1
+    except Exception as e:  # noqa: BLE001 - outermost: whatever it was, it is reported and ends as status 1
         traceback.print_exc()
         if log is not None:
             line = f"difftalk {name}: {type(e).__name__}: {e} (where, is in {log})"

@@ -60,7 +60,7 @@ def training_batch(
     reference_distance: int,
     part: slice = slice(None),
 ) -> Examples:
-    """Gather batch `step`, or a part of it; its references are drawn anew each time."""
+    """Gather batch `step`, or a part of it; its references are drawn again each time."""
     frames = frames_of_batch(clips, batch_size, step, seed)
     rng = np.random.default_rng((seed, step, 1))
     references = [
