@@ -99,12 +99,12 @@ BAD = [
     ("url,start,end\nhttp://a/b,0\n", "clips.csv:2: 2 fields, 3 expected"),
     ('url,start,end\n"http://a/\nb",0,1\n', "clips.csv:2: 'http://a/.*b' is no http"),
     ("path,start,end\n../a.mp4,0,1\n", r"clips.csv:2: path '../a.mp4' leads out of"),
-    ("path,start,end\n/a.mp4,0,1\n", "clips.csv:2: path '/a.mp4' is absolute: .* dataset.absolute_paths: true"),
+    ("path,start,end\n/a.mp4,0,1\n", "clips.csv:2: path '/a.mp4' is absolute: .*absolute_paths: true"),
     ("link,start,end\nhttp://a/b,0,1\n", "clips.csv:1: neither a column url nor a column path"),
     ("url,url,end\nhttp://a/b,0,1\n", "clips.csv:1: two columns are called 'url'"),
     ("", "clips.csv:1: no header"),
     ("url,start,end\n", "clips.csv: no clip in it"),
-    ("url,start,end,clip_id\nhttp://a/b,0,1,x\nhttp://a/c,0,1,x\n", "clips.csv:3: clip_id 'x' is that of .*:2"),
+    ("url,start,end,clip_id\nhttp://a/b,0,1,x\nhttp://a/c,0,1,x\n", "csv:3: clip_id 'x' is that of .*:2"),
 ]  # fmt: skip
 
 

@@ -65,7 +65,7 @@ class TableDataset:
                 rows, uris, names, spans, identities, splits, strict=True
             )
         ]
-        return mark_shared_stretches(clips)
+        return [self._shortened(clip) for clip in mark_shared_stretches(clips)]
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
         """Return the file of a source, downloaded where it is no file of the user's own."""
@@ -113,16 +113,19 @@ class TableDataset:
         return next((file for file in found if file.is_file()), None)
 
     def _span(self, row: Row) -> tuple[float, float]:
-        """Return start and end of a clip in seconds, of `max_frames` at most."""
+        """Return start and end of a clip in seconds."""
         end_s = row.end_s
         if end_s is None:
             file = self._file(row.path, row.where)
             end_s = length_s(file) if file.is_file() else 0.0
             if end_s <= row.start_s:  # not readable, not there, or shorter: `fetch` says which
                 return (0.0, 0.0) if end_s == 0.0 else (row.start_s, row.start_s + 1 / FPS)
-        if self.settings.max_frames is not None:
-            end_s = min(end_s, row.start_s + self.settings.max_frames / FPS)
         return row.start_s, end_s
+
+    def _shortened(self, clip: Clip) -> Clip:
+        if self.settings.max_frames is None:
+            return clip
+        return dataclasses.replace(clip, end_s=min(clip.end_s, clip.start_s + self.settings.max_frames / FPS))
 
     def _splits(self, rows: Sequence[Row], sources: list[str], identities: list[str]) -> list[str]:
         """Return the split of each row: the table's, else drawn, never through a speaker or a source."""
@@ -178,7 +181,7 @@ def source_ids(uris: Sequence[str]) -> dict[str, str]:
 
 
 def web_id(url: str) -> str:
-    """Return the id of an address: its host and the last part of its path, to be read, and a hash of all of it.
+    """Return the id of an address: its host and the end of its path, to be read, and a hash of all.
 
     >>> web_id("https://example.org/talks/1.mp4?key=2")
     'example_org_1_560fe9e512c6e8bb'

@@ -5,7 +5,7 @@ docs/datasets.md describes the columns.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,42 +136,57 @@ def _row(values: Mapping[str, Any], where: str) -> Row:
     Raises:
         ValueError: saying what is wrong in it.
     """
-    url, path = _text(values, "url"), _text(values, "path")
-    if bool(url) == bool(path):
-        raise ValueError("a clip has either a url or a path, this row has " + ("both" if url else "neither"))
-    if url:
-        _check_url(url)
-    start_s, end_s = _number(values, "start"), _number(values, "end")
-    start_s = start_s or 0.0
-    if start_s < 0:
-        raise ValueError(f"start is {start_s:g}, before the first frame")
-    if end_s is None and url:
-        raise ValueError("no end: a clip of a url has its start and end in seconds")
-    if end_s is not None and end_s <= start_s:
-        raise ValueError(f"ends at {end_s:g} s, and starts at {start_s:g} s")
-    split = _text(values, "split")
-    if split and split not in SPLITS:
-        raise ValueError(f"split is {split!a}: train, test or empty")
     box, box_width, box_height = _box(values)
-    crop_ratio = _number(values, "crop_ratio")
-    if crop_ratio is not None and crop_ratio <= 0:
-        raise ValueError(f"crop_ratio is {crop_ratio:g}, not above 0")
-    return Row(
-        url=url,
-        path=path,
-        start_s=start_s,
-        end_s=end_s,
+    row = Row(
+        url=_text(values, "url"),
+        path=_text(values, "path"),
+        start_s=_number(values, "start") or 0.0,
+        end_s=_number(values, "end"),
         clip_id=_text(values, "clip_id"),
         identity=_text(values, "identity"),
-        split=split,
+        split=_text(values, "split"),
         subset=_text(values, "subset"),
         tags=_tags(values.get("tags")),
         box=box,
         box_width=box_width,
         box_height=box_height,
-        crop_ratio=crop_ratio,
+        crop_ratio=_number(values, "crop_ratio"),
         where=where,
     )
+    check_row(row)
+    return row
+
+
+def check_row(row: Row) -> None:
+    """Check that a row can be a clip.
+
+    Raises:
+        ValueError: saying what is wrong in it.
+    """
+    if bool(row.url) == bool(row.path):
+        raise ValueError(
+            "a clip has either a url or a path, this row has " + ("both" if row.url else "neither")
+        )
+    if row.url:
+        _check_url(row.url)
+    if not 0 <= row.start_s < math.inf:
+        raise ValueError(f"start is {row.start_s:g}, before the first frame")
+    if row.end_s is None and row.url:
+        raise ValueError("no end: a clip of a url has its start and end in seconds")
+    if row.end_s is not None and not row.start_s < row.end_s < math.inf:
+        raise ValueError(f"ends at {row.end_s:g} s, and starts at {row.start_s:g} s")
+    if row.split and row.split not in SPLITS:
+        raise ValueError(f"split is {row.split!a}: train, test or empty")
+    if row.box is not None and not _is_box(row.box):
+        raise ValueError(f"box is {row.box}, not x0 y0 x1 y1 with x0 < x1 and y0 < y1")
+    if any(side is not None and side <= 0 for side in (row.box_width, row.box_height)):
+        raise ValueError("box_width and box_height are above 0")
+    if row.crop_ratio is not None and row.crop_ratio <= 0:
+        raise ValueError(f"crop_ratio is {row.crop_ratio:g}, not above 0")
+
+
+def _is_box(box: Sequence[float]) -> bool:
+    return len(box) == 4 and all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]
 
 
 def _check_url(url: str) -> None:
@@ -222,8 +237,6 @@ def _box(values: Mapping[str, Any]) -> tuple[tuple[float, ...] | None, float | N
     width, height = _number(values, "box_width"), _number(values, "box_height")
     if width is not None and height is None:
         raise ValueError("box_width without box_height")
-    if min(width or 1.0, height or 1.0) <= 0:
-        raise ValueError("box_width and box_height are above 0")
     if any(v is not None for v in parts):
         if numbers:
             raise ValueError("a box in `box` and one in x, y, w, h: give one of them")
@@ -236,12 +249,12 @@ def _box(values: Mapping[str, Any]) -> tuple[tuple[float, ...] | None, float | N
             )
         numbers, width, height = [x, y, x + w, y + h], 1.0, 1.0
     if not numbers:
-        return None, None, None
+        return None, width, height
     try:
         box = tuple(map(float, numbers))
     except (TypeError, ValueError):
         box = ()
-    if len(box) != 4 or not all(map(math.isfinite, box)) or box[2] <= box[0] or box[3] <= box[1]:
+    if not _is_box(box):
         raise ValueError(f"box is {given or numbers!a}, not x0 y0 x1 y1 with x0 < x1 and y0 < y1")
     return box, width, height
 

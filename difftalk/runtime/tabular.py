@@ -14,8 +14,8 @@ PARQUET = b"PAR1"
 def read_tabular(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of a table, each with its place: `FILE:LINE`, or `FILE: row N` of Parquet.
 
-    CSV is UTF-8 with a header, with or without a byte order mark. Its values are text without spaces around it;
-    those of Parquet have their types. Blank lines are left out.
+    CSV is UTF-8 with a header, with or without a byte order mark. Its values are text without spaces around
+    it; those of Parquet have their types. Blank lines are left out.
 
     Raises:
         UserError: naming the file, and the line where there is one, that cannot be read.

@@ -3,5 +3,5 @@
 # The verbs, in the order of the flow. The module, the rule, the log and the results folder of a stage bear its name.
 STAGES = (
     "plan", "fetch", "landmarks", "crops", "speech", "autoencoder", "syncnet", "encode", "train", "sample", "score", "tables",
-    "funnel", "freeze", "report", "weights",
+    "funnel", "freeze", "report", "dataset", "weights",
 )  # fmt: skip
