@@ -163,7 +163,8 @@ def stage_settings(config: Config, stage: str) -> Section:
         case "score":
             return config.evaluation
         case "tables":
-            return TablesSettings(run=config.run, notes={"sampling": config.sampling.as_dict()})
+            notes = {"sampling": config.sampling.as_dict()}
+            return TablesSettings(run=config.run, subgroups=config.report.subgroups, notes=notes)
         case "report":
             return ReportSettings(run=config.run, **config.report.model_dump())
     raise KeyError(stage)

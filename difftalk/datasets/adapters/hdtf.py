@@ -14,8 +14,8 @@ from difftalk.runtime.errors import UserError
 def read_hdtf(settings: Hdtf) -> Iterator[Entry]:
     """Yield the clips as `dataset.name: hdtf` plans them, at full length, split as `settings` has it.
 
-    A table of clips that are cut short would not show which of them share a stretch: `dataset.max_frames` of the
-    run cuts them.
+    A table of clips that are cut short would not show which of them share a stretch: `dataset.max_frames` of
+    the run cuts them.
 
     Raises:
         UserError: if `settings` names files of one machine.
