@@ -237,7 +237,7 @@ def test_a_frozen_plan_keeps_tags_and_is_read_without_them_too(tmp_path: Path) -
 
 SECONDS = 2.2
 ENDS = {
-    "own-0": "kept", "own-1": "kept", "own-2": "kept", "site": "kept", "direct": "kept", "again": "duplicate",
+    "own-0": "kept", "own-1": "kept", "site": "kept", "direct": "kept", "again": "duplicate",
     "gone": "removed", "absent": "cannot_fetch", "note": "cannot_decode", "long": "too_short",
 }  # fmt: skip
 
@@ -247,20 +247,20 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, S
     folder = tmp_path_factory.mktemp("table")
     films = folder / "films" / "deep"
     films.mkdir(parents=True)
-    for k in range(3):
+    for k in range(2):
         render_source(DemoSource(f"f{k}", 88_000 + k, 88_000 + k, 1, SECONDS, 192), films / f"f{k}.mp4")
     (films / "note.mp4").write_text("a note that is called a video")
-    site = Site(files={"f1.mp4": films / "f1.mp4", "f2.mp4?key=1": films / "f2.mp4"})
+    site = Site(files={"f1.mp4": films / "f1.mp4", "f.mp4?key=1": films / "f1.mp4"})
     site.pages = {"alive-00001": plays("f1.mp4"), "gone-404000": fails(404)}
     build_autoencoder((8, 16, 16), 1, 64).save_pretrained(folder / "first_stage")
     with running(site):
         host = site.url.partition("/watch")[0]
         rows = [
             "url,path,start,end,clip_id,identity,tags,note",
-            *(f",deep/f{k}.mp4,0,2.2,own-{k},of-{k},{'woman' if k else 'man;loud'},x" for k in range(3)),
+            *(f",deep/f{k}.mp4,0,2.2,own-{k},of-{k},{'woman' if k else 'man;loud'},x" for k in range(2)),
             "youtube:alive-00001,,0,2.2,site,of-1,woman,x",
-            f"{host}/files/f2.mp4?key=1,,0,2.12,direct,of-2,woman,x",
-            f"{host}/files/f2.mp4?key=1,,0.5,2.12,again,of-2,woman,x",
+            f"{host}/files/f.mp4?key=1,,0,2.12,direct,of-1,woman,x",
+            f"{host}/files/f.mp4?key=1,,0.5,2.12,again,of-1,woman,x",
             "youtube:gone-404000,,0,3,gone,of-3,,x",
             ",absent.mp4,0,3,absent,of-4,,x",
             ",deep/note.mp4,,,note,of-5,,x",
@@ -294,7 +294,7 @@ def test_sources_are_in_the_store_once_under_names_that_stay(prepared: tuple[Pat
     store = prepared[0] / "store"
     assert (store / "youtube" / "alive-00001.mp4").is_file()
     (direct,) = (store / "web").glob("*.mp4")
-    assert direct.stem.startswith("127_0_0_1_f2_") and len(direct.stem) == len("127_0_0_1_f2_") + 16
+    assert direct.stem.startswith("127_0_0_1_f_") and len(direct.stem) == len("127_0_0_1_f_") + 16
     assert prepared[1].asked["gone-404000"] == 1
 
 
