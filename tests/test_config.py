@@ -126,7 +126,7 @@ def test_the_files_of_the_repository_are_valid(file: str | Path) -> None:
         ({"training": {"steps": True}}, "training.steps is true, not a whole number"),
         ({"gates": {"frozen_seconds": float("nan")}}, "gates.frozen_seconds is NaN, not a finite number"),
         ({"gates": {"sync": {"max_offset": 16}}}, "gates.sync.max_offset is 16, but has to be at most 15"),
-        ({"dataset": {"name": "vox"}}, 'dataset.name is "vox", not one of demo, local, hdtf'),
+        ({"dataset": {"name": "vox"}}, 'dataset.name is "vox", not one of demo, local, hdtf, table'),
         ({"dataset": {"sead": 2}}, "dataset.sead is not a known key (did you mean dataset.seed?)"),
         (
             {"dataset": {"name": "hdtf", "split": "half"}},

@@ -12,6 +12,7 @@ from difftalk.config.download import Download
 from difftalk.config.section import from_dict
 from difftalk.datasets import local
 from difftalk.datasets.clips import Clip, clips_with_sources, read_plan, source_file
+from difftalk.datasets.ids import safe_ids
 from difftalk.datasets.split import assign_shards, refuse_shared_identities, split_identities
 from difftalk.media.encode import encode_video
 from difftalk.runtime.errors import UserError
@@ -107,7 +108,7 @@ def test_planning_twice_gives_the_same_bytes(tmp_path: Path, videos: Path) -> No
 
 def test_ids_are_safe_and_unique() -> None:
     names = ["a.mp4", "a.mov", "A.mp4", "Иван.mp4", "é.mp4", "x" * 200 + ".mp4", "../b c.mp4", "b.c.mp4"]
-    ids = local.safe_ids(names)
+    ids = safe_ids(names)
     assert len({i.lower() for i in ids.values()}) == len(names)
     for source_id in ids.values():
         assert source_id

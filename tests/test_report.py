@@ -44,6 +44,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("audio_smoothing", "conditions"):
         (tables / f"{name}.csv").write_text(head)
     (tables / "seeds.csv").write_text("rows,metric,seeds,values,mean,spread,holds\n")
+    (tables / "subgroups.csv").write_text(f"by,group,{head}")
     protocol = {"lpips": "not computed: no file", "crop_pixels": "64", "note": NASTY}
     (tables / "protocol.json").write_text(json.dumps(protocol))
     (folder / "funnel.csv").write_text(

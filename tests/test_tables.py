@@ -101,6 +101,46 @@ def test_a_table_without_methods_is_its_header(tmp_path: Path) -> None:
     assert (out / "seeds.csv").read_text() == "rows,metric,seeds,values,mean,spread,holds\n"
 
 
+def test_subgroups_have_a_row_for_each_value_and_method(tmp_path: Path) -> None:
+    scores = {"c0": {"psnr": 30.0}, "c1": {"psnr": 20.0}, "c2": {"psnr": 10.0}, "c3": {"psnr": 40.0}}
+    methods = {"mine": scores | {"c1": "cannot_decode: c1.mp4"}, "difftalk": scores, "difftalk-seed2": scores}
+    make(tmp_path, methods)
+    plan, tags = pq.read_table(tmp_path / "plan.parquet"), ["woman;loud", "man", "woman", ""] + ["man"] * 4
+    pq.write_table(plan.append_column("tags", pa.array(tags)), tmp_path / "tagged.parquet")
+    tables.run(
+        metrics=sorted((tmp_path / "metrics").iterdir()),
+        plan=tmp_path / "tagged.parquet",
+        settings=TablesSettings(subgroups=("tags", "subset")),
+        out=tmp_path / "grouped",
+    )
+    with (tmp_path / "grouped" / "subgroups.csv").open() as source:
+        rows = [tuple(r.values())[:6] for r in csv.DictReader(source)]
+    assert rows == [
+        ("tags", "loud", "difftalk", "1", "1", "30"),
+        ("tags", "loud", "mine", "1", "1", "30"),
+        ("tags", "man", "difftalk", "1", "1", "20"),
+        ("tags", "man", "mine", "0", "1", ""),
+        ("tags", "woman", "difftalk", "2", "2", "20"),
+        ("tags", "woman", "mine", "2", "2", "20"),
+        ("subset", "RD", "difftalk", "2", "2", "30"),
+        ("subset", "RD", "mine", "1", "2", "40"),
+        ("subset", "WDA", "difftalk", "2", "2", "20"),
+        ("subset", "WDA", "mine", "2", "2", "20"),
+    ]
+    for name in ("comparison", "seeds", "conditions", "audio_smoothing"):
+        for form in ("csv", "md", "tex", "html"):
+            without, grouped = (tmp_path / folder / f"{name}.{form}" for folder in ("tables", "grouped"))
+            assert without.read_bytes() == grouped.read_bytes()
+
+
+def test_without_subgroups_their_table_is_its_header(tmp_path: Path) -> None:
+    out = make(tmp_path, {"difftalk": {"c0": {"psnr": 30.0}}})
+    assert (out / "subgroups.csv").read_text().count("\n") == 1
+    assert (out / "subgroups.csv").read_text().startswith("by,group,method,clips,clips_asked,psnr")
+    grouped = make(tmp_path, {"difftalk": {"c0": {"psnr": 30.0}}}, subgroups=("tags",))
+    assert (grouped / "subgroups.csv").read_text().count("\n") == 1, "a plan of before there were tags"
+
+
 def seeds(*values: float) -> dict[str, Any]:
     names = ["difftalk", "difftalk-seed2", "difftalk-seed3"]
     return {

@@ -76,13 +76,48 @@ class Hdtf(Section):
     skip: List[str] = Field((), description="YouTube ids of videos that are not requested.")
 
 
+class Table(Section):
+    """The clips of a table, CSV or Parquet."""
+
+    name: Literal["table"] = "table"
+    table: str = Field(
+        description="The table of clips, CSV or Parquet, in the columns of docs/datasets.md; "
+        "`difftalk dataset` writes it from what datasets publish."
+    )
+    root: str | None = Field(
+        None, description="Folder below which the table's paths are; null: the folder of the table."
+    )
+    absolute_paths: bool = Field(False, description="Whether the table's paths may be absolute.")
+    test_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Part of the speakers that is kept for testing, of those without a split in the table.",
+    )
+    seed: int = Field(1, description="Seed of that draw.")
+    shared_identities: bool = Field(
+        False, description="Accept a table whose split has a speaker or a source on both sides."
+    )
+    max_frames: int | None = Field(
+        None,
+        ge=1,
+        description="Frames (25 fps) taken of a clip at most, from its start; null takes it whole.",
+    )
+    files: str | None = Field(
+        None,
+        description="A folder with videos that are used instead of downloads, named by source_id: for "
+        "YouTube, the id.",
+    )
+    skip: List[str] = Field((), description="source_ids that are not requested.")
+
+
 class LocalSettings(Local):
     """What the stages `plan` and `fetch` read of a local dataset."""
 
     videos: str = Field(description="Folder of the files; sub-folders are not entered.")
 
 
-KINDS: dict[str, type[Section]] = {"demo": Demo, "local": Local, "hdtf": Hdtf}
+KINDS: dict[str, type[Section]] = {"demo": Demo, "local": Local, "hdtf": Hdtf, "table": Table}
 
 
 def _own_keys(value: Any) -> Any:
@@ -100,8 +135,8 @@ def _own_keys(value: Any) -> Any:
 
 
 # The section of the configuration, and what `difftalk plan --dataset` and `fetch --dataset` read.
-Dataset = Annotated[Demo | Local | Hdtf, Field(discriminator="name"), BeforeValidator(_own_keys)]
-DatasetSettings = Annotated[Demo | LocalSettings | Hdtf, Field(discriminator="name")]
+Dataset = Annotated[Demo | Local | Hdtf | Table, Field(discriminator="name"), BeforeValidator(_own_keys)]
+DatasetSettings = Annotated[Demo | LocalSettings | Hdtf | Table, Field(discriminator="name")]
 
 
 class Shards(Section):

@@ -103,12 +103,15 @@ def _descend(loc: Key, whole: Schema) -> tuple[Key, Schema]:
     """The key at which an error lies, without pydantic's own marks, and its part of the plain schema."""
     node: Schema = whole
     key: list[str | int] = []
+    is_first = True  # of the parts inside `node`: there alone stands the kind of a section of several kinds
     for part in loc:
         properties = node.get("properties", {})
         if part == "[key]":
             return tuple(key[:-1]), node
-        if part not in properties and part in properties.get("name", {}).get("enum", ()):
-            continue  # the kind of a section of several kinds
+        if is_first and part in properties.get("name", {}).get("enum", ()):
+            is_first = False
+            continue
+        is_first = True
         key.append(part)
         named = node.get("additionalProperties")
         inner = properties.get(part) or (node.get("items") if isinstance(part, int) else named)

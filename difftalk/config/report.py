@@ -1,10 +1,13 @@
 """Section `report`: the page of a run."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from difftalk.config.section import List, Section
+
+# Columns of the plan by which clips are grouped; `tags` holds several values, separated by `;`.
+Subgroup = Literal["identity", "subset", "tags"]
 
 
 class Report(Section):
@@ -18,6 +21,11 @@ class Report(Section):
     methods: List[str] = Field(
         (), description="Methods shown, in this order; an empty list shows all, first seeds only."
     )
+    subgroups: List[Subgroup] = Field(
+        (),
+        description="Columns of the plan, any of identity, subset, tags: the table `subgroups` has a row for "
+        "each of their values and each method.",
+    )
 
 
 class ReportSettings(Report):
@@ -30,4 +38,5 @@ class TablesSettings(Section):
     """What the stage `tables` reads: what the tables say about themselves beside the figures."""
 
     run: str = Field("", description="Name of the run.")
+    subgroups: List[Subgroup] = Field((), description="Columns of the plan that the table `subgroups` is by.")
     notes: dict[str, Any] = Field({}, description="Further lines of the protocol, such as the sampling's.")

@@ -80,7 +80,7 @@ class Config(Section):
     dataset: Dataset = Field(
         Demo(),
         description="What the clips are: the embedded demo (`demo`), your own videos (`local`, implied by "
-        "`videos`) or HDTF (`hdtf`).",
+        "`videos`), HDTF (`hdtf`) or a table of clips (`table`).",
     )
     download: Download = Field(
         Download(), description="How videos are downloaded; nothing here causes a rerun."

@@ -1,6 +1,7 @@
 """What the Snakefile asks of the configuration: checked, complete, and cut into what each stage reads."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from difftalk.config.crops import CropsSettings
-from difftalk.config.dataset import LocalSettings
+from difftalk.config.dataset import LocalSettings, Table
 from difftalk.config.explain import dotted, explain, origin
 from difftalk.config.gates import AudioGates, FrameGates
 from difftalk.config.landmarks import LandmarksSettings
@@ -20,6 +21,7 @@ from difftalk.config.schema import Schema, coerce, plain
 from difftalk.config.section import Section
 from difftalk.config.training import UNTRAINED_METHODS, TrainingSettings
 from difftalk.runtime.errors import UserError
+from difftalk.runtime.tabular import read_tabular
 
 __all__ = [
     "UNTRAINED_METHODS", "as_json", "coerce", "config_schema", "dataset_files", "dataset_settings",
@@ -31,6 +33,7 @@ DATASET_MODULES = {
     "demo": "difftalk.datasets.demo.dataset",
     "local": "difftalk.datasets.local",
     "hdtf": "difftalk.datasets.hdtf.dataset",
+    "table": "difftalk.datasets.table",
 }
 LANDMARK_MODULES = {
     "dlib": "difftalk.face.dlib_backend",
@@ -100,11 +103,36 @@ def dataset_settings(config: Config) -> Section:
 
 def dataset_files(dataset: Section) -> str | None:
     """Return a hash over the files of the user's own that a dataset reads; None without any."""
-    return " ".join(folder_digest(path) for path in _own_paths(dataset).values()) or None
+    digests = [folder_digest(path) for key, path in _own_paths(dataset).items() if key != "root"]
+    if isinstance(dataset, Table):
+        digests.append(_digest_of_named_files(dataset))
+    return " ".join(digests) or None
+
+
+def _digest_of_named_files(dataset: Table) -> str:
+    """Return a hash over sizes and times of the files that a table names; `plan` refuses what is no table."""
+    root = Path(dataset.table).parent if dataset.root is None else Path(dataset.root)
+    try:
+        rows = read_tabular(Path(dataset.table))
+        # A table of addresses alone is not read whole: it may have a million rows.
+        named = {
+            str(row["path"] or "") for _, row in itertools.takewhile(lambda found: "path" in found[1], rows)
+        }
+    except UserError:
+        return ""
+    lines = []
+    for name in sorted(named - {""}):
+        try:
+            found = (root / name).stat()
+        except (OSError, ValueError):
+            lines.append(f"{name} -")
+        else:
+            lines.append(f"{name} {found.st_size} {found.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _own_paths(dataset: Section) -> dict[str, str]:
-    paths = {key: getattr(dataset, key, None) for key in ("videos", "files", "table")}
+    paths = {key: getattr(dataset, key, None) for key in ("videos", "files", "table", "root")}
     return {key: path for key, path in paths.items() if path is not None}
 
 
@@ -135,7 +163,8 @@ def stage_settings(config: Config, stage: str) -> Section:
         case "score":
             return config.evaluation
         case "tables":
-            return TablesSettings(run=config.run, notes={"sampling": config.sampling.as_dict()})
+            notes = {"sampling": config.sampling.as_dict()}
+            return TablesSettings(run=config.run, subgroups=config.report.subgroups, notes=notes)
         case "report":
             return ReportSettings(run=config.run, **config.report.model_dump())
     raise KeyError(stage)

@@ -27,6 +27,8 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("left_out", pa.string()),
         ("crop_ratio", pa.float32()),
+        ("tags", pa.string()),
+        ("box_width", pa.float32()),
     ]
 )
 
@@ -52,6 +54,10 @@ class Clip:
         sha256: of the source's file, where the plan is a frozen one; empty where any file will do.
         left_out: `reason: detail` where the dataset itself knows that the clip is not to be used.
         crop_ratio: factor of the square around the face of a clip without box; None means 1.
+        tags: what the dataset says of the clip, such as `gender=female;interview`, separated by `;`.
+        box_width: width in pixels of the frame that `box` refers to, where a frame of another shape may be
+            fetched; None means that both sides scale as the height does. With both 1 the box is in parts of
+            the frame.
     """
 
     clip_id: str
@@ -68,6 +74,8 @@ class Clip:
     sha256: str = ""
     left_out: str = ""
     crop_ratio: float | None = None
+    tags: str = ""
+    box_width: float | None = None
 
     @property
     def frames(self) -> int:

@@ -7,7 +7,7 @@ a module with its class, and one branch of `open_dataset`.
 from pathlib import Path
 from typing import Protocol
 
-from difftalk.config.dataset import Demo, Hdtf, LocalSettings
+from difftalk.config.dataset import Demo, Hdtf, LocalSettings, Table
 from difftalk.config.download import Download
 from difftalk.datasets.clips import Clip
 
@@ -47,7 +47,7 @@ class Dataset(Protocol):
         ...
 
 
-def open_dataset(settings: Demo | LocalSettings | Hdtf) -> Dataset:
+def open_dataset(settings: Demo | LocalSettings | Hdtf | Table) -> Dataset:
     """Return the dataset that a config's `dataset` section describes."""
     # Imported only where needed: the demo loads a speech synthesiser.
     if isinstance(settings, Demo):
@@ -58,6 +58,10 @@ def open_dataset(settings: Demo | LocalSettings | Hdtf) -> Dataset:
         from difftalk.datasets.hdtf.dataset import HdtfDataset
 
         return HdtfDataset(settings)
+    if isinstance(settings, Table):
+        from difftalk.datasets.table import TableDataset
+
+        return TableDataset(settings)
     from difftalk.datasets.local import LocalDataset
 
     return LocalDataset(settings)

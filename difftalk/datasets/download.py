@@ -46,15 +46,16 @@ class _QuietLogger:
     debug = info = warning = error = staticmethod(logger.debug)
 
 
-def fetch_video(video_id: str, folder: Path, settings: Download) -> Path:
+def fetch_video(video_id: str, folder: Path, settings: Download, url: str | None = None) -> Path:
     """Return the file of a video, from the folder or else from the site.
 
     Other jobs that want the same video wait for this one.
 
     Args:
-        video_id: letters, digits, `-` and `_`.
+        video_id: letters, digits, `-` and `_`; it names the files in the store.
         folder: the store's folder of this site.
         settings: how to download.
+        url: http or https, of a page or a file; None: by `settings.url`.
 
     Raises:
         ClipError: with the site's words, where it does not give the video: `removed`, `private`,
@@ -72,7 +73,7 @@ def fetch_video(video_id: str, folder: Path, settings: Download) -> Path:
             detail = f"{said['detail']} (asked on {said['asked']}; to ask again, delete {gone})"
             raise ClipError(said["reason"], detail)
         try:
-            return fetch_with_retries(video_id, folder, settings)
+            return fetch_with_retries(video_id, folder, settings, url)
         except ClipError as e:
             shutil.rmtree(_partial(video_id, folder), ignore_errors=True)
             if e.reason in GONE:
@@ -89,7 +90,7 @@ def stored(video_id: str, folder: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def fetch_with_retries(video_id: str, folder: Path, settings: Download) -> Path:
+def fetch_with_retries(video_id: str, folder: Path, settings: Download, url: str | None = None) -> Path:
     """Download a video, again after a growing wait while the site is busy.
 
     Raises:
@@ -98,7 +99,7 @@ def fetch_with_retries(video_id: str, folder: Path, settings: Download) -> Path:
     time.sleep(settings.sleep_s)
     for attempt in range(1, settings.attempts + 1):
         try:
-            return _fetch(video_id, folder, settings)
+            return _fetch(video_id, folder, settings, url or settings.url.format(id=video_id))
         except (BusySite, Forbidden) as e:
             if isinstance(e, Forbidden) and attempt >= FORBIDDEN_ATTEMPTS:
                 raise ClipError("cannot_fetch", f"{e} (asked {attempt} times)") from None
@@ -113,13 +114,12 @@ def fetch_with_retries(video_id: str, folder: Path, settings: Download) -> Path:
     )
 
 
-def _fetch(video_id: str, folder: Path, settings: Download) -> Path:
+def _fetch(video_id: str, folder: Path, settings: Download, url: str) -> Path:
     """Download in one attempt; write the video and its note to `folder`."""
     import yt_dlp
 
     part = _partial(video_id, folder)
     part.mkdir(exist_ok=True)
-    url = settings.url.format(id=video_id)
     options = {
         "format": format_selector(settings.max_height),
         "outtmpl": {"default": f"{part}/%(format_id)s.%(ext)s"},

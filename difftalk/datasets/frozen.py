@@ -11,6 +11,8 @@ from difftalk.runtime.files import read_csv, write_csv
 
 # The shard is of one run; no kept clip is left out.
 COLUMNS = tuple(f.name for f in dataclasses.fields(Clip) if f.name not in {"shard", "left_out"})
+# What frozen plans of earlier versions lack, at the end.
+LATER_COLUMNS = ("tags", "box_width")
 SOURCE_COLUMNS = ("source_id", "file", "bytes", "sha256")
 
 
@@ -21,13 +23,13 @@ def read_frozen(path: Path) -> list[Clip]:
         UserError: naming the file, and the line that is none of such a file.
     """
     clips = []
-    for number, row in enumerate(read_csv(path, COLUMNS), start=2):
+    for number, row in enumerate(read_csv(path, COLUMNS, later=LATER_COLUMNS), start=2):
         try:
             values: dict[str, Any] = dict(row)
             values["start_s"], values["end_s"] = float(row["start_s"]), float(row["end_s"])
             values["box"] = tuple(map(float, row["box"].split())) or None
-            for column in ("box_height", "crop_ratio"):
-                values[column] = float(row[column]) if row[column] else None
+            for column in ("box_height", "crop_ratio", "box_width"):
+                values[column] = float(row[column]) if row.get(column) else None
             if row["split"] not in ("train", "test"):
                 raise ValueError(f"split {row['split']!r}")
             for name in (row["clip_id"], row["source_id"]):

@@ -1,14 +1,12 @@
 """Your own videos: every video file of one folder, each taken to be one speaker."""
 
-import hashlib
 import math
-import re
-from collections import Counter
 from pathlib import Path
 
 from difftalk.config.dataset import LocalSettings
 from difftalk.config.download import Download
 from difftalk.datasets.clips import Clip
+from difftalk.datasets.ids import safe_ids
 from difftalk.datasets.split import split_identities
 from difftalk.media.probe import SUFFIXES, length_s
 from difftalk.runtime.errors import ClipError, UserError
@@ -48,24 +46,6 @@ class LocalDataset:
         if not file.is_file():
             raise ClipError("cannot_fetch", f"{file} is gone since the plan was made")
         return {f"{source_id}{file.suffix.lower()}": file.resolve()}
-
-
-def safe_ids(names: list[str]) -> dict[str, str]:
-    """Return `{file name: source id}`: the name without its suffix, reduced to letters, digits, `-` and `_`.
-
-    Names that come out alike, or empty, carry a hash of the full name, so that ids are unique.
-
-    >>> safe_ids(["Ann B.mp4"])
-    {'Ann B.mp4': 'Ann_B'}
-    """
-    stems = {name: re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).stem).strip("_")[:60] for name in names}
-    # Case is ignored, since some file systems do.
-    count = Counter(stem.lower() for stem in stems.values())
-    ids = {}
-    for name, stem in stems.items():
-        tag = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-        ids[name] = stem if stem and count[stem.lower()] == 1 else f"{stem or 'video'}_{tag}"
-    return ids
 
 
 def cut(length_s: float, clip_seconds: float | None) -> list[tuple[float, float]]:

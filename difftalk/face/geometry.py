@@ -76,7 +76,9 @@ def place(points: np.ndarray, clip: Clip, info: VideoInfo, settings: CropsSettin
         maps = similarities(points, settings.size, settings.margin)
         placement = Placement("aligned", mean_square(maps, settings.size), maps)
     elif settings.mode == "box" and clip.box is not None:
-        placement = Placement("box", scaled_box(clip.box, clip.box_height, info.height))
+        placement = Placement(
+            "box", scaled_box(clip.box, clip.box_height, info.height, clip.box_width, info.width)
+        )
         x0, y0, x1, y1 = placement.box
         inside = ((points >= (x0, y0)) & (points < (x1, y1))).all(axis=-1).mean()
         if inside < MIN_INSIDE_BOX:
@@ -119,18 +121,30 @@ def square(points: np.ndarray, frame_size: tuple[int, int], margin: float, ratio
     return x0, y0, x0 + side, y0 + side
 
 
-def scaled_box(box: tuple[float, ...], box_height: float | None, height: int) -> Box:
+def scaled_box(
+    box: tuple[float, ...],
+    box_height: float | None,
+    height: int,
+    box_width: float | None = None,
+    width: int = 0,
+) -> Box:
     """Return a dataset's box in whole pixels of a frame `height` high, as a square with the same centre.
 
     Args:
         box: (x0, y0, x1, y1) in pixels of a frame `box_height` high.
         box_height: None stands for `height` itself.
         height: of the frame, pixels.
+        box_width: of the frame that the box refers to; None: both axes scale by the heights.
+        width: of the frame, pixels; read where there is a `box_width`.
 
     >>> scaled_box((306, 41, 786, 521), 720, 1080)
     (459, 62, 1179, 782)
+    >>> scaled_box((0.25, 0.0, 0.75, 1.0), 1, 720, 1, 1280)
+    (280, 0, 1000, 720)
     """
-    x0, y0, x1, y1 = np.array(box, float) * (height / box_height if box_height else 1.0)
+    scale = height / box_height if box_height else 1.0
+    across = width / box_width if box_width else scale
+    x0, y0, x1, y1 = np.array(box, float) * (across, scale, across, scale)
     side = round(max(x1 - x0, y1 - y0))
     # Half a pixel rounds up, so that neighbouring boxes do so alike.
     left, top = (int(np.floor((low + high - side) / 2 + 0.5)) for low, high in ((x0, x1), (y0, y1)))

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,31 @@ SEED_METRICS = ("psnr_mouth", "ssim_mouth", "sync_confidence", "sync_distance", 
 SEED_COLUMNS = ("rows", "metric", "seeds", "values", "mean", "spread", "holds")
 
 
-def all_tables(scores: Scores, footer: dict[str, str]) -> list[Table]:
-    """Return the tables of a run: audio smoothing, conditions, comparison and seeds.
+SUBGROUP_COLUMNS = ("by", "group", *COLUMNS)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The clips that have one value in a column of the plan.
+
+    Args:
+        by: name of the column.
+        name: the value.
+        clips: their ids.
+    """
+
+    by: str
+    name: str
+    clips: frozenset[str]
+
+
+def all_tables(scores: Scores, footer: dict[str, str], groups: Sequence[Group] = ()) -> list[Table]:
+    """Return the tables of a run: audio smoothing, conditions, comparison, seeds and subgroups.
 
     Args:
         scores: of all methods.
         footer: of `footer_of`.
+        groups: of `groups_of`.
     """
     main = {method for method in scores.clips if not SEED.fullmatch(method)}
     others = sorted(main - {*AUDIO_SMOOTHING, *CONDITIONS, *COMPARISON})
@@ -60,7 +80,30 @@ def all_tables(scores: Scores, footer: dict[str, str]) -> list[Table]:
         method_table("conditions", CONDITIONS, scores, footer),
         method_table("comparison", [*COMPARISON, *others], scores, footer),
         seeds_table(scores, footer),
+        subgroups_table(groups, _ordered(main), scores, footer),
     ]
+
+
+def groups_of(plan: Path, columns: Sequence[str]) -> list[Group]:
+    """Return the groups of clips by each of some columns, in order of the columns and of the values.
+
+    A clip without a value is in no group; one with several tags is in as many.
+
+    Args:
+        plan: the clip table.
+        columns: any of identity, subset, tags; one that the table lacks has no groups.
+    """
+    there = [column for column in columns if column in pq.read_schema(plan).names]
+    rows = pq.read_table(plan, columns=["clip_id", *there]).to_pylist() if there else []
+    found: dict[tuple[str, str], set[str]] = {}
+    for column in there:
+        for row in rows:
+            value = row[column] or ""
+            for name in value.split(";") if column == "tags" else [value]:
+                if name:
+                    found.setdefault((column, name), set()).add(row["clip_id"])
+    ordered = sorted(found, key=lambda key: (there.index(key[0]), key[1]))
+    return [Group(by, name, frozenset(found[by, name])) for by, name in ordered]
 
 
 def footer_of(scores: Scores, plan: Path, settings: TablesSettings) -> dict[str, str]:
@@ -99,6 +142,29 @@ def method_row(method: str, scores: Scores) -> dict[str, Any]:
 def method_table(name: str, methods: Sequence[str], scores: Scores, footer: dict[str, str]) -> Table:
     """Return a table with a row for each of `methods` that the run has, in that order."""
     return Table(name, COLUMNS, [method_row(m, scores) for m in methods if m in scores.clips], footer)
+
+
+def subgroups_table(
+    groups: Sequence[Group], methods: Sequence[str], scores: Scores, footer: dict[str, str]
+) -> Table:
+    """Return a row for each group and each of `methods`, over the clips of the group that were asked for.
+
+    A group without any is left out: it has no test clips.
+    """
+    rows = []
+    for group in groups:
+        if not group.clips & set(scores.asked):
+            continue
+        within = {m: {c: row for c, row in of.items() if c in group.clips} for m, of in scores.clips.items()}
+        part = Scores(within, scores.protocol)
+        rows += [{"by": group.by, "group": group.name, **method_row(method, part)} for method in methods]
+    return Table("subgroups", SUBGROUP_COLUMNS, rows, footer)
+
+
+def _ordered(methods: Collection[str]) -> list[str]:
+    """Return methods in the order of the paper's tables, and then by name."""
+    known = dict.fromkeys([*COMPARISON, *AUDIO_SMOOTHING, *CONDITIONS])
+    return [method for method in known if method in methods] + sorted(set(methods) - set(known))
 
 
 def seeds_table(scores: Scores, footer: dict[str, str]) -> Table:

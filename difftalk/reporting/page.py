@@ -16,7 +16,7 @@ from difftalk.runtime.rejects import REASONS
 if TYPE_CHECKING:
     from difftalk.reporting.panels import GalleryClip
 
-TABLES = ("comparison", "audio_smoothing", "conditions", "seeds")
+TABLES = ("comparison", "audio_smoothing", "conditions", "seeds", "subgroups")
 
 
 def report_page(

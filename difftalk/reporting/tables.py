@@ -15,6 +15,7 @@ TITLES = {
     "conditions": "Conditions",
     "comparison": "Comparison",
     "seeds": "Seeds",
+    "subgroups": "Subgroups",
 }
 HEADINGS = {
     "psnr": "PSNR ↑",

@@ -123,12 +123,15 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[
         writer.writerows(rows)
 
 
-def read_csv(path: str | Path, columns: Sequence[str] | None = None) -> list[dict[str, str]]:
+def read_csv(
+    path: str | Path, columns: Sequence[str] | None = None, later: Sequence[str] = ()
+) -> list[dict[str, str]]:
     """Return the rows of a CSV file that has a header.
 
     Args:
         path: the file.
         columns: what the header has to be, if given.
+        later: the last of `columns`, which a file may lack that was written before there were any.
 
     Raises:
         UserError: if the file cannot be read or has another header.
@@ -136,7 +139,10 @@ def read_csv(path: str | Path, columns: Sequence[str] | None = None) -> list[dic
     try:
         with Path(path).open(newline="", encoding="utf-8") as source:
             reader = csv.DictReader(source)
-            if columns is not None and tuple(reader.fieldnames or ()) != tuple(columns):
+            found = tuple(reader.fieldnames or ())
+            if columns is not None and found not in {
+                tuple(columns[: len(columns) - lacking]) for lacking in range(len(later) + 1)
+            }:
                 raise UserError(f"{path}:1: the columns are not {','.join(columns)}")
             return list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as e:

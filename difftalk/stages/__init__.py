@@ -3,5 +3,5 @@
 # The commands, in the order of the flow. The module, the rule and the log of a stage bear its name.
 STAGES = (
     "plan", "fetch", "landmarks", "crops", "speech", "autoencoder", "syncnet", "encode",
-    "train", "sample", "score", "tables", "funnel", "freeze", "report", "weights",
+    "train", "sample", "score", "tables", "funnel", "freeze", "report", "dataset", "weights",
 )  # fmt: skip

@@ -14,7 +14,7 @@ def run(*, metrics: list[Path], plan: Path, settings: TablesSettings, out: Path)
     Args:
         metrics: metrics/METHOD/SHARD.parquet of all methods.
         plan: plan/clips.parquet.
-        settings: name of the run and further lines of the protocol.
+        settings: name of the run, further lines of the protocol, and what the subgroups are by.
         out: folder for the tables.
 
     Raises:
@@ -23,14 +23,14 @@ def run(*, metrics: list[Path], plan: Path, settings: TablesSettings, out: Path)
     import json
 
     from difftalk.evaluation.scores import read_scores
-    from difftalk.reporting.averages import all_tables, footer_of
+    from difftalk.reporting.averages import all_tables, footer_of, groups_of
     from difftalk.reporting.tables import WRITERS
     from difftalk.runtime.files import atomic_folder
 
     scores = read_scores(metrics)
     footer = footer_of(scores, plan, settings)
     with atomic_folder(out) as tmp:
-        for table in all_tables(scores, footer):
+        for table in all_tables(scores, footer, groups_of(plan, settings.subgroups)):
             for suffix, write in WRITERS.items():
                 (tmp / f"{table.name}.{suffix}").write_text(write(table), encoding="utf-8", newline="\n")
         text = json.dumps(footer, indent=1, sort_keys=True, ensure_ascii=False)

@@ -48,7 +48,7 @@ TEST_SHARDS = configuration.shards(CONFIG, "test")
 SHARDS = TRAIN_SHARDS + TEST_SHARDS
 MODELS = configuration.models(CONFIG)
 METHODS = [*configuration.UNTRAINED_METHODS, *MODELS]
-IS_DOWNLOADED = DATASET.name == "hdtf"
+IS_DOWNLOADED = DATASET.name in ("hdtf", "table")
 ALL_REJECTS = expand("<run>/rejects/{stage}/{shard}.csv", stage=REJECTING_STAGES, shard=SHARDS)
 SYNC_GATE = CONFIG.gates.sync is not None
 OTHER_DATASETS = configuration.unused_modules(configuration.DATASET_MODULES, DATASET.name)

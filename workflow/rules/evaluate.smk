@@ -1,5 +1,7 @@
 # Measurements, the paper's tables, and the page that shows them.
 
+TABLES = ["audio_smoothing", "conditions", "comparison", "seeds", "subgroups"]
+
 
 rule score:
     input:
@@ -42,13 +44,11 @@ rule tables:
         protocol="<run>/tables/protocol.json",
         tables=expand(
             "<run>/tables/{table}.{format}",
-            table=["audio_smoothing", "conditions", "comparison", "seeds"],
+            table=TABLES,
             format=["csv", "md", "tex"],
         ),
         pages=report(
-            expand(
-                "<run>/tables/{table}.html", table=["audio_smoothing", "conditions", "comparison", "seeds"]
-            ),
+            expand("<run>/tables/{table}.html", table=TABLES),
             caption="../report/tables.rst",
             category="Tables",
         ),

@@ -1,0 +1,263 @@
+"""A dataset given as a table of clips: videos of any site or files of one's own, with their times."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from urllib.parse import urlsplit
+
+from difftalk.config.dataset import Table
+from difftalk.config.download import Download
+from difftalk.datasets.clips import Clip
+from difftalk.datasets.download import fetch_video
+from difftalk.datasets.ids import USABLE_ID, hash_of, reduced, safe_ids
+from difftalk.datasets.split import split_identities
+from difftalk.datasets.table_file import Row, read_rows, youtube_id
+from difftalk.media.clock import FPS
+from difftalk.media.probe import SUFFIXES, length_s
+from difftalk.runtime.errors import ClipError, UserError
+
+# Folders of the store: YouTube's videos are shared with other datasets.
+YOUTUBE, WEB = "youtube", "web"
+# Two boxes with less of their union in common are of two faces.
+SAME_FACE_IOU = 0.3
+LONGEST_ID = 60
+
+
+class TableDataset:
+    """The clips of a table."""
+
+    def __init__(self, settings: Table) -> None:
+        self.settings = settings
+        self.root = Path(settings.table).parent if settings.root is None else Path(settings.root)
+
+    @property
+    def shares_no_identity(self) -> bool:
+        """Whether no identity is on both sides of the split; a published split may have some."""
+        return not self.settings.shared_identities
+
+    def clips(self) -> list[Clip]:
+        """Return the clips of the table, in its order."""
+        rows = read_rows(Path(self.settings.table))
+        uris = [self._uri(row) for row in rows]
+        sources = source_ids(uris)
+        spans = [self._span(row) for row in rows]
+        names = clip_ids(rows, [sources[uri] for uri in uris])
+        identities = [row.identity or sources[uri] for row, uri in zip(rows, uris, strict=True)]
+        splits = self._splits(rows, [sources[uri] for uri in uris], identities)
+        clips = [
+            Clip(
+                clip_id=name,
+                source_id=sources[uri],
+                start_s=start_s,
+                end_s=end_s,
+                identity=identity,
+                split=split,
+                uri=uri,
+                box=row.box,
+                box_height=row.box_height,
+                subset=row.subset,
+                crop_ratio=row.crop_ratio,
+                tags=";".join(row.tags),
+                box_width=row.box_width,
+            )
+            for row, uri, name, (start_s, end_s), identity, split in zip(
+                rows, uris, names, spans, identities, splits, strict=True
+            )
+        ]
+        return [self._shortened(clip) for clip in mark_shared_stretches(clips)]
+
+    def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
+        """Return the file of a source, downloaded where it is no file of the user's own."""
+        if source_id in self.settings.skip:
+            raise ClipError("cannot_fetch", "left out by dataset.skip")
+        if uri.startswith("file:"):
+            file = self._file(uri.removeprefix("file:"), self.settings.table)
+            if not file.is_file():
+                raise ClipError("cannot_fetch", f"no file {file}")
+        elif (own := self._own_file(source_id)) is not None:
+            file = own
+        elif uri.startswith("youtube:"):
+            file = fetch_video(source_id, store / YOUTUBE, download)
+        else:
+            file = fetch_video(source_id, store / WEB, download, url=uri)
+        suffix = file.suffix.lower()
+        # The content says what it is; the suffix names a file in the folder of sources.
+        return {f"{source_id}{suffix if suffix in SUFFIXES else '.video'}": file.resolve()}
+
+    def _uri(self, row: Row) -> str:
+        """Return where a row's source is: `youtube:ID`, an address, or `file:` and its path."""
+        if row.path:
+            self._file(row.path, row.where)
+            return f"file:{PurePath(row.path)}"
+        video = youtube_id(row.url)
+        return row.url if video is None else f"youtube:{video}"
+
+    def _file(self, path: str, where: str) -> Path:
+        """Return the file of a path, which may not lead out of the dataset's folder."""
+        pure = PurePath(path)
+        if "\0" in path or ".." in pure.parts:
+            raise UserError(f"{where}: path {path!a} leads out of {self.root}: a path has no `..`")
+        if pure.is_absolute() and not self.settings.absolute_paths:
+            raise UserError(
+                f"{where}: path {path!a} is absolute: give it relative to {self.root}, or set "
+                "dataset.absolute_paths: true"
+            )
+        return self.root / pure
+
+    def _own_file(self, source_id: str) -> Path | None:
+        """Return the file of the folder `files` that stands for a download."""
+        if self.settings.files is None:
+            return None
+        found = [Path(self.settings.files, f"{source_id}{suffix}") for suffix in sorted(SUFFIXES)]
+        return next((file for file in found if file.is_file()), None)
+
+    def _span(self, row: Row) -> tuple[float, float]:
+        """Return start and end of a clip in seconds."""
+        end_s = row.end_s
+        if end_s is None:
+            file = self._file(row.path, row.where)
+            end_s = length_s(file) if file.is_file() else 0.0
+            if end_s <= row.start_s:  # not readable, not there, or shorter: `fetch` says which
+                return (0.0, 0.0) if end_s == 0.0 else (row.start_s, row.start_s + 1 / FPS)
+        return row.start_s, end_s
+
+    def _shortened(self, clip: Clip) -> Clip:
+        if self.settings.max_frames is None:
+            return clip
+        return dataclasses.replace(clip, end_s=min(clip.end_s, clip.start_s + self.settings.max_frames / FPS))
+
+    def _splits(self, rows: Sequence[Row], sources: list[str], identities: list[str]) -> list[str]:
+        """Return the split of each row: the table's, else drawn, never through a speaker or a source."""
+        group = linked(sources, identities)
+        given = {
+            group[f"identity {i}"]: row.split for i, row in zip(identities, rows, strict=True) if row.split
+        }
+        of_row = [group[f"identity {identity}"] for identity in identities]
+        undecided = [name for name in of_row if name not in given]
+        if not given or len(set(undecided)) > 1:
+            drawn = split_identities(undecided, self.settings.test_fraction, self.settings.seed)
+        else:
+            drawn = dict.fromkeys(undecided, "train")
+        return [row.split or given.get(name) or drawn[name] for row, name in zip(rows, of_row, strict=True)]
+
+
+def linked(sources: Sequence[str], identities: Sequence[str]) -> dict[str, str]:
+    """Return the group of `source NAME` and `identity NAME`: what shares a source or a speaker is in one.
+
+    >>> groups = linked(["s1", "s1", "s2"], ["ann", "bob", "carl"])
+    >>> groups["identity ann"] == groups["identity bob"] != groups["identity carl"]
+    True
+    """
+    first: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while first.setdefault(name, name) != name:
+            first[name] = first.setdefault(first[name], first[name])
+            name = first[name]
+        return name
+
+    for source, identity in zip(sources, identities, strict=True):
+        a, b = sorted((find(f"source {source}"), find(f"identity {identity}")))
+        first[b] = a  # the first by name, whatever the order of the rows
+    return {name: find(name) for name in list(first)}
+
+
+def source_ids(uris: Sequence[str]) -> dict[str, str]:
+    """Return `{uri: source id}`: YouTube's own, part of an address and its hash, the name of a file."""
+    distinct = list(dict.fromkeys(uris))
+    names = safe_ids([uri.removeprefix("file:") for uri in distinct if uri.startswith("file:")])
+    ids: dict[str, str] = {}
+    for uri in distinct:
+        if uri.startswith("youtube:"):
+            ids[uri] = uri.removeprefix("youtube:")
+        elif uri.startswith("file:"):
+            ids[uri] = names[uri.removeprefix("file:")]
+        else:
+            ids[uri] = web_id(uri)
+    others = {i.lower() for uri, i in ids.items() if not uri.startswith("file:")}
+    clashing = [uri for uri, i in ids.items() if uri.startswith("file:") and i.lower() in others]
+    return ids | {uri: f"{ids[uri][:LONGEST_ID]}_{hash_of(uri)[:8]}" for uri in clashing}
+
+
+def web_id(url: str) -> str:
+    """Return the id of an address: its host and the end of its path, to be read, and a hash of all.
+
+    >>> web_id("https://example.org/talks/1.mp4?key=2")
+    'example_org_1_560fe9e512c6e8bb'
+    """
+    parts = urlsplit(url)
+    last = PurePath(parts.path).stem
+    return f"{reduced(f'{parts.hostname}_{last}')[:40].strip('_')}_{hash_of(url)[:16]}"
+
+
+def clip_ids(rows: Sequence[Row], sources: Sequence[str]) -> list[str]:
+    """Return an id for each row: that of the table where it can name a file, else one made from it.
+
+    Without one it is the source's, and the position among its rows.
+
+    Raises:
+        UserError: where two rows that differ have one id.
+    """
+    seen: dict[str, Row] = {}
+    for row in rows:
+        if row.clip_id and row.clip_id in seen:
+            other = seen[row.clip_id]
+            if dataclasses.replace(row, where="") != dataclasses.replace(other, where=""):
+                raise UserError(
+                    f"{row.where}: clip_id {row.clip_id!a} is that of {other.where}, another clip"
+                )
+        seen.setdefault(row.clip_id, row)
+    count: dict[str, int] = defaultdict(int)
+    taken: set[str] = set()
+    ids = []
+    for row, source_id in zip(rows, sources, strict=True):
+        name = row.clip_id or f"{source_id}-{count[source_id]:03d}"
+        count[source_id] += 1
+        usable = bool(USABLE_ID.fullmatch(name)) and len(name) <= LONGEST_ID + 20
+        made = name if usable else f"{reduced(name) or 'clip'}_{hash_of(name)[:8]}"
+        clip_id, again = made, 1
+        while clip_id.lower() in taken:  # some file systems ignore case
+            again += 1
+            clip_id = f"{made}-{again}"
+        taken.add(clip_id.lower())
+        ids.append(clip_id)
+    return ids
+
+
+def mark_shared_stretches(clips: Sequence[Clip]) -> list[Clip]:
+    """Return the clips, with those left out that show a stretch of an earlier one, by more than a frame.
+
+    Two clips whose boxes are of two faces are not the same.
+    """
+    kept: dict[str, list[Clip]] = defaultdict(list)
+    marked = []
+    for clip in clips:
+        other = next((k for k in kept[clip.source_id] if _is_same(clip, k)), None)
+        if other is None:
+            kept[clip.source_id].append(clip)
+        else:
+            detail = f"duplicate: shows a stretch that is in {other.clip_id} too"
+            clip = dataclasses.replace(clip, left_out=detail)
+        marked.append(clip)
+    return marked
+
+
+def _is_same(clip: Clip, other: Clip) -> bool:
+    shared_s = min(clip.end_s, other.end_s) - max(clip.start_s, other.start_s)
+    is_whole = (clip.start_s, clip.end_s) == (other.start_s, other.end_s)
+    if shared_s <= 1 / FPS and not is_whole:
+        return False
+    if clip.box is None or other.box is None:
+        return True
+    if (clip.box_width, clip.box_height) != (other.box_width, other.box_height):
+        return True
+    return _iou(clip.box, other.box) >= SAME_FACE_IOU
+
+
+def _iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the area that two boxes share, over that of both."""
+    sides = [max(min(a[k + 2], b[k + 2]) - max(a[k], b[k]), 0.0) for k in (0, 1)]
+    shared = sides[0] * sides[1]
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return shared / (sum(areas) - shared)
