@@ -20,8 +20,11 @@ def config_sources(schema):
     """What the configuration is merged from, the strongest last: for the error that names the file."""
     files = list(dict.fromkeys(map(str, [*workflow.configfiles[-1:], *workflow.overwrite_configfiles])))
     sources = [(os.path.relpath(f), configuration.read_yaml(f)) for f in files]
-    # Snakemake hands on what is inside {} as text.
-    return [*sources, ("--config", configuration.coerce(workflow.config_settings.config, schema))]
+    # Snakemake hands on what is inside {} as text, and reads other values as numbers: run=007 as 7.
+    given = configuration.as_given(
+        workflow.config_settings.config, workflow.config_settings.config_args, schema
+    )
+    return [*sources, ("--config", configuration.coerce(given, schema))]
 
 
 try:
@@ -49,6 +52,7 @@ SHARDS = TRAIN_SHARDS + TEST_SHARDS
 MODELS = configuration.models(CONFIG)
 METHODS = [*configuration.UNTRAINED_METHODS, *MODELS]
 IS_DOWNLOADED = DATASET.name == "hdtf"
+IS_FOLDER = DATASET.name == "local"
 ALL_REJECTS = expand("<run>/rejects/{stage}/{shard}.csv", stage=REJECTING_STAGES, shard=SHARDS)
 SYNC_GATE = CONFIG.gates.sync is not None
 OTHER_DATASETS = configuration.unused_modules(configuration.DATASET_MODULES, DATASET.name)
@@ -78,6 +82,11 @@ shell.prefix(
     f"training_processes={CONFIG.training_processes} training_workers={CONFIG.training_workers}; "
     f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
 )
+
+
+def dataset_json(wildcards):
+    """The section `dataset`. A function, since Snakemake takes `{x}` in a text for a wildcard."""
+    return configuration.as_json(DATASET)
 
 
 def part_settings(name):

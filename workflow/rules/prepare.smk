@@ -6,17 +6,20 @@ rule plan:
         frozen=CONFIG.frozen_plan or [],
     output:
         plan="<run>/plan/clips.parquet",
+        not_videos="<run>/plan/not_videos.csv",
+        identities="<run>/plan/identities.csv",
     log:
         "<run>/logs/plan.log",
-    localrule: True
+    # The files of a folder are looked at, which takes seconds each.
+    localrule: not IS_FOLDER
     conda:
         "../../envs/difftalk.yaml"
-    threads: 1
+    threads: 4 if IS_FOLDER else 1
     resources:
-        mem_mb=1000,
-        runtime=30,
+        mem_mb=4000 if IS_FOLDER else 1000,
+        runtime=480 if IS_FOLDER else 30,
     params:
-        dataset=configuration.as_json(DATASET),
+        dataset=dataset_json,
         shards=configuration.as_json(CONFIG.shards),
         files=configuration.dataset_files(DATASET),
         code=fingerprint("difftalk.stages.plan", without=OTHER_DATASETS),
@@ -25,7 +28,8 @@ rule plan:
     shell:
         """
         difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --frozen {input.frozen:q} \
-            --out {output.plan} --log {log}
+            --out {output.plan} --not-videos {output.not_videos} --identities {output.identities} \
+            --workers {threads} --log {log}
         """
 
 
@@ -49,7 +53,7 @@ rule fetch:
         runtime=1440 if IS_DOWNLOADED else 240,
         downloads=1 if IS_DOWNLOADED else 0,
     params:
-        dataset=configuration.as_json(DATASET),
+        dataset=dataset_json,
         store=CONFIG.store,
         files=configuration.dataset_files(DATASET),
         code=fingerprint("difftalk.stages.fetch", without=OTHER_DATASETS),
