@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 import sys
 
 from snakemake.utils import update_config
@@ -60,6 +61,8 @@ OTHER_BACKENDS = configuration.unused_modules(configuration.LANDMARK_MODULES, CO
 FACE_ALIGNMENT = CONFIG.landmarks.backend == "face_alignment"
 OTHER_SPEECH = configuration.unused_modules(configuration.SPEECH_MODULES, CONFIG.speech.backend)
 DEEPSPEECH = CONFIG.speech.backend == "deepspeech"
+# It decides whether a training starts, and nothing of what comes out of it.
+CHECK_OF_SIDES = ["difftalk.datasets.sides"]
 TEMPLATES = fingerprint_files(ROOT / "difftalk/reporting/templates")
 
 
@@ -71,6 +74,28 @@ wildcard_constraints:
     shard="|".join(SHARDS),
     model="|".join(MODELS),
     method="|".join(METHODS),
+
+
+def write_unfinished_funnel():
+    """Write the funnel of a run that has failed, from what is there: why it failed may be in it."""
+    if not Path(RUN, "plan/clips.parquet").is_file():
+        return
+    flags = {
+        "--plan": [Path(RUN, "plan/clips.parquet")],
+        "--rejects": [*Path(RUN, "rejects").glob("*/*.csv")],
+        "--quality": [f for shard in SHARDS if (f := Path(RUN, f"landmarks/{shard}.quality.csv")).is_file()],
+        "--crops": [f for shard in SHARDS if (f := Path(RUN, f"crops/{shard}.tar")).is_file()],
+        "--out": [Path(RUN, "funnel.csv")],
+        "--by-subset": [Path(RUN, "funnel_by_subset.csv")],
+        "--page": [Path(RUN, "funnel.html")],
+        "--not-videos": [f for f in [Path(RUN, "plan/not_videos.csv")] if f.is_file()],
+        "--unfinished": [1],
+        "--log": [Path(RUN, "logs/funnel.log")],
+    }
+    words = [str(word) for flag, values in flags.items() for word in (flag, *values)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "difftalk", "funnel", *words], env=environment, check=False)
+    print(f"The clips so far, and why others are not among them: {RUN}/funnel.html", file=sys.stderr)
 
 
 # How commands run, as opposed to what they make: a change here reruns nothing.
@@ -98,6 +123,19 @@ def part_settings(name):
 def part_crops(name):
     """The crops that the training of the first stage or the sync expert reads."""
     return expand("<run>/crops/{shard}.tar", shard=TRAIN_SHARDS) if config[name] == "train" else []
+
+
+def part_plan(name):
+    """The clip table, where a small folder could leave a side of the split empty: that ends the run at once."""
+    return ancient("<run>/plan/clips.parquet") if IS_FOLDER and config[name] == "train" else []
+
+
+def part_rejects(name):
+    """The rejects of the stages before the training of the first stage or the sync expert, as for `part_plan`."""
+    if not (IS_FOLDER and config[name] == "train"):
+        return []
+    stages = REJECTING_STAGES[: REJECTING_STAGES.index("crops") + 1]
+    return ancient(expand("<run>/rejects/{stage}/{shard}.csv", stage=stages, shard=SHARDS))
 
 
 def part_weights(name):

@@ -200,6 +200,7 @@ rule encode:
 rule funnel:
     input:
         plan="<run>/plan/clips.parquet",
+        not_videos="<run>/plan/not_videos.csv",
         rejects=ALL_REJECTS,
         quality=expand("<run>/landmarks/{shard}.quality.csv", shard=SHARDS),
         crops=expand("<run>/crops/{shard}.tar", shard=SHARDS),
@@ -217,6 +218,8 @@ rule funnel:
     log:
         "<run>/logs/funnel.log",
     localrule: True
+    # Above the trainings: whatever becomes of them, it is written.
+    priority: 20
     conda:
         "../../envs/difftalk.yaml"
     threads: 1
@@ -231,8 +234,8 @@ rule funnel:
     shell:
         """
         difftalk funnel --plan {input.plan} --rejects {input.rejects} --quality {input.quality} \
-            --crops {input.crops} --out {output.funnel} --by-subset {output.by_subset} --page {output.page} \
-            --log {log}
+            --crops {input.crops} --not-videos {input.not_videos} --out {output.funnel} \
+            --by-subset {output.by_subset} --page {output.page} --log {log}
         """
 
 
