@@ -1,4 +1,4 @@
-"""A folder of your own videos: every entry is accounted for; copies, videos of one person and cuts are found."""
+"""A folder of your own videos: every entry is accounted for; copies, one person's videos, cuts are found."""
 
 import os
 from pathlib import Path
@@ -207,7 +207,8 @@ def test_sub_folders_and_the_table_say_who_speaks(folder: Path) -> None:
         (folder / name).write_bytes(video(seed))
     identity = {clip.uri: clip.identity for clip in survey(folder).clips}
     assert identity == {
-        "Ann Lee/1.mp4": "Ann_Lee", "Ann Lee/2.mp4": "Ann_Lee", "carl/1.mp4": "carl", "x.mp4": "x", "y.mp4": "y"
+        "Ann Lee/1.mp4": "Ann_Lee", "Ann Lee/2.mp4": "Ann_Lee", "carl/1.mp4": "carl", "x.mp4": "x",
+        "y.mp4": "y",
     }  # fmt: skip
     (folder / "speakers.csv").write_text("file,speaker\nx.mp4,Ann Lee\ny.mp4,carl\nAnn Lee/2.mp4,Zoe\n")
     for seed in range(1, 5):
@@ -322,15 +323,8 @@ def test_scenes_and_rests_fill_a_source() -> None:
 def test_a_second_run_does_nothing_and_neither_does_a_note(workflow: Workflow, tmp_path: Path) -> None:
     """The folder holds the run's own results, too."""
     fill_from_hell(tmp_path)
-    common = (
-        "--configfile",
-        ROOT / "config/videos.yaml",
-        "--until",
-        "fetch",
-        "--config",
-        "videos=.",
-        "run=007",
-    )
+    targets = [f"results/007/rejects/fetch/{shard}.csv" for shard in ("train-000", "test-000")]
+    common = (*targets, "--configfile", ROOT / "config/videos.yaml", "--config", "videos=.", "run=007")
     faceless = "dataset={same_person_distance: null}"
     failed = workflow(*common, faceless, "max_reject_fraction=0")
     run = tmp_path / "results" / "007"

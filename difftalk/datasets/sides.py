@@ -32,5 +32,6 @@ def require_both_sides(stage: str, plan: Path, rejects: Iterable[Path]) -> None:
             said = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
             raise UserError(
                 f"{stage}: no clip is left on the {side} side of the split: {len(clips)} planned; "
-                f"rejected: {said}. funnel.html in the run's folder lists them: add videos, or loosen the gates that it names"
+                f"rejected: {said}. funnel.html in the run's folder lists them: add videos, or loosen the "
+                "gates that it names"
             )

@@ -29,8 +29,8 @@ def run(
         by_subset: CSV file to write, the same for each subset of the dataset.
         page: HTML page to write, with both and each rejected clip.
         not_videos: plan/not_videos.csv, for the page.
-        unfinished: 1 for a run that has failed: `rejects` and `crops` are what is there, and clips that are in
-            neither have a row `unfinished` before the last.
+        unfinished: 1 for a run that has failed: `rejects` and `crops` are what is there, and clips that are
+            in neither have a row `unfinished` before the last.
 
     Raises:
         UserError: naming the clips that are neither kept nor rejected, or both.

@@ -36,7 +36,8 @@ def run(
 
     Raises:
         UserError: if a side of the split is empty, the processes are not those that were started, the batch
-            cannot be shared out evenly, the checkpoint is of another training, a write fails, or the loss is not finite.
+            cannot be shared out evenly, the checkpoint is of another training, a write fails, or the loss is
+            not finite.
         SystemExit: with status 128 + the signal's number, when a step is saved after SIGTERM or SIGUSR1.
     """
     started = launcher.world_size()
