@@ -7,6 +7,9 @@ from pathlib import Path
 
 from difftalk.config.dataset import DatasetSettings, Shards
 
+# Of a CPU core for landmarks and crops of a 1080p frame: docs/speed.md.
+PREPARE_S = 0.03
+
 
 def run(
     *,
@@ -33,6 +36,7 @@ def run(
     Raises:
         UserError: for settings that give no plan.
     """
+    import math
     from functools import partial
 
     from difftalk.config.dataset import LocalSettings
@@ -43,6 +47,7 @@ def run(
     from difftalk.datasets.local import IDENTITY_COLUMNS, LocalDataset, Survey
     from difftalk.datasets.split import assign_shards, refuse_shared_identities
     from difftalk.runtime.files import write_csv
+    from difftalk.runtime.progress import say
 
     opened = open_dataset(dataset)
     if frozen is not None:
@@ -53,6 +58,11 @@ def run(
         # A decode of every file that the gate on frames would make anyway: what it finds, is cut before.
         monitor = partial(SceneMonitor, PictureGates(frozen_seconds=None))
         survey = LocalDataset(dataset, monitor, workers).survey()
+        frames = sum(clip.frames for clip in survey.clips if not clip.left_out)
+        say(
+            f"plan: {len(survey.clips)} clips, {frames} frames: landmarks and crops take about "
+            f"{max(math.ceil(frames * PREPARE_S / 60), 1)} min of one CPU core in all"
+        )
     else:
         survey = Survey(opened.clips())
     if opened.shares_no_identity:

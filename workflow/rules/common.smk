@@ -98,12 +98,17 @@ def write_unfinished_funnel():
     print(f"The clips so far, and why others are not among them: {RUN}/funnel.html", file=sys.stderr)
 
 
+def literal(text):
+    """A text as one word of a shell command in which Snakemake fills in what is between braces."""
+    return shlex.quote(text.replace("{", "{{").replace("}", "}}"))
+
+
 # How commands run, as opposed to what they make: a change here reruns nothing.
 with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.deployment_method}
 shell.prefix(
-    f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={shlex.quote(CONFIG.weights)}; "
+    f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={literal(CONFIG.weights)}; "
     f"max_reject_fraction={CONFIG.max_reject_fraction}; "
-    f"download={shlex.quote(configuration.as_json(CONFIG.download).replace('{', '{{').replace('}', '}}'))}; "
+    f"download={literal(configuration.as_json(CONFIG.download))}; "
     f"training_processes={CONFIG.training_processes} training_workers={CONFIG.training_workers}; "
     f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
 )
@@ -112,6 +117,11 @@ shell.prefix(
 def dataset_json(wildcards):
     """The section `dataset`. A function, since Snakemake takes `{x}` in a text for a wildcard."""
     return configuration.as_json(DATASET)
+
+
+def store_path(wildcards):
+    """The folder `store`. A function, as `dataset_json`."""
+    return CONFIG.store
 
 
 def part_settings(name):

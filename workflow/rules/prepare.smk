@@ -54,7 +54,7 @@ rule fetch:
         downloads=1 if IS_DOWNLOADED else 0,
     params:
         dataset=dataset_json,
-        store=CONFIG.store,
+        store=store_path,
         files=configuration.dataset_files(DATASET),
         code=fingerprint("difftalk.stages.fetch", without=OTHER_DATASETS),
     message:
