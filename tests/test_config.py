@@ -19,6 +19,7 @@ from difftalk.config.workflow import (
     DATASET_MODULES,
     LANDMARK_MODULES,
     SPEECH_MODULES,
+    as_given,
     config_schema,
     dataset_settings,
     folder_digest,
@@ -180,6 +181,16 @@ def test_texts_of_the_command_line_become_what_the_schema_asks_for(
     assert coerce(given, schema) == meant
 
 
+@pytest.mark.parametrize("text", ["007", "2024_05_01", "00012", "1e5", "true", "{x} y", "a: b", "a #1"])
+def test_a_text_of_the_command_line_is_as_given(text: str, schema: Schema) -> None:
+    read_as_snakemake_does = {"run": 7, "videos": {"x": ""}, "gpu": 1}
+    arguments = [f"run={text}", f"videos={text}", "gpu=1"]
+    given = as_given(read_as_snakemake_does, arguments, schema)
+    assert coerce(given, schema) == {"run": text, "videos": text, "gpu": 1}
+    assert as_given({"run": 7}, ["run='007'"], schema) == {"run": "007"}
+    assert as_given({"videos": None}, ["videos="], schema) == {"videos": None}
+
+
 def test_absent_keys_get_their_defaults() -> None:
     filled = load({"run": "mine", "crops": {"size": 64}, "training": {"steps": 3}})
     assert filled.training.steps == 3
@@ -225,6 +236,9 @@ def test_a_folder_of_videos_replaces_the_demo(default: dict[str, Any], tmp_path:
         "clip_seconds": 6.0,
         "test_fraction": 0.25,
         "seed": 1,
+        "clip_at_cuts": True,
+        "same_person_distance": 0.6,
+        "near_copies": "together",
     }
 
 
@@ -250,6 +264,22 @@ def test_the_digest_of_a_folder_changes_with_its_files(tmp_path: Path) -> None:
     assert folder_digest(tmp_path) == before
     (tmp_path / "b.mp4").write_bytes(b"1")
     assert folder_digest(tmp_path) != before
+
+
+def test_the_digest_of_a_folder_counts_videos_and_speakers_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    before = folder_digest(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / ".b.mp4").write_bytes(b"1")
+    (tmp_path / "c.mp4").symlink_to("gone.mp4")
+    (tmp_path / "results" / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "results" / "run" / "samples" / "a.mp4").write_bytes(b"1")
+    assert folder_digest(tmp_path) == before
+    (tmp_path / "speakers.csv").write_text("file,speaker\n")
+    named = folder_digest(tmp_path)
+    (tmp_path / "Ann").mkdir()
+    (tmp_path / "Ann" / "a.vob").write_bytes(b"1")
+    assert len({before, named, folder_digest(tmp_path)}) == 3
 
 
 # Settings of the stages

@@ -33,8 +33,8 @@ def speech(seconds: float) -> np.ndarray:
     return np.random.default_rng(0).normal(0, 3000, round(seconds * 16_000)).astype(np.int16)
 
 
-def frames(seconds: float) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 255, (round(seconds * 25), 32, 32, 3)).astype(np.uint8)
+def frames(seconds: float, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (round(seconds * 25), 32, 32, 3)).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +47,8 @@ def videos(tmp_path: Path, good_video: bytes) -> Path:
     """A folder with good files, damaged ones and others that are no videos."""
     folder = tmp_path / "videos"
     folder.mkdir()
-    for name in ["Ann B.mp4", "Ann_B.MP4", "carl.mp4", "dora.mp4"]:
-        (folder / name).write_bytes(good_video)
+    for seed, name in enumerate(["Ann B.mp4", "Ann_B.MP4", "carl.mp4", "dora.mp4"]):
+        (folder / name).write_bytes(encode_video(frames(3, seed), audio=speech(3), crf=30))
     (folder / "broken.mp4").write_bytes(good_video[: len(good_video) // 5])
     (folder / "mute.mp4").write_bytes(encode_video(frames(2.4), crf=30))
     (folder / "notes.txt").write_text("not a video")
@@ -218,6 +218,7 @@ def test_a_mute_file_that_is_damaged_too_is_called_damaged(tmp_path: Path, good_
     data = bytearray(encode_video(frames(4), crf=10))
     data[len(data) // 2 : len(data) // 2 + 3000] = speech(1).tobytes()[:3000]
     (folder / "b.mp4").write_bytes(data)
+    (folder / "c.mp4").write_bytes(encode_video(frames(3, 1), audio=speech(3), crf=30))
     run_plan(described(folder), {"train": 1, "test": 1}, tmp_path / "clips.parquet")
     (shard,) = {c.shard for c in read_plan(tmp_path / "clips.parquet") if c.source_id == "b"}
     run_fetch(tmp_path, shard, described(folder))
@@ -226,10 +227,10 @@ def test_a_mute_file_that_is_damaged_too_is_called_damaged(tmp_path: Path, good_
 
 
 def test_too_many_lost_clips_fail_the_stage(tmp_path: Path, videos: Path) -> None:
-    for name in ["carl.mp4", "dora.mp4", "Ann B.mp4", "Ann_B.MP4"]:
+    for name in ["carl.mp4", "dora.mp4"]:
         (videos / name).unlink()
     run_plan(described(videos), {"train": 1, "test": 1}, tmp_path / "clips.parquet")
-    with pytest.raises(UserError, match="1 of 1 clips rejected"):
+    with pytest.raises(UserError, match="2 of 3 clips rejected"):
         run_fetch(tmp_path, "train-000", described(videos), max_reject_fraction=0.5)
     assert not (tmp_path / "sources" / "train-000").exists()
 

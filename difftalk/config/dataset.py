@@ -30,7 +30,7 @@ class Demo(Section):
 
 
 class Local(Section):
-    """Video files of a folder, each taken to be one speaker."""
+    """Video files of a folder."""
 
     name: Literal["local"] = "local"
     clip_seconds: float | None = Field(
@@ -42,6 +42,24 @@ class Local(Section):
         0.25, gt=0, lt=1, description="Part of the videos that is kept for sampling and scoring."
     )
     seed: int = Field(1, description="Seed of the split.")
+    clip_at_cuts: bool = Field(
+        True,
+        description="Videos are cut where the scene changes, so that a cut costs no clip; `plan` then "
+        "decodes them once. What lies between two cuts within 2 s is rejected.",
+    )
+    same_person_distance: float | None = Field(
+        0.6,
+        gt=0,
+        description="Files whose faces are less than this apart (dlib's descriptor) are one speaker's, on "
+        "one side of the split. Null takes each file for another speaker, unless a sub-folder or "
+        "`speakers.csv` says who it is.",
+    )
+    near_copies: Literal["together", "reject", "ignore"] = Field(
+        "together",
+        description="Files with the same frames and sound, encoded or scaled anew: kept on one side of the "
+        "split, rejected but for the first (`duplicate`), or not looked for. The same bytes are always "
+        "rejected.",
+    )
 
 
 class Hdtf(Section):
@@ -114,7 +132,7 @@ class Table(Section):
 class LocalSettings(Local):
     """What the stages `plan` and `fetch` read of a local dataset."""
 
-    videos: str = Field(description="Folder of the files; sub-folders are not entered.")
+    videos: str = Field(description="Folder of the files, and of a sub-folder a speaker, if you like.")
 
 
 KINDS: dict[str, type[Section]] = {"demo": Demo, "local": Local, "hdtf": Hdtf, "table": Table}

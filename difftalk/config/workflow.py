@@ -22,10 +22,12 @@ from difftalk.config.section import Section
 from difftalk.config.training import UNTRAINED_METHODS, TrainingSettings
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.tabular import read_tabular
+from difftalk.runtime.video_folder import SPEAKERS, list_videos
 
 __all__ = [
-    "UNTRAINED_METHODS", "as_json", "coerce", "config_schema", "dataset_files", "dataset_settings",
-    "folder_digest", "load", "models", "read_yaml", "shards", "stage_settings", "unused_modules",
+    "UNTRAINED_METHODS", "as_given", "as_json", "coerce", "config_schema", "dataset_files",
+    "dataset_settings", "folder_digest", "load", "models", "read_yaml", "shards", "stage_settings",
+    "unused_modules",
 ]  # fmt: skip
 
 # The modules of which a stage uses one, so that its fingerprint can leave out the others.
@@ -52,6 +54,26 @@ def read_yaml(path: str | Path) -> Any:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as e:
         raise UserError(f"{path}: not YAML: {' '.join(str(e).split())}") from None
+
+
+def as_given(config: Mapping[str, Any], arguments: Sequence[str] | None, schema: Schema) -> dict[str, Any]:
+    """Return the values of `--config` with those of keys that are a text as they were given.
+
+    Snakemake takes `run=007` for the number 7, `run=2024_05_01` for 20240501, and `videos={x}` for a section.
+
+    Args:
+        config: what Snakemake made of them.
+        arguments: them, `key=value` each.
+        schema: a plain schema.
+    """
+    values = dict(config)
+    for argument in arguments or ():
+        key, _, text = argument.partition("=")
+        kind = schema.get("properties", {}).get(key, {}).get("type", [])
+        if "string" in ([kind] if isinstance(kind, str) else kind) and text:
+            quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+            values[key] = text[1:-1] if quoted else text
+    return values
 
 
 def config_schema() -> Schema:
@@ -197,13 +219,20 @@ def unused_modules(modules: Mapping[str, str], chosen: str) -> list[str]:
 
 
 def folder_digest(folder: str | Path) -> str:
-    """Return a hash over names, sizes and times of the files below `folder`, which may be a file.
+    """Return a hash over names, sizes and times of the videos of `folder`, which may be a file.
 
-    None of them is read.
+    None is read. Of a folder that has a `speakers.csv`, that counts too. Nothing else in it does.
     """
-    files = sorted(p for p in [Path(folder), *Path(folder).rglob("*")] if p.is_file())
-    lines = [f"{p.relative_to(folder)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    names = [".", SPEAKERS]
+    if Path(folder).is_dir():
+        names += list_videos(folder).videos
+    lines = []
+    for name in names:
+        path = Path(folder) / name
+        if path.is_file():
+            at = path.stat()
+            lines.append(f"{name} {at.st_size} {at.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def as_json(section: Section) -> str:

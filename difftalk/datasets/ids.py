@@ -3,20 +3,30 @@
 import hashlib
 import re
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 
 USABLE_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def safe_ids(names: list[str]) -> dict[str, str]:
+def safe_ids(names: Iterable[str]) -> dict[str, str]:
     """Return `{file name: source id}`: the name without its suffix, reduced to letters, digits, `-` and `_`.
 
     Names that come out alike, or empty, carry a hash of the full name, so that ids are unique.
 
-    >>> safe_ids(["Ann B.mp4"])
-    {'Ann B.mp4': 'Ann_B'}
+    >>> safe_ids(["Ann B.mp4", "carl/1.mp4"])
+    {'Ann B.mp4': 'Ann_B', 'carl/1.mp4': 'carl_1'}
     """
-    stems = {name: reduced(Path(name).stem) for name in names}
+    return _unique({name: str(PurePosixPath(name).parent / PurePosixPath(name).stem) for name in names})
+
+
+def safe_names(speakers: Iterable[str]) -> dict[str, str]:
+    """Return `{speaker: identity}`, as `safe_ids` does for files."""
+    return _unique({speaker: speaker for speaker in sorted(speakers)})
+
+
+def _unique(names: Mapping[str, str]) -> dict[str, str]:
+    stems = {name: reduced(stem) for name, stem in names.items()}
     # Case is ignored, since some file systems do.
     count = Counter(stem.lower() for stem in stems.values())
     ids = {}

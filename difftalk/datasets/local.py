@@ -1,51 +1,213 @@
-"""Your own videos: every video file of one folder, each taken to be one speaker."""
+"""Your own videos: the video files of a folder, with who speaks in them, copies, and cuts."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from difftalk.config.dataset import LocalSettings
 from difftalk.config.download import Download
 from difftalk.datasets.clips import Clip
-from difftalk.datasets.ids import safe_ids
-from difftalk.datasets.split import split_identities
-from difftalk.media.probe import SUFFIXES, length_s
+from difftalk.datasets.groups import Groups, Nearest, near_copies, same_bytes, same_people
+from difftalk.datasets.ids import safe_ids, safe_names
+from difftalk.datasets.looks import CutMonitor, Look, LookJob, look_at
+from difftalk.datasets.split import split_groups
+from difftalk.media.clock import FPS
 from difftalk.runtime.errors import ClipError, UserError
+from difftalk.runtime.files import read_csv
+from difftalk.runtime.parallel import map_clips
+from difftalk.runtime.progress import say
+from difftalk.runtime.rejects import Reject
+from difftalk.runtime.suggest import did_you_mean
+from difftalk.runtime.video_folder import SPEAKERS, SUFFIXES, VideoFolder, from_uri, list_videos, to_uri
 
-# The rest of a source after whole clips is a clip of its own if it is at least this long.
+# The rest of a source after whole clips is a clip of its own if it is at least this long; so is what lies
+# between two cuts.
 MIN_REST_S = 2.0
+IDENTITY_COLUMNS = ("source_id", "file", "identity", "split", "nearest", "distance", "copy_of")
+
+
+@dataclass
+class Survey:
+    """What is in the folder.
+
+    Args:
+        clips: of all files, each with its split.
+        others: entries that are no videos, with what they are.
+        identities: a row a file, of `IDENTITY_COLUMNS`.
+    """
+
+    clips: list[Clip]
+    others: list[tuple[str, str]] = field(default_factory=list)
+    identities: list[tuple[str, ...]] = field(default_factory=list)
 
 
 class LocalDataset:
-    """The video files of a folder. No identity is in both splits."""
+    """The video files of a folder. No identity, and no content, is in both splits.
+
+    Args:
+        settings: the section `dataset`, with the folder.
+        monitor: makes what finds cuts, such as `difftalk.face.gates.SceneMonitor`; None cuts no video there.
+        workers: processes that look at files.
+    """
 
     shares_no_identity = True
 
-    def __init__(self, settings: LocalSettings) -> None:
+    def __init__(
+        self,
+        settings: LocalSettings,
+        monitor: Callable[[], CutMonitor] | None = None,
+        workers: int = 1,
+    ) -> None:
         self.settings = settings
+        self._monitor = monitor if settings.clip_at_cuts else None
+        self._workers = workers
 
     def clips(self) -> list[Clip]:
-        """Return the clips of all videos in the folder: one each, or pieces of `clip_seconds`."""
-        files = _video_files(Path(self.settings.videos))
-        clip_seconds = self.settings.clip_seconds
-        if clip_seconds is not None and clip_seconds < MIN_REST_S:
-            raise UserError(f"dataset: clip_seconds must be at least {MIN_REST_S:g}, it is {clip_seconds:g}")
-        ids = safe_ids([f.name for f in files])
-        splits = split_identities(list(ids.values()), self.settings.test_fraction, self.settings.seed)
-        clips = []
-        for file in files:
-            source_id = ids[file.name]
-            for k, (start_s, end_s) in enumerate(cut(length_s(file), clip_seconds)):
-                clip_id = f"{source_id}-{k:03d}"
-                split = splits[source_id]
-                clips.append(Clip(clip_id, source_id, start_s, end_s, source_id, split, uri=file.name))
-        return clips
+        """Return the clips of all files, each with its split."""
+        return self.survey().clips
+
+    def survey(self) -> Survey:
+        """Look at every file of the folder.
+
+        Raises:
+            UserError: for a folder that gives no two sides of a split.
+        """
+        folder, settings = Path(self.settings.videos), self.settings
+        if settings.clip_seconds is not None and settings.clip_seconds < MIN_REST_S:
+            raise UserError(
+                f"dataset: clip_seconds must be at least {MIN_REST_S:g}, it is {settings.clip_seconds:g}"
+            )
+        listed = _videos(folder)
+        names = list(listed.videos)
+        ids = safe_ids(names)
+        speakers = read_speakers(folder, names)
+        repeated = same_bytes(folder, names)
+        looks = self._look([name for name in names if name not in repeated])
+        copies = near_copies(looks) if settings.near_copies != "ignore" else {}
+        limit = settings.same_person_distance
+        people, nearest = same_people(looks, limit, speakers) if limit is not None else ([], {})
+        usable = [n for n, look in looks.items() if not look.unusable]
+        if settings.near_copies == "reject":
+            usable = [name for name in usable if name not in copies]
+        groups = _grouped(names, speakers, list(copies.items()), people, usable)
+        sides = self._sides(groups, usable, looks, repeated, ids)
+        identities = _identities(groups, names, ids, speakers)
+        survey = Survey([], [(to_uri(name), why) for name, why in listed.others])
+        for name in names:
+            original = repeated.get(name, name)
+            identity, split = identities[original], sides.get(groups.of(original), "train")
+            left_out = ""
+            if name in repeated:
+                left_out = f"duplicate: the same bytes as {to_uri(original)}"
+            elif settings.near_copies == "reject" and name in copies:
+                left_out = f"duplicate: the same frames and sound as {to_uri(copies[name])}"
+            survey.clips += self._clips_of(name, ids[name], identity, split, looks[original], left_out)
+            near = nearest.get(name, Nearest("", math.nan))
+            survey.identities.append(
+                (
+                    *(ids[name], to_uri(name), identity, split, to_uri(near.name)),
+                    f"{near.distance:.3f}" if near.name else "",
+                    to_uri(original if name in repeated else copies.get(name, "")),
+                )
+            )
+        return survey
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
-        """Return the video of a source where it lies: nothing is copied to `store`."""
-        file = Path(self.settings.videos) / uri
+        """Return the file of a source, where it lies."""
+        file = Path(self.settings.videos) / from_uri(uri)
         if not file.is_file():
             raise ClipError("cannot_fetch", f"{file} is gone since the plan was made")
         return {f"{source_id}{file.suffix.lower()}": file.resolve()}
+
+    def _sides(
+        self,
+        groups: Groups,
+        usable: Sequence[str],
+        looks: Mapping[str, Look],
+        repeated: Mapping[str, str],
+        ids: Mapping[str, str],
+    ) -> dict[str, str]:
+        """Return `{group: split}`. A file that will be lost does not count, unless nothing better is there.
+
+        Raises:
+            UserError: where fewer than two groups can be used, with what is wrong with the others.
+        """
+        faces = self.settings.same_person_distance is not None
+        good = [n for n in usable if not looks[n].silent and (looks[n].face is not None or not faces)]
+        for counted in (good, usable):
+            sizes = groups.sizes(counted)
+            if len(sizes) > 1:
+                of_id = {ids[group]: size for group, size in sizes.items()}
+                split = split_groups(of_id, self.settings.test_fraction, self.settings.seed)
+                return {group: split[ids[group]] for group in sizes}
+        lost = {name: look.unusable.split(":")[0] for name, look in looks.items() if look.unusable}
+        lost |= dict.fromkeys(repeated, "duplicate")
+        examples: dict[str, list[str]] = {}
+        for name, reason in lost.items():
+            examples.setdefault(reason, []).append(to_uri(name))
+        said = ", ".join(
+            f"{reason} {len(of)} ({', '.join(of[:3])}{', ...' if len(of) > 3 else ''})"
+            for reason, of in examples.items()
+        )
+        raise UserError(
+            f"dataset: of {len(looks) + len(repeated)} video files in {self.settings.videos}, {len(usable)} "
+            f"can be used, of {len(sizes)} speaker(s): too few for train and test, which share no speaker"
+            f"{f'; lost: {said}' if said else ''}: add at least one more video"
+        )
+
+    def _look(self, names: Sequence[str]) -> dict[str, Look]:
+        settings = self.settings
+        faces, compare = settings.same_person_distance is not None, settings.near_copies != "ignore"
+        jobs = [
+            (name, LookJob(Path(settings.videos) / name, faces, compare, self._monitor)) for name in names
+        ]
+        looks = {}
+        for name, look in map_clips(look_at, jobs, stage="plan", workers=self._workers, unit="files"):
+            looks[name] = Look(0.0, f"{look.reason}: {look.detail}") if isinstance(look, Reject) else look
+        return looks
+
+    def _clips_of(
+        self, name: str, source_id: str, identity: str, split: str, look: Look, left_out: str
+    ) -> list[Clip]:
+        clips: list[Clip] = []
+        for start_s, end_s, why in cut_scenes(look.length_s, look.cuts, self.settings.clip_seconds):
+            clips.append(
+                Clip(
+                    f"{source_id}-{len(clips):03d}",
+                    source_id,
+                    start_s,
+                    end_s,
+                    identity,
+                    split,
+                    uri=to_uri(name),
+                    left_out=left_out or why,
+                )  # fmt: skip
+            )
+        return clips
+
+
+def read_speakers(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return `{file name: speaker}` where the speaker is known: by `speakers.csv`, or else by sub-folder.
+
+    Raises:
+        UserError: naming the line of `speakers.csv` that is wrong.
+    """
+    speakers = {name: name.split("/")[0] for name in names if "/" in name}
+    table = folder / SPEAKERS
+    if not table.is_file():
+        return speakers
+    said: dict[str, str] = {}
+    for number, row in enumerate(read_csv(table, ("file", "speaker")), start=2):
+        name, speaker = from_uri(row["file"] or ""), (row["speaker"] or "").strip()
+        if name not in names:
+            hint = did_you_mean(row["file"] or "", [to_uri(n) for n in names])
+            raise UserError(f"{table}:{number}: no video {row['file']!a} in the folder; {hint}")
+        if not speaker:
+            raise UserError(f"{table}:{number}: {row['file']} has no speaker")
+        if said.setdefault(name, speaker) != speaker:
+            raise UserError(f"{table}:{number}: {row['file']} has two speakers, {said[name]} and {speaker}")
+    return speakers | said
 
 
 def cut(length_s: float, clip_seconds: float | None) -> list[tuple[float, float]]:
@@ -65,11 +227,77 @@ def cut(length_s: float, clip_seconds: float | None) -> list[tuple[float, float]
     return clips
 
 
-def _video_files(folder: Path) -> list[Path]:
+def cut_scenes(
+    length_s: float, cuts: Sequence[int], clip_seconds: float | None
+) -> list[tuple[float, float, str]]:
+    """Return (start, end, why it is left out) of the clips of a source that is cut at some frames of 1/25 s.
+
+    What is left between two cuts, or before one, is a clip or, below 2 s, a row that says so.
+
+    >>> cut_scenes(25.0, [100, 120], 10.0)[:2]
+    [(0.0, 4.0, ''), (4.0, 4.8, 'too_short: 0.80 s between cuts at 4.00 s and 4.80 s')]
+    """
+    if not cuts:
+        return [(start_s, end_s, "") for start_s, end_s in cut(length_s, clip_seconds)]
+    edges = [0.0, *(k / FPS for k in cuts if 0 < k / FPS < length_s), length_s]
+    clips = []
+    for begin_s, end_s in zip(edges[:-1], edges[1:], strict=True):
+        between = f"between cuts at {begin_s:.2f} s and {end_s:.2f} s"
+        parts = cut(end_s - begin_s, clip_seconds)
+        rest_s = begin_s + parts[-1][1]
+        for start, end in parts:
+            short = f"too_short: {end - start:.2f} s {between}" if end - start < MIN_REST_S else ""
+            clips.append((round(begin_s + start, 6), round(begin_s + end, 6), short))
+        if end_s - rest_s > 0.5 / FPS:
+            clips.append((round(rest_s, 6), end_s, f"too_short: rest of {end_s - rest_s:.2f} s {between}"))
+    return clips
+
+
+def _videos(folder: Path) -> VideoFolder:
     if not folder.is_dir():
         raise UserError(f"dataset: the folder of videos, {folder}, does not exist")
-    files = [f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
-    files = sorted(f for f in files if f.is_file())
-    if not files:
+    listed = list_videos(folder)
+    if not listed.videos:
         raise UserError(f"dataset: no video file in {folder} (known: {' '.join(sorted(SUFFIXES))})")
-    return files
+    return listed
+
+
+def _grouped(
+    names: Sequence[str],
+    speakers: Mapping[str, str],
+    copies: Sequence[tuple[str, str]],
+    people: Sequence[tuple[str, str]],
+    usable: Sequence[str],
+) -> Groups:
+    """Return the groups that stay on one side: of one speaker, of one content, of one face."""
+    for faces in (people, ()):
+        groups = Groups(names)
+        first: dict[str, str] = {}
+        for name, speaker in speakers.items():
+            groups.join(first.setdefault(speaker, name), name)
+        for a, b in (*copies, *faces):
+            groups.join(a, b)
+        if len(groups.sizes(usable)) > 1:
+            break
+        if faces:
+            say(
+                "plan: by their faces, one person speaks in all videos: the split is by file and not by face "
+                "(plan/identities.csv has the distances)"
+            )
+    return groups
+
+
+def _identities(
+    groups: Groups, names: Sequence[str], ids: Mapping[str, str], speakers: Mapping[str, str]
+) -> dict[str, str]:
+    """Return `{file name: identity}`: its speaker, or that of its group, or else the group's first file."""
+    spoken_by = safe_names(set(speakers.values()))
+    of_group: dict[str, str] = {}
+    for name in sorted(names, key=lambda n: n not in speakers):
+        of_group.setdefault(groups.of(name), spoken_by[speakers[name]] if name in speakers else "")
+    return {
+        name: spoken_by[speakers[name]]
+        if name in speakers
+        else of_group[groups.of(name)] or ids[groups.of(name)]
+        for name in names
+    }

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from difftalk.config.dataset import Shards
 from difftalk.datasets.clips import Clip
@@ -34,6 +34,28 @@ def split_identities(identities: Sequence[str], test_fraction: float, seed: int)
         )
     tests = min(max(round(len(ranked) * test_fraction), 1), len(ranked) - 1)
     return {identity: "test" if k < tests else "train" for k, identity in enumerate(ranked)}
+
+
+def split_groups(sizes: Mapping[str, int], test_fraction: float, seed: int) -> dict[str, str]:
+    """Return `{group: split}` with `test_fraction` of all members, or less, and one group in `test`.
+
+    Groups of one member are split as `split_identities` does.
+
+    Args:
+        sizes: number of members of each group, two groups at least.
+        test_fraction: 0..1, both excluded.
+        seed: changes which groups those are.
+    """
+    ranked = sorted(sizes, key=lambda g: stable_rank(f"{seed}:{g}"))
+    total = sum(sizes.values())
+    room = min(max(round(total * test_fraction), 1), total - 1)
+    tests: set[str] = set()
+    for group in ranked:
+        if sizes[group] <= room:
+            tests.add(group)
+            room -= sizes[group]
+    tests = tests or {min(ranked, key=lambda g: sizes[g])}
+    return {group: "test" if group in tests else "train" for group in sizes}
 
 
 def refuse_shared_identities(clips: Sequence[Clip]) -> None:

@@ -14,8 +14,9 @@ from difftalk.datasets.ids import USABLE_ID, hash_of, reduced, safe_ids
 from difftalk.datasets.split import split_identities
 from difftalk.datasets.table_file import Row, read_rows, youtube_id
 from difftalk.media.clock import FPS
-from difftalk.media.probe import SUFFIXES, length_s
+from difftalk.media.probe import length_s
 from difftalk.runtime.errors import ClipError, UserError
+from difftalk.runtime.video_folder import SUFFIXES
 
 # Folders of the store: YouTube's videos are shared with other datasets.
 YOUTUBE, WEB = "youtube", "web"

@@ -16,12 +16,6 @@ import av
 from difftalk.media.clock import FPS
 from difftalk.runtime.errors import ClipError, UserError
 
-# Files that are taken for videos.
-SUFFIXES = frozenset(
-    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4")
-    + (".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv")
-)
-
 logger = logging.getLogger(__name__)
 
 

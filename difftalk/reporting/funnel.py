@@ -1,8 +1,8 @@
 """The funnel: planned = kept + rejected, by stage and reason."""
 
 import tarfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,19 +29,33 @@ class Line(NamedTuple):
     nme: str
 
 
+class Loss(NamedTuple):
+    """A rejected clip, as the page lists it: where it is in which file, and why it is lost."""
+
+    clip_id: str
+    file: str
+    start_s: float
+    end_s: float
+    stage: str
+    reason: str
+    detail: str
+
+
 @dataclass
 class Funnel:
-    """Where the planned clips of a run are.
+    """Where the planned clips of a run are: those of a run that has failed may be in none of these yet.
 
     Args:
         hours: length of each planned clip.
         lost: the reject of each clip that was lost.
         found: how well landmarks were found, as `read_quality` returns it.
+        unfinished: clips that no stage has rejected and that are not in the crops.
     """
 
     hours: dict[str, float]
     lost: dict[str, Reject]
     found: Found
+    unfinished: set[str] = field(default_factory=set)
 
     def lines(self, clips: set[str]) -> list[Line]:
         """Return the rows of some planned clips: `planned` first, one per stage and reason, `kept` last."""
@@ -49,10 +63,12 @@ class Funnel:
         for clip in clips & set(self.lost):
             stage, reason = self.lost[clip].stage, self.lost[clip].reason
             at.setdefault((REJECTING_STAGES.index(stage), ORDER_OF_REASONS.index(reason)), set()).add(clip)
+        waiting = clips & self.unfinished
         return [
             self._line("planned", "", clips, self.found),
             *(self._line(REJECTING_STAGES[s], ORDER_OF_REASONS[r], at[s, r], {}) for s, r in sorted(at)),
-            self._line("kept", "", clips - set(self.lost), self.found),
+            *([self._line("unfinished", "", waiting, {})] if waiting else ()),
+            self._line("kept", "", clips - set(self.lost) - waiting, self.found),
         ]
 
     def _line(self, stage: str, reason: str, clips: set[str], found: Found) -> Line:
@@ -63,7 +79,14 @@ class Funnel:
         return Line(stage, reason, len(clips), hours, rate, nme)
 
 
-def build_funnel(planned: list[Clip], cropped: set[str], rejects: Iterable[Reject], found: Found) -> Funnel:
+def build_funnel(
+    planned: list[Clip],
+    cropped: set[str],
+    rejects: Iterable[Reject],
+    found: Found,
+    *,
+    unfinished: bool = False,
+) -> Funnel:
     """Return the funnel of a run, checked to add up.
 
     A clip counts at the first stage, in the order of the flow, that rejected it.
@@ -73,12 +96,17 @@ def build_funnel(planned: list[Clip], cropped: set[str], rejects: Iterable[Rejec
         cropped: ids of the clips in the crops.
         rejects: of all stages.
         found: how well landmarks were found, as `read_quality` returns it.
+        unfinished: whether the run has failed, so that clips may be in neither yet.
 
     Raises:
         UserError: naming the clips that are neither kept nor rejected, or both.
     """
     hours = {clip.clip_id: (clip.end_s - clip.start_s) / 3600 for clip in planned}
     lost = first_rejects(rejects)
+    if unfinished:
+        # What an earlier plan left behind, of a run that failed, is no clip of this one.
+        lost = {clip: reject for clip, reject in lost.items() if clip in hours}
+        return Funnel(hours, lost, found, set(hours) - cropped - set(lost))
     check(set(hours), cropped, lost)
     return Funnel(hours, lost, found)
 
@@ -141,14 +169,43 @@ def remaining(lines: list[Line]) -> list[tuple[str, int, float]]:
     return left
 
 
-def funnel_page(groups: dict[str, list[Line]]) -> str:
-    """Return the page: what is left after each stage as bars, and why the rest is not.
+def losses_of(planned: list[Clip], funnel: Funnel) -> list[Loss]:
+    """Return the rejected clips, sorted by stage, reason and file."""
+    lost = [
+        Loss(clip.clip_id, clip.uri, clip.start_s, clip.end_s, reject.stage, reject.reason, reject.detail)
+        for clip in planned
+        if (reject := funnel.lost.get(clip.clip_id)) is not None
+    ]
+    order = REJECTING_STAGES.index, ORDER_OF_REASONS.index
+    return sorted(lost, key=lambda row: (order[0](row.stage), order[1](row.reason), row.file, row.start_s))
+
+
+def duration(hours: float, whole: float) -> str:
+    """Return a length as text: in seconds where the whole of which it is a part is less than an hour.
+
+    >>> duration(0.002, 0.1), duration(2.0, 3.0)
+    ('7.2 s', '2.00 h')
+    """
+    return f"{hours * 3600:.1f} s" if whole < 1 else f"{hours:.2f} h"
+
+
+def funnel_page(
+    groups: dict[str, list[Line]], losses: Sequence[Loss] = (), not_videos: Sequence[tuple[str, str]] = ()
+) -> str:
+    """Return the page: what is left after each stage as bars, why the rest is not, and each rejected clip.
 
     Args:
         groups: the rows of all clips, and of each subset.
+        losses: the rejected clips.
+        not_videos: entries of the folder of videos that are none: name, and what it is.
     """
     shown = [
-        {"name": name or "no subset", "remaining": remaining(lines), "rejected": lines[1:-1]}
+        {
+            "name": name or "no subset",
+            "remaining": [(stage, n, duration(h, float(lines[0].hours))) for stage, n, h in remaining(lines)],
+            "rejected": [(line, duration(float(line.hours), float(lines[0].hours))) for line in lines[1:-1]],
+        }
         for name, lines in groups.items()
     ]
-    return render("funnel.html.j2", groups=shown, reasons=REASONS)
+    reasons = REASONS | {"": "the run has not come to a verdict"}
+    return render("funnel.html.j2", groups=shown, reasons=reasons, losses=losses, not_videos=not_videos)

@@ -116,8 +116,14 @@ def write_json_lines(path: str | Path, entries: Iterable[dict[str, Any]]) -> Non
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file with a header and Unix line ends, whole or not at all; None is an empty cell."""
-    with atomic_file(path) as tmp, tmp.open("w", newline="", encoding="utf-8") as target:
+    """Write a CSV file with a header and Unix line ends, whole or not at all; None is an empty cell.
+
+    A byte of a file's name that is no UTF-8 is escaped.
+    """
+    with (
+        atomic_file(path) as tmp,
+        tmp.open("w", newline="", encoding="utf-8", errors="backslashreplace") as target,
+    ):
         writer = csv.writer(target, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

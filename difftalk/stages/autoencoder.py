@@ -13,7 +13,16 @@ from difftalk.runtime.files import atomic_folder, write_json, write_json_lines
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "autoencoder"
 
 
-def run(*, crops: list[Path], settings: AutoencoderTraining, source: str, state: Path, out: Path) -> None:
+def run(
+    *,
+    crops: list[Path],
+    settings: AutoencoderTraining,
+    source: str,
+    state: Path,
+    out: Path,
+    plan: Path | None = None,
+    rejects: list[Path] = [],  # noqa: B006 - read, never changed
+) -> None:
     """Write the first stage to the folder `out`.
 
     `training.json` goes with it and, where it was trained, `log.jsonl`.
@@ -24,10 +33,16 @@ def run(*, crops: list[Path], settings: AutoencoderTraining, source: str, state:
         source: `embedded` (in the package), `train`, `vq-f4`, or a folder in diffusers' format.
         state: folder for the checkpoints of an unfinished training.
         out: folder of the first stage.
+        plan: the clip table, where both sides of the split must have a clip left.
+        rejects: rejects/STAGE/SHARD.csv of the stages before, to say why a side has none.
 
     Raises:
-        UserError: if the weights that `source` names are not there.
+        UserError: if the weights that `source` names are not there, or a side of the split is empty.
     """
+    if plan is not None:
+        from difftalk.datasets.sides import require_both_sides
+
+        require_both_sides("autoencoder", plan, rejects)
     if source == "train":
         _train(crops, settings, state, out)
     else:

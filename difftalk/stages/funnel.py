@@ -12,6 +12,8 @@ def run(
     out: Path,
     by_subset: Path,
     page: Path,
+    not_videos: Path | None = None,
+    unfinished: int = 0,
 ) -> None:
     """Write funnel.csv: `planned` first, a row per stage and reason with clips, `kept` last.
 
@@ -25,21 +27,31 @@ def run(
         crops: crops/SHARD.tar.
         out: funnel.csv to write.
         by_subset: CSV file to write, the same for each subset of the dataset.
-        page: HTML page to write, with both.
+        page: HTML page to write, with both and each rejected clip.
+        not_videos: plan/not_videos.csv, for the page.
+        unfinished: 1 for a run that has failed: `rejects` and `crops` are what is there, and clips that are
+            in neither have a row `unfinished` before the last.
 
     Raises:
         UserError: naming the clips that are neither kept nor rejected, or both.
     """
     from difftalk.datasets.clips import read_plan
     from difftalk.face.quality import read_quality
-    from difftalk.reporting.funnel import COLUMNS, build_funnel, clips_in, funnel_page, subsets_of
-    from difftalk.runtime.files import atomic_file, write_csv
+    from difftalk.reporting.funnel import (
+        COLUMNS,
+        build_funnel,
+        clips_in,
+        funnel_page,
+        losses_of,
+        subsets_of,
+    )
+    from difftalk.runtime.files import atomic_file, read_csv, write_csv
     from difftalk.runtime.rejects import read_rejects
 
     planned = read_plan(plan)
     cropped = {clip_id for path in crops for clip_id in clips_in(path)}
     rejected = (reject for path in rejects for reject in read_rejects(path))
-    funnel = build_funnel(planned, cropped, rejected, read_quality(quality))
+    funnel = build_funnel(planned, cropped, rejected, read_quality(quality), unfinished=bool(unfinished))
 
     whole = funnel.lines({clip.clip_id for clip in planned})
     parts = {subset: funnel.lines(clips) for subset, clips in subsets_of(planned).items()}
@@ -49,4 +61,5 @@ def run(
     )
     groups = {"all": whole} | (parts if len(parts) > 1 else {})
     with atomic_file(page) as tmp:
-        tmp.write_text(funnel_page(groups), encoding="utf-8")
+        others = [(row["name"], row["why"]) for row in read_csv(not_videos)] if not_videos is not None else []
+        tmp.write_text(funnel_page(groups, losses_of(planned, funnel), others), encoding="utf-8")

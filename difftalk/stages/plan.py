@@ -1,14 +1,26 @@
 """Decide which clips there are, the split of each, and the shard that works on it.
 
-No network is used, and no video is opened beyond probing local files.
+No network is used, and no video is opened but local files.
 """
 
 from pathlib import Path
 
 from difftalk.config.dataset import DatasetSettings, Shards
 
+# Of a CPU core for landmarks and crops of a 1080p frame: docs/speed.md.
+PREPARE_S = 0.03
 
-def run(*, dataset: DatasetSettings, shards: Shards, out: Path, frozen: Path | None = None) -> None:
+
+def run(
+    *,
+    dataset: DatasetSettings,
+    shards: Shards,
+    out: Path,
+    frozen: Path | None = None,
+    not_videos: Path | None = None,
+    identities: Path | None = None,
+    workers: int = 1,
+) -> None:
     """Write the clip table.
 
     Args:
@@ -16,17 +28,47 @@ def run(*, dataset: DatasetSettings, shards: Shards, out: Path, frozen: Path | N
         shards: number of shards of each split, as JSON such as `{"train": 56, "test": 8}`.
         out: the clip table to write, plan/clips.parquet.
         frozen: a file of `difftalk freeze`: its clips alone are planned, from files with the same checksums.
+        not_videos: CSV file to write: the entries of a folder of videos that are none (name, why).
+        identities: CSV file to write: of each file of a folder the speaker, the side of the split, the file
+            with the most similar face, its distance, and the file of which it is a copy.
+        workers: processes that look at local files.
 
     Raises:
         UserError: for settings that give no plan.
     """
+    import math
+    from functools import partial
+
+    from difftalk.config.dataset import LocalSettings
+    from difftalk.config.gates import FrameGates
     from difftalk.datasets.clips import write_plan
     from difftalk.datasets.dataset import open_dataset
     from difftalk.datasets.frozen import read_frozen
+    from difftalk.datasets.local import IDENTITY_COLUMNS, LocalDataset, Survey
     from difftalk.datasets.split import assign_shards, refuse_shared_identities
+    from difftalk.runtime.files import write_csv
+    from difftalk.runtime.progress import say
 
     opened = open_dataset(dataset)
-    clips = opened.clips() if frozen is None else read_frozen(frozen)
+    if frozen is not None:
+        survey = Survey(read_frozen(frozen))
+    elif isinstance(dataset, LocalSettings):
+        from difftalk.face.gates import SceneMonitor
+
+        # A decode of every file that the gate on frames would make anyway: what it finds, is cut before.
+        monitor = partial(SceneMonitor, FrameGates(frozen_seconds=None))
+        survey = LocalDataset(dataset, monitor, workers).survey()
+        frames = sum(clip.frames for clip in survey.clips if not clip.left_out)
+        say(
+            f"plan: {len(survey.clips)} clips, {frames} frames: landmarks and crops take about "
+            f"{max(math.ceil(frames * PREPARE_S / 60), 1)} min of one CPU core in all"
+        )
+    else:
+        survey = Survey(opened.clips())
     if opened.shares_no_identity:
-        refuse_shared_identities(clips)
-    write_plan(out, assign_shards(clips, shards))
+        refuse_shared_identities(survey.clips)
+    if not_videos is not None:
+        write_csv(not_videos, ("name", "why"), survey.others)
+    if identities is not None:
+        write_csv(identities, IDENTITY_COLUMNS, survey.identities)
+    write_plan(out, assign_shards(survey.clips, shards))

@@ -11,7 +11,16 @@ from difftalk.runtime.files import atomic_folder
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "syncnet"
 
 
-def run(*, crops: list[Path], settings: SyncnetTraining, source: str, state: Path, out: Path) -> None:
+def run(
+    *,
+    crops: list[Path],
+    settings: SyncnetTraining,
+    source: str,
+    state: Path,
+    out: Path,
+    plan: Path | None = None,
+    rejects: list[Path] = [],  # noqa: B006 - read, never changed
+) -> None:
     """Write the sync expert to the folder `out`.
 
     Args:
@@ -21,10 +30,16 @@ def run(*, crops: list[Path], settings: SyncnetTraining, source: str, state: Pat
             `syncnet_v2.model`.
         state: folder for the checkpoints of an unfinished training.
         out: folder of the sync expert.
+        plan: the clip table, where both sides of the split must have a clip left.
+        rejects: rejects/STAGE/SHARD.csv of the stages before, to say why a side has none.
 
     Raises:
-        UserError: if the weights that `source` names are not there.
+        UserError: if the weights that `source` names are not there, or a side of the split is empty.
     """
+    if plan is not None:
+        from difftalk.datasets.sides import require_both_sides
+
+        require_both_sides("syncnet", plan, rejects)
     if source == "train":
         _train(crops, settings, state, out)
     else:

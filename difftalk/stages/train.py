@@ -17,6 +17,8 @@ def run(
     curves: Path | None = None,
     data_workers: int = 0,
     processes: int = 1,
+    plan: Path | None = None,
+    rejects: list[Path] = [],  # noqa: B006 - read, never changed
 ) -> None:
     """Train one experiment and write it as a pipeline, with `log.jsonl` and `training.json`.
 
@@ -29,10 +31,13 @@ def run(
         curves: folder for TensorBoard.
         data_workers: worker processes that prepare batches ahead, for each that trains; 0: none.
         processes: processes that train together, one a GPU.
+        plan: the clip table, where both sides of the split must have a clip left.
+        rejects: rejects/STAGE/SHARD.csv of the stages before, to say why a side has none.
 
     Raises:
-        UserError: if the processes are not those that were started, the batch cannot be shared out evenly,
-            the checkpoint is of another training, a write fails, or the loss is not finite.
+        UserError: if a side of the split is empty, the processes are not those that were started, the batch
+            cannot be shared out evenly, the checkpoint is of another training, a write fails, or the loss is
+            not finite.
         SystemExit: with status 128 + the signal's number, when a step is saved after SIGTERM or SIGUSR1.
     """
     started = launcher.world_size()
@@ -41,6 +46,10 @@ def run(
             f"train: --processes {processes}, but {started} take part: start them by `difftalk train` or any "
             "launcher that sets WORLD_SIZE and RANK"
         )
+    if plan is not None:
+        from difftalk.datasets.sides import require_both_sides
+
+        require_both_sides("train", plan, rejects)
 
     from difftalk.models.examples import LatentClips
     from difftalk.training.loop import train_denoiser

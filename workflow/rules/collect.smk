@@ -32,3 +32,4 @@ onerror:
         f"A job failed: see its message above, or {RUN}/logs. The same command continues from there.",
         file=sys.stderr,
     )
+    write_unfinished_funnel()

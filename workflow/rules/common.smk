@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 import sys
 
 from snakemake.utils import update_config
@@ -20,8 +21,11 @@ def config_sources(schema):
     """What the configuration is merged from, the strongest last: for the error that names the file."""
     files = list(dict.fromkeys(map(str, [*workflow.configfiles[-1:], *workflow.overwrite_configfiles])))
     sources = [(os.path.relpath(f), configuration.read_yaml(f)) for f in files]
-    # Snakemake hands on what is inside {} as text.
-    return [*sources, ("--config", configuration.coerce(workflow.config_settings.config, schema))]
+    # Snakemake hands on what is inside {} as text, and reads other values as numbers: run=007 as 7.
+    given = configuration.as_given(
+        workflow.config_settings.config, workflow.config_settings.config_args, schema
+    )
+    return [*sources, ("--config", configuration.coerce(given, schema))]
 
 
 try:
@@ -49,6 +53,7 @@ SHARDS = TRAIN_SHARDS + TEST_SHARDS
 MODELS = configuration.models(CONFIG)
 METHODS = [*configuration.UNTRAINED_METHODS, *MODELS]
 IS_DOWNLOADED = DATASET.name in ("hdtf", "table")
+IS_FOLDER = DATASET.name == "local"
 ALL_REJECTS = expand("<run>/rejects/{stage}/{shard}.csv", stage=REJECTING_STAGES, shard=SHARDS)
 SYNC_GATE = CONFIG.gates.sync is not None
 OTHER_DATASETS = configuration.unused_modules(configuration.DATASET_MODULES, DATASET.name)
@@ -56,6 +61,8 @@ OTHER_BACKENDS = configuration.unused_modules(configuration.LANDMARK_MODULES, CO
 FACE_ALIGNMENT = CONFIG.landmarks.backend == "face_alignment"
 OTHER_SPEECH = configuration.unused_modules(configuration.SPEECH_MODULES, CONFIG.speech.backend)
 DEEPSPEECH = CONFIG.speech.backend == "deepspeech"
+# It decides whether a training starts, and nothing of what comes out of it.
+CHECK_OF_SIDES = ["difftalk.datasets.sides"]
 TEMPLATES = fingerprint_files(ROOT / "difftalk/reporting/templates")
 
 
@@ -69,15 +76,52 @@ wildcard_constraints:
     method="|".join(METHODS),
 
 
+def write_unfinished_funnel():
+    """Write the funnel of a run that has failed, from what is there: why it failed may be in it."""
+    if not Path(RUN, "plan/clips.parquet").is_file():
+        return
+    flags = {
+        "--plan": [Path(RUN, "plan/clips.parquet")],
+        "--rejects": [*Path(RUN, "rejects").glob("*/*.csv")],
+        "--quality": [f for shard in SHARDS if (f := Path(RUN, f"landmarks/{shard}.quality.csv")).is_file()],
+        "--crops": [f for shard in SHARDS if (f := Path(RUN, f"crops/{shard}.tar")).is_file()],
+        "--out": [Path(RUN, "funnel.csv")],
+        "--by-subset": [Path(RUN, "funnel_by_subset.csv")],
+        "--page": [Path(RUN, "funnel.html")],
+        "--not-videos": [f for f in [Path(RUN, "plan/not_videos.csv")] if f.is_file()],
+        "--unfinished": [1],
+        "--log": [Path(RUN, "logs/funnel.log")],
+    }
+    words = [str(word) for flag, values in flags.items() for word in (flag, *values)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "difftalk", "funnel", *words], env=environment, check=False)
+    print(f"The clips so far, and why others are not among them: {RUN}/funnel.html", file=sys.stderr)
+
+
+def literal(text):
+    """A text as one word of a shell command in which Snakemake fills in what is between braces."""
+    return shlex.quote(text.replace("{", "{{").replace("}", "}}"))
+
+
 # How commands run, as opposed to what they make: a change here reruns nothing.
 with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.deployment_method}
 shell.prefix(
-    f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={shlex.quote(CONFIG.weights)}; "
+    f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={literal(CONFIG.weights)}; "
     f"max_reject_fraction={CONFIG.max_reject_fraction}; "
-    f"download={shlex.quote(configuration.as_json(CONFIG.download).replace('{', '{{').replace('}', '}}'))}; "
+    f"download={literal(configuration.as_json(CONFIG.download))}; "
     f"training_processes={CONFIG.training_processes} training_workers={CONFIG.training_workers}; "
     f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
 )
+
+
+def dataset_json(wildcards):
+    """The section `dataset`. A function, since Snakemake takes `{x}` in a text for a wildcard."""
+    return configuration.as_json(DATASET)
+
+
+def store_path(wildcards):
+    """The folder `store`. A function, as `dataset_json`."""
+    return CONFIG.store
 
 
 def part_settings(name):
@@ -89,6 +133,19 @@ def part_settings(name):
 def part_crops(name):
     """The crops that the training of the first stage or the sync expert reads."""
     return expand("<run>/crops/{shard}.tar", shard=TRAIN_SHARDS) if config[name] == "train" else []
+
+
+def part_plan(name):
+    """The clip table, where a small folder could leave a side of the split empty: that ends the run at once."""
+    return ancient("<run>/plan/clips.parquet") if IS_FOLDER and config[name] == "train" else []
+
+
+def part_rejects(name):
+    """The rejects of the stages before the training of the first stage or the sync expert, as for `part_plan`."""
+    if not (IS_FOLDER and config[name] == "train"):
+        return []
+    stages = REJECTING_STAGES[: REJECTING_STAGES.index("crops") + 1]
+    return ancient(expand("<run>/rejects/{stage}/{shard}.csv", stage=stages, shard=SHARDS))
 
 
 def part_weights(name):

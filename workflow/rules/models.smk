@@ -4,6 +4,8 @@
 rule autoencoder:
     input:
         crops=part_crops("autoencoder"),
+        plan=part_plan("autoencoder"),
+        rejects=part_rejects("autoencoder"),
     output:
         model=directory("<run>/models/autoencoder"),
     log:
@@ -22,12 +24,12 @@ rule autoencoder:
         settings=part_settings("autoencoder"),
         state=f"{RUN}/state/autoencoder",
         weights=part_weights("autoencoder"),
-        code=fingerprint("difftalk.stages.autoencoder"),
+        code=fingerprint("difftalk.stages.autoencoder", without=CHECK_OF_SIDES),
     message:
         "Get the first stage ({config[autoencoder]})"
     shell:
         """
-        difftalk autoencoder --crops {input.crops} --settings {params.settings:q} --source {params.source:q} \
+        difftalk autoencoder --crops {input.crops} --plan {input.plan:q} --rejects {input.rejects} --settings {params.settings:q} --source {params.source:q} \
             --state {params.state} --out {output.model} --log {log}
         """
 
@@ -35,6 +37,8 @@ rule autoencoder:
 rule syncnet:
     input:
         crops=part_crops("syncnet"),
+        plan=part_plan("syncnet"),
+        rejects=part_rejects("syncnet"),
     output:
         model=directory("<run>/models/syncnet"),
     log:
@@ -53,12 +57,12 @@ rule syncnet:
         settings=part_settings("syncnet"),
         state=f"{RUN}/state/syncnet",
         weights=part_weights("syncnet"),
-        code=fingerprint("difftalk.stages.syncnet"),
+        code=fingerprint("difftalk.stages.syncnet", without=CHECK_OF_SIDES),
     message:
         "Get the sync expert ({config[syncnet]})"
     shell:
         """
-        difftalk syncnet --crops {input.crops} --settings {params.settings:q} --source {params.source:q} \
+        difftalk syncnet --crops {input.crops} --plan {input.plan:q} --rejects {input.rejects} --settings {params.settings:q} --source {params.source:q} \
             --state {params.state} --out {output.model} --log {log}
         """
 
@@ -67,6 +71,8 @@ rule train:
     input:
         shards=expand("<run>/shards/{shard}.tar", shard=TRAIN_SHARDS),
         autoencoder="<run>/models/autoencoder",
+        plan=ancient("<run>/plan/clips.parquet") if IS_FOLDER else [],
+        rejects=ancient(ALL_REJECTS) if IS_FOLDER else [],
     output:
         model=directory("<run>/models/{model}"),
     log:
@@ -86,7 +92,7 @@ rule train:
         settings=train_settings,
         state=f"{RUN}/state/{{model}}",
         curves=f"{RUN}/logs/train/{{model}}",
-        code=fingerprint("difftalk.stages.train"),
+        code=fingerprint("difftalk.stages.train", without=CHECK_OF_SIDES),
     message:
         "Train {wildcards.model}"
     shell:
@@ -95,5 +101,6 @@ rule train:
         trap : TERM USR1
         difftalk train --shards {input.shards} --autoencoder {input.autoencoder} \
             --settings {params.settings:q} --state {params.state} --curves {params.curves} \
-            --processes $training_processes --data-workers $training_workers --out {output.model} --log {log}
+            --processes $training_processes --data-workers $training_workers --plan {input.plan:q} \
+            --rejects {input.rejects} --out {output.model} --log {log}
         """

@@ -6,17 +6,20 @@ rule plan:
         frozen=CONFIG.frozen_plan or [],
     output:
         plan="<run>/plan/clips.parquet",
+        not_videos="<run>/plan/not_videos.csv",
+        identities="<run>/plan/identities.csv",
     log:
         "<run>/logs/plan.log",
-    localrule: True
+    # The files of a folder are looked at, which takes seconds each.
+    localrule: not IS_FOLDER
     conda:
         "../../envs/difftalk.yaml"
-    threads: 1
+    threads: 4 if IS_FOLDER else 1
     resources:
-        mem_mb=1000,
-        runtime=30,
+        mem_mb=4000 if IS_FOLDER else 1000,
+        runtime=480 if IS_FOLDER else 30,
     params:
-        dataset=configuration.as_json(DATASET),
+        dataset=dataset_json,
         shards=configuration.as_json(CONFIG.shards),
         files=configuration.dataset_files(DATASET),
         code=fingerprint("difftalk.stages.plan", without=OTHER_DATASETS),
@@ -25,7 +28,8 @@ rule plan:
     shell:
         """
         difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --frozen {input.frozen:q} \
-            --out {output.plan} --log {log}
+            --out {output.plan} --not-videos {output.not_videos} --identities {output.identities} \
+            --workers {threads} --log {log}
         """
 
 
@@ -49,8 +53,8 @@ rule fetch:
         runtime=1440 if IS_DOWNLOADED else 240,
         downloads=1 if IS_DOWNLOADED else 0,
     params:
-        dataset=configuration.as_json(DATASET),
-        store=CONFIG.store,
+        dataset=dataset_json,
+        store=store_path,
         files=configuration.dataset_files(DATASET),
         code=fingerprint("difftalk.stages.fetch", without=OTHER_DATASETS),
     message:
@@ -196,6 +200,7 @@ rule encode:
 rule funnel:
     input:
         plan="<run>/plan/clips.parquet",
+        not_videos="<run>/plan/not_videos.csv",
         rejects=ALL_REJECTS,
         quality=expand("<run>/landmarks/{shard}.quality.csv", shard=SHARDS),
         crops=expand("<run>/crops/{shard}.tar", shard=SHARDS),
@@ -213,6 +218,8 @@ rule funnel:
     log:
         "<run>/logs/funnel.log",
     localrule: True
+    # Above the trainings: whatever becomes of them, it is written.
+    priority: 20
     conda:
         "../../envs/difftalk.yaml"
     threads: 1
@@ -227,8 +234,8 @@ rule funnel:
     shell:
         """
         difftalk funnel --plan {input.plan} --rejects {input.rejects} --quality {input.quality} \
-            --crops {input.crops} --out {output.funnel} --by-subset {output.by_subset} --page {output.page} \
-            --log {log}
+            --crops {input.crops} --not-videos {input.not_videos} --out {output.funnel} \
+            --by-subset {output.by_subset} --page {output.page} --log {log}
         """
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from difftalk.datasets.adapters.published import Entry, entry
 from difftalk.datasets.table_file import Row
-from difftalk.media.probe import SUFFIXES
 from difftalk.runtime.errors import UserError
+from difftalk.runtime.video_folder import SUFFIXES
 
 
 def read_hallo3(folder: Path) -> Iterator[Entry]:

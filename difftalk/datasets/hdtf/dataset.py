@@ -12,8 +12,9 @@ from difftalk.datasets.download import fetch_video
 from difftalk.datasets.hdtf.annotations import TABLE, AnnotatedClip, read_table
 from difftalk.datasets.split import split_identities, stable_rank
 from difftalk.media.clock import FPS
-from difftalk.media.probe import SUFFIXES, length_s, probe
+from difftalk.media.probe import length_s, probe
 from difftalk.runtime.errors import ClipError, UserError
+from difftalk.runtime.video_folder import SUFFIXES
 
 # The clips that DiffTalk was trained on, as its authors published them (names alone).
 TRAIN_NAMES = Path(__file__).with_name("train_names.txt")

@@ -1,0 +1,106 @@
+"""What is in a folder of videos: which entries are videos, which are none and why, how names are written.
+
+Light at import, since the workflow asks it when the rules are read.
+"""
+
+import os
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+
+from difftalk.runtime.errors import UserError
+
+# Files that are taken for videos.
+SUFFIXES = frozenset(
+    (".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v")
+    + (".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mov", ".mp4", ".mp4v", ".mpe", ".mpeg", ".mpg", ".mpv")
+    + (".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".trp", ".ts", ".vob")
+    + (".webm", ".wmv", ".wtv", ".y4m")
+)
+# A table of the folder that says who speaks in which file.
+SPEAKERS = "speakers.csv"
+BYTES = "bytes:"
+
+
+@dataclass(frozen=True)
+class VideoFolder:
+    """The entries of a folder.
+
+    Args:
+        videos: names of the video files, `name` or `sub-folder/name`, sorted.
+        others: names of all other entries, sub-folders that are entered excepted, with what they are.
+    """
+
+    videos: tuple[str, ...]
+    others: tuple[tuple[str, str], ...]
+
+
+def list_videos(folder: str | Path) -> VideoFolder:
+    """Return the entries of a folder, and of the sub-folders right below it that have a video. Opens no file.
+
+    Raises:
+        UserError: if the folder cannot be listed.
+    """
+    folder = Path(folder)
+    try:
+        top = sorted(os.listdir(folder))
+    except OSError as e:
+        raise UserError(f"{folder}: not a folder that can be listed ({e.strerror})") from None
+    videos, others = [], []
+    for name in top:
+        if (folder / name).is_dir() and not name.startswith("."):
+            inner, said = _below(folder, name)
+            videos += inner
+            others += said
+        elif (why := _no_video(folder / name)) is None:
+            videos.append(name)
+        elif name != SPEAKERS:
+            others.append((name, why))
+    return VideoFolder(tuple(sorted(videos)), tuple(sorted(others)))
+
+
+def _below(folder: Path, name: str) -> tuple[list[str], list[tuple[str, str]]]:
+    try:
+        entries = [f"{name}/{entry}" for entry in sorted(os.listdir(folder / name))]
+    except OSError as e:
+        return [], [(name, f"folder that cannot be listed ({e.strerror})")]
+    whys = {entry: _no_video(folder / entry) for entry in entries}
+    videos = [entry for entry, why in whys.items() if why is None]
+    if not videos:
+        return [], [(name, "folder without videos")]
+    return videos, [(entry, why) for entry, why in whys.items() if why is not None]
+
+
+def _no_video(path: Path) -> str | None:
+    """Return why an entry is not taken for a video; None for a video."""
+    if path.name.startswith("."):
+        return "hidden"
+    if path.is_dir():
+        return "folder"
+    if not path.exists():
+        return "dangling link"
+    if path.suffix.lower() not in SUFFIXES:
+        return f"unknown suffix {path.suffix}" if path.suffix else "no suffix"
+    return None if path.is_file() else "no regular file"
+
+
+def to_uri(name: str) -> str:
+    """Return a file's name as printable text: as it is, or its bytes percent-encoded.
+
+    >>> to_uri("Ann B.mp4"), to_uri("x" + chr(0xDCFF) + ".mp4")
+    ('Ann B.mp4', 'bytes:x%FF.mp4')
+    """
+    if name.isprintable() and not name.startswith(BYTES):
+        return name
+    return BYTES + urllib.parse.quote(os.fsencode(name))
+
+
+def from_uri(uri: str) -> str:
+    """Return the name that `to_uri` wrote down.
+
+    >>> from_uri("100% Ann.mp4"), from_uri("bytes:x%FF.mp4") == "x" + chr(0xDCFF) + ".mp4"
+    ('100% Ann.mp4', True)
+    """
+    if not uri.startswith(BYTES):
+        return uri
+    return os.fsdecode(urllib.parse.unquote_to_bytes(uri.removeprefix(BYTES)))
