@@ -34,10 +34,10 @@ def main() -> None:
     )
     save = loop.save_checkpoint
 
-    def save_and_tell(*arguments: Any) -> Path:
+    def save_and_tell(state: Path, step: int, provenance: str, tensors: dict[str, Any]) -> Path:
         steps_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         began = time.monotonic()
-        path = save(*arguments)
+        path = save(state, step, provenance, tensors)
         seconds = time.monotonic() - began
         print(f"peak memory of the process: {steps_gb:.1f} GB")
         if torch.cuda.is_available():

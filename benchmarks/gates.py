@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from difftalk.config.gates import PictureGates
+from difftalk.config.gates import FrameGates
 from difftalk.face.gates import SceneMonitor
 from difftalk.media.clock import FPS
 from difftalk.media.encode import write_video
@@ -27,13 +27,13 @@ BEFORE, FROZEN = 20, 2 * FPS  # frames
 
 
 def cuts(frames: list[np.ndarray], ratio: float) -> list[int]:
-    monitor = SceneMonitor(PictureGates(scene_cut_ratio=ratio))
+    monitor = SceneMonitor(FrameGates(scene_cut_ratio=ratio))
     list(monitor.through(frames))
     return monitor.cuts()
 
 
 def longest_freeze_s(frames: list[np.ndarray]) -> float:
-    monitor = SceneMonitor(PictureGates())
+    monitor = SceneMonitor(FrameGates())
     list(monitor.through(frames))
     return monitor.longest_freeze()[1] / FPS
 

@@ -61,9 +61,9 @@ def main() -> None:
             ]
 
         began = time.monotonic()
-        with subprocess.Popen(command("whole"), stderr=subprocess.DEVNULL) as job:
-            started = until_it_trains(job, folder / "state-whole")
-            assert job.wait() == 0
+        with subprocess.Popen(command("whole"), stderr=subprocess.DEVNULL) as whole:
+            started = until_it_trains(whole, folder / "state-whole")
+            assert whole.wait() == 0
         start_s, loop_s = started - began, time.monotonic() - started
         print(f"uninterrupted: {start_s:.1f} s to start, {loop_s:.1f} s for {args.steps} steps", flush=True)
 

@@ -3,8 +3,8 @@
 python benchmarks/prepare.py FOLDER [FOLDER ...] [--demo 6]
 
 Each folder of videos is a set; `--demo N` is one more, of N speakers rendered as the demo does. The stages
-run as the workflow runs them, one command each. The per-frame baseline, on the same files with the same detector
-and predictor: every frame to a JPEG on disk; each read back, searched for faces whole, at the full
+run as the workflow runs them, one command each. The per-frame baseline, on the same files with the same
+detector and predictor: every frame to a JPEG on disk; each read back, searched for faces whole, at the full
 resolution, upsampled only where the detector needs that to find the face; landmarks to a text file and a crop
 to a JPEG; each frame's 40 ms of audio to a WAV file, features computed from that; one process. It runs on a
 sample of each clip's frames, and its time per frame counts for all of the clip's frames. Two variants: frames
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import av
@@ -129,7 +130,7 @@ def compare(name: str, videos: Path, work: Path, args: argparse.Namespace) -> st
 
 
 def report(name: str, rows: Seconds, clips: list[Clip]) -> None:
-    frames, whole = sum(c.frames for c in clips), sum(rows[stage] for stage in STAGES)
+    frames, whole = sum(c.frames for c in clips), np.sum([rows[stage] for stage in STAGES], axis=0)
     ours = {stage: rows[stage] for stage in STAGES} | {"**all stages**": whole}
     for label, (seconds, cpu_s) in (ours | rows).items():
         speeds = f"{seconds:.1f} | {cpu_s:.1f} | {frames / seconds:.0f} | {len(clips) / seconds * 3600:.0f}"
@@ -149,6 +150,7 @@ class Preparation:
         write_plan(folder / "clips.parquet", self.clips)
 
     def run(self) -> Seconds:
+        """Run the stages on the set, and return the seconds of each."""
         at = {name: str(self.folder / name) for name in ("sources", "landmarks.parquet", "crops.tar")}
         planned = ["--plan", str(self.folder / "clips.parquet"), "--shard", SHARD]
         sources = [*planned, "--sources", at["sources"]]
@@ -179,9 +181,10 @@ class Preparation:
             ],
             "speech": ["--crops", at["crops.tar"], "--settings", "{}", "--out", speech],
         }
-        return {stage: timed(lambda s=stage: self._command(s, commands[s])) for stage in STAGES}
+        return {stage: timed(partial(self._command, stage, commands[stage])) for stage in STAGES}
 
     def rejected(self) -> set[str]:
+        """Return the ids of the clips that a stage has rejected."""
         return {r.clip_id for stage in STAGES for r in read_rejects(self.folder / f"{stage}.csv")}
 
     def _command(self, stage: str, arguments: list[str]) -> None:
@@ -233,6 +236,7 @@ class Sample:
     def _analyse(self, count: int, upsampled: int, size: int) -> None:
         for k in range(count):
             frame = cv2.imread(str(self.folder / f"{k}.jpg"))
+            assert frame is not None, f"{k}.jpg cannot be read"
             grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
             faces = dlib_backend.detector()(grey, upsampled)
             if faces:

@@ -29,7 +29,9 @@ STEPS_PER_S = STEPS_PER_FRAME * FPS
 
 def save_random_weights(folder: Path) -> None:
     """DeepSpeech at the released size, in a weights folder."""
-    shapes = {f"lstm.bias_{kind}_l0{end}": (4 * WIDTH,) for kind in ("ih", "hh") for end in ("", "_reverse")}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"lstm.bias_{kind}_l0{end}": (4 * WIDTH,) for kind in ("ih", "hh") for end in ("", "_reverse")
+    }
     for end in ("", "_reverse"):
         shapes |= {
             f"lstm.weight_ih_l0{end}": (4 * WIDTH, 2 * WIDTH),

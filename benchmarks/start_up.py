@@ -1,10 +1,10 @@
-"""How long each stage takes to start: run on inputs without clips, in seconds and as a multiple of `import torch`.
+"""Time how long each stage takes to start, in seconds and as a multiple of `import torch`.
 
 python benchmarks/start_up.py [--checkout OTHER] [--repeats 3]
 
-Each stage runs as the workflow runs it, one command in a process of its own, on an empty shard; `train` takes one step of
-the smallest model. The least of several runs counts, and checkouts take turns. `--checkout` adds another version of the
-code, whose command line has the same flags.
+Each stage runs on inputs without clips, as the workflow runs it: one command in a process of its own, on an
+empty shard; `train` takes one step of the smallest model. The least of several runs counts, and checkouts
+take turns. `--checkout` adds another version of the code, whose command line has the same flags.
 """
 
 import argparse
@@ -55,48 +55,57 @@ def commands(inputs: Path, outputs: Path) -> dict[str, list[str]]:
             "--manifest", out("sources.csv"), *rejects("fetch"),
         ],
         "landmarks": [
-            *shard, *sources, "--settings", "{}", "--out", out("landmarks.parquet"), "--quality", out("quality.csv"),
-            *rejects("landmarks"),
+            *shard, *sources, "--settings", "{}", "--out", out("landmarks.parquet"),
+            "--quality", out("quality.csv"), *rejects("landmarks"),
         ],
         "crops": [
-            *shard, *sources, "--landmarks", out("landmarks.parquet"), "--settings", '{"size": 64}', "--out", out("crops.tar"),
-            *rejects("crops"),
+            *shard, *sources, "--landmarks", out("landmarks.parquet"), "--settings", '{"size": 64}',
+            "--out", out("crops.tar"), *rejects("crops"),
         ],
         "speech": ["--crops", empty, "--settings", "{}", "--out", out("speech.parquet"), *rejects("speech")],
         "autoencoder": [
             "--settings", "{}", "--source", "embedded", "--state", out("state"), "--out", out("autoencoder"),
         ],
-        "syncnet": ["--settings", "{}", "--source", "embedded", "--state", out("state"), "--out", out("syncnet")],
+        "syncnet": [
+            "--settings", "{}", "--source", "embedded", "--state", out("state"), "--out", out("syncnet"),
+        ],
         "encode": [
-            "--crops", empty, "--speech", out("speech.parquet"), "--autoencoder", out("autoencoder"), "--settings", "{}",
-            "--out", out("encoded.tar"), *rejects("encode"),
+            "--crops", empty, "--speech", out("speech.parquet"), "--autoencoder", out("autoencoder"),
+            "--settings", "{}", "--out", out("encoded.tar"), *rejects("encode"),
         ],
         "train": [
-            "--shards", str(inputs / "random.tar"), "--autoencoder", str(inputs / "autoencoder"), "--settings",
-            json.dumps(TRAINING), "--state", out("state"), "--out", out("model"),
+            "--shards", str(inputs / "random.tar"), "--autoencoder", str(inputs / "autoencoder"),
+            "--settings", json.dumps(TRAINING), "--state", out("state"), "--out", out("model"),
         ],
         "sample": [
-            "--method", "difftalk", "--crops", empty, "--shard-file", empty, "--autoencoder", str(inputs / "autoencoder"),
-            "--model", out("model"), "--settings", "{}", "--out", out("samples/difftalk/test-000"),
+            "--method", "difftalk", "--crops", empty, "--shard-file", empty,
+            "--autoencoder", str(inputs / "autoencoder"), "--model", out("model"), "--settings", "{}",
+            "--out", out("samples/difftalk/test-000"),
         ],
         "score": [
-            "--method", "difftalk", "--samples", out("samples/difftalk/test-000"), "--crops", empty, "--syncnet", out("syncnet"),
-            "--settings", "{}", "--out", out("metrics.parquet"),
+            "--method", "difftalk", "--samples", out("samples/difftalk/test-000"), "--crops", empty,
+            "--syncnet", out("syncnet"), "--settings", "{}", "--out", out("metrics.parquet"),
         ],
-        "tables": ["--metrics", out("metrics.parquet"), "--plan", plan, "--settings", "{}", "--out", out("tables")],
+        "tables": [
+            "--metrics", out("metrics.parquet"), "--plan", plan, "--settings", "{}", "--out", out("tables"),
+        ],
         "funnel": [
-            "--plan", plan, "--out", out("funnel.csv"), "--by-subset", out("subsets.csv"), "--page", out("funnel.html"),
+            "--plan", plan, "--out", out("funnel.csv"), "--by-subset", out("subsets.csv"),
+            "--page", out("funnel.html"),
         ],
         "freeze": ["--plan", plan, "--out", out("frozen.csv")],
         "report": [
-            "--tables", out("tables"), "--funnel", out("funnel.csv"), "--settings", "{}", "--out", out("report"),
-            "--zip", out("report.zip"),
+            "--tables", out("tables"), "--funnel", out("funnel.csv"), "--settings", "{}",
+            "--out", out("report"), "--zip", out("report.zip"),
         ],
     }  # fmt: skip
 
 
 def write_inputs(folder: Path) -> None:
-    """Write what the first stages read: a plan and a shard without clips, a random shard, an untrained first stage."""
+    """Write what the first stages read.
+
+    That is a plan and a shard without clips, a random shard, and an untrained first stage.
+    """
     write_plan(folder / "clips.parquet", [])
     write_shard(folder / "empty.tar", [])
     write_random_shard(folder / "random.tar", clips=1, frames=80, size=16)

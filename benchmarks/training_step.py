@@ -77,6 +77,7 @@ class UnfusedAttention:
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """Attend from states (B, N, C) to the context (B, M, D), or to themselves: (B, N, C)."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
 
         def heads(x: torch.Tensor) -> torch.Tensor:
@@ -120,6 +121,7 @@ class Data:
         self.clips = LatentClips([folder / "train-000.tar"], neighbours=8)
 
     def batch(self, size: int, step: int) -> TrainingBatch:
+        """Gather `size` examples for training step `step`."""
         return Steps(self.clips, size, seed=1, reference_distance=1, schedule_steps=1000)[step]
 
     def frames_in(self, batch: Examples) -> list[torch.Tensor]:

@@ -21,6 +21,7 @@ from difftalk.runtime import progress
 from difftalk.runtime.errors import UserError
 from difftalk.stages import STAGES
 from difftalk.training import launcher
+from difftalk.training.signals import STOP_SIGNALS
 
 # Types that argparse reads by itself; a value of any other type is given as JSON.
 PLAIN_TYPES = (str, int, float, Path)
@@ -77,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (processes := values.get("processes", 1)) > 1 and rank is None:
         return launcher.launch(processes, argv)
     # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGUSR1, _stop)
+    for number in STOP_SIGNALS:
+        signal.signal(number, exit_on_signal)
     if log is not None:
         label = "" if log.stem == verb else log.stem.replace(".", " ")
         progress.log_to(log, label, is_second=bool(rank))
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         progress.say(f"difftalk {name}: interrupted")
         return 130
-    except Exception as e:  # noqa: BLE001 - outermost: whatever it was, it is told and ends as status 1
+    except Exception as e:  # noqa: BLE001 - outermost: whatever it was, it is reported and ends as status 1
         traceback.print_exc()
         if log is not None:
             line = f"difftalk {name}: {type(e).__name__}: {e} (where, is in {log})"
@@ -163,5 +164,6 @@ def _read(function: Callable[..., None], values: dict[str, Any]) -> dict[str, An
     return read
 
 
-def _stop(signum: int, frame: FrameType | None) -> None:
+def exit_on_signal(signum: int, frame: FrameType | None) -> None:
+    """Exit with status 128 + the number of the signal, and clean up on the way."""
     sys.exit(128 + signum)

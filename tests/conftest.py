@@ -1,12 +1,15 @@
-"""What the tests share: snakemake in a folder of its own, one small run of the whole workflow, a
-drawn speaker, and the stages that work on faces."""
+"""What the tests share.
+
+Snakemake in a folder of its own, one small run of the whole workflow, a drawn speaker, and the stages that
+work on faces.
+"""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from difftalk.config.crops import CropsSettings
 from difftalk.config.landmarks import LandmarksSettings
 from difftalk.datasets.clips import Clip, write_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
+from difftalk.face.tracks import Face
 from difftalk.media.video import read_frames
 from difftalk.runtime.rejects import Reject, read_rejects
 from difftalk.stages import crops, landmarks
@@ -118,6 +122,14 @@ def film_frames(film: Path) -> np.ndarray:
 def truth(film: Path) -> np.ndarray:
     """The landmarks that `film` was drawn with, (50, 68, 2)."""
     return np.load(film.with_suffix(".landmarks.npy"))
+
+
+def present(faces: Iterable[Face | None]) -> list[Face]:
+    """The faces of frames that must all have one."""
+    found = list(faces)
+    there = [face for face in found if face is not None]
+    assert len(there) == len(found), f"{len(found) - len(there)} frames without a face"
+    return there
 
 
 class Stage:

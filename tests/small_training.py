@@ -73,7 +73,8 @@ def train(
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
     """Read the weights of a model's folder, by network and name."""
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for file in sorted(model.glob("*/*.safetensors")):
         found |= {f"{file.parent.name}.{k}": v for k, v in load_file(file).items()}
+    assert found, f"{model} holds no weights"
     return found

@@ -148,7 +148,7 @@ def test_vfhq(tmp_path: Path) -> None:
     first, second, third = clips.values()
     assert (first.source_id, first.identity) == ("aaaaa_aaaa1", "aaaaa_aaaa1_P0")
     # Frames 1235 to 1499, counted from 0.
-    assert (first.start_s, first.end_s) == (pytest.approx(1235 / 30), pytest.approx(50.0))
+    assert first.start_s == pytest.approx(1235 / 30) and first.end_s == 50.0
     assert first.box == (574, 0, 1286, 712) and (first.box_width, first.box_height) == (1920, 1080)
     assert second.identity == "aaaaa_aaaa1_P1" and second.split == first.split and not second.left_out
     assert third.end_s == pytest.approx(90 / 29.97)

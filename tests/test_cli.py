@@ -183,11 +183,11 @@ def test_one_job_draws_its_bar_and_those_beside_it_print_lines() -> None:
 POOL = textwrap.dedent(
     """
     import signal, sys, time
-    from difftalk.cli import _stop
+    from difftalk.cli import exit_on_signal
     from difftalk.runtime.parallel import map_clips
 
     if __name__ == "__main__":
-        signal.signal(signal.SIGTERM, _stop)
+        signal.signal(signal.SIGTERM, exit_on_signal)
         jobs = [("a", 0), ("b", 60), ("c", 60), ("d", 60)]
         for clip, _ in map_clips(time.sleep, jobs, stage="crops", workers=2):
             print(clip, flush=True)

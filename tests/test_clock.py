@@ -44,6 +44,7 @@ def shown_from(rate: str) -> list[Fraction]:
         times = np.concatenate([[0], np.cumsum(steps)])
         return [Fraction(int(t), 1000) for t in times[times < SECONDS * 1000]]
     fps = RATES[rate][0]
+    assert fps is not None
     return [k / fps for k in range(int(SECONDS * fps))]
 
 

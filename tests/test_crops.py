@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import Stage
+from conftest import Stage, present
 
 from difftalk.face import align, dlib_backend, geometry, tracks
 from difftalk.media.encode import encode_video
@@ -61,7 +61,7 @@ def test_a_box_that_leaves_the_frame_repeats_its_border(
     assert np.abs(frame[30:] - film_frames[0, :226]).mean() < 3
 
 
-def test_a_box_without_the_face_or_far_outside_the_frame_is_told(stage: Stage, film: Path) -> None:
+def test_a_box_without_the_face_or_far_outside_the_frame_is_rejected(stage: Stage, film: Path) -> None:
     stage.add("elsewhere", film, box=(0, 0, 60, 60))
     stage.add("beyond", film, box=(0, -120, 256, 136))
     stage.landmarks()
@@ -167,8 +167,8 @@ def test_aligned_crops_show_the_face_where_their_landmarks_say(
     middle = points[:, tracks.RIGID].mean(axis=(0, 1))
     assert x0 < middle[0] < x1
     assert y0 < middle[1] < y1
-    # Looked for anew in the crops, the face is where the landmarks say.
-    again = list(dlib_backend.follow(crop.frames().repeat(2, axis=1).repeat(2, axis=2), 5, 48))
+    # Detected again in the crops, the face is where the landmarks say.
+    again = present(dlib_backend.follow(crop.frames().repeat(2, axis=1).repeat(2, axis=2), 5, 48))
     found = (np.stack([f.points for f in again]) + 0.5) / 2 - 0.5
     apart = np.linalg.norm(found - crop.landmarks, axis=-1).mean(axis=-1)
     assert np.median(apart) < 0.06 * eyes(crop.landmarks)[0].mean()

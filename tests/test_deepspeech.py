@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +39,13 @@ def standardised(audio: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 @pytest.mark.parametrize("frames", [1, 5, 25, 40])
-def test_there_are_two_steps_per_frame(frames):
+def test_there_are_two_steps_per_frame(frames: int) -> None:
     heard = network_input(noise(frames))
     assert heard.shape == (2 * frames, 494)
     assert heard.dtype == np.float32
 
 
-def test_a_step_hears_the_nine_steps_before_it_and_the_nine_after(step=30):
+def test_a_step_hears_the_nine_steps_before_it_and_the_nine_after(step: int = 30) -> None:
     rows, _, _ = standardised(noise(40))
     window = network_input(noise(40))[step].reshape(19, 26)
     # float32 of values up to 10.
@@ -52,7 +53,7 @@ def test_a_step_hears_the_nine_steps_before_it_and_the_nine_after(step=30):
     np.testing.assert_allclose(window[9], rows[step], atol=1e-5)
 
 
-def test_before_the_first_step_and_after_the_last_there_are_nine_rows_of_zeros():
+def test_before_the_first_step_and_after_the_last_there_are_nine_rows_of_zeros() -> None:
     rows, _, zero = standardised(noise(20))
     heard = network_input(noise(20)).reshape(40, 19, 26)
     np.testing.assert_allclose(heard[0, :9], zero, atol=1e-5)
@@ -65,7 +66,7 @@ def test_before_the_first_step_and_after_the_last_there_are_nine_rows_of_zeros()
     np.testing.assert_allclose(heard[30, 18], rows[39], atol=1e-5)
 
 
-def test_the_whole_matrix_is_standardised_zeros_included():
+def test_the_whole_matrix_is_standardised_zeros_included() -> None:
     audio = noise(20) // 8
     heard = network_input(audio)
     assert heard.mean() == pytest.approx(0, abs=1e-5)
@@ -73,7 +74,7 @@ def test_the_whole_matrix_is_standardised_zeros_included():
     assert abs(heard.mean(axis=0)).max() > 0.1, "not column by column"
 
 
-def test_step_s_hears_the_25_ms_from_s_fiftieths_of_a_second():
+def test_step_s_hears_the_25_ms_from_s_fiftieths_of_a_second() -> None:
     audio = noise(25) // 1000
     audio[30 * 320 + 200] += 20_000
     energy = network_input(audio)[:, 9 * 26]
@@ -82,7 +83,7 @@ def test_step_s_hears_the_25_ms_from_s_fiftieths_of_a_second():
 
 
 @pytest.mark.parametrize("samples", [16_000, 16_300, 15_700])
-def test_steps_follow_the_references_interpolation(samples):
+def test_steps_follow_the_references_interpolation(samples: int) -> None:
     """`np.interp` between rows at t / 50 s, at as many multiples of 1 / 50 s as the audio is long."""
     logits = np.random.default_rng(0).normal(size=(len(network_input(noise(30)[:samples])), 3))
     steps = round(samples / 16_000 * 50)
@@ -91,7 +92,7 @@ def test_steps_follow_the_references_interpolation(samples):
     np.testing.assert_allclose(fit(logits, steps), expected, atol=1e-12)
 
 
-def test_where_the_audio_is_short_the_last_step_is_held():
+def test_where_the_audio_is_short_the_last_step_is_held() -> None:
     np.testing.assert_array_equal(fit(np.array([[1.0], [2.0]]), 4)[:, 0], [1, 2, 2, 2])
 
 
@@ -165,7 +166,9 @@ def reference(x: np.ndarray, constants: dict[str, np.ndarray]) -> np.ndarray:
     return x @ w["h6"] + w["b6"]
 
 
-def test_an_imported_graph_computes_what_the_reference_computes(constants, tmp_path):
+def test_an_imported_graph_computes_what_the_reference_computes(
+    constants: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     network = DeepSpeech(import_graph(write_graph(tmp_path / "graph.pb", constants)))
     heard = network_input(noise(40))
     expected = reference(heard, constants)
@@ -186,7 +189,9 @@ def test_an_imported_graph_computes_what_the_reference_computes(constants, tmp_p
     ],
     ids=["in a scope", "folded into the reads", "as TensorFlow 1.0 named them"],
 )
-def test_other_names_of_the_same_constants_are_understood(rename, constants, tmp_path):
+def test_other_names_of_the_same_constants_are_understood(
+    rename: Callable[[str], str], constants: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     renamed = {rename(name): v for name, v in constants.items()}
     plain = import_graph(write_graph(tmp_path / "a.pb", constants))
     other = import_graph(write_graph(tmp_path / "b.pb", renamed, identity=False))
@@ -194,7 +199,7 @@ def test_other_names_of_the_same_constants_are_understood(rename, constants, tmp
     assert all(torch.equal(plain[name], other[name]) for name in plain)
 
 
-def test_a_constant_of_one_repeated_value_is_filled(constants, tmp_path):
+def test_a_constant_of_one_repeated_value_is_filled(constants: dict[str, np.ndarray], tmp_path: Path) -> None:
     constants["b5"][:] = 0.25
     path = write_graph(tmp_path / "graph.pb", constants)
     graph = GraphDef.FromString(path.read_bytes())
@@ -205,7 +210,7 @@ def test_a_constant_of_one_repeated_value_is_filled(constants, tmp_path):
     assert import_graph(path)["dense5.bias"].tolist() == [0.25] * FIVE
 
 
-def test_the_zip_of_a_graph_will_do(constants, tmp_path):
+def test_the_zip_of_a_graph_will_do(constants: dict[str, np.ndarray], tmp_path: Path) -> None:
     path = write_graph(tmp_path / "graph.pb", constants)
     with zipfile.ZipFile(tmp_path / "graph.pb.zip", "w") as archive:
         archive.write(path, "deepspeech-0_1_0-b90017e8.pb")
@@ -219,7 +224,7 @@ def complaint(path: Path) -> str:
     return str(raised.value)
 
 
-def test_a_file_that_is_no_frozen_graph_is_refused(tmp_path):
+def test_a_file_that_is_no_frozen_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "noise.pb").write_bytes(b"\x80\x02}q\x00" * 100)
     assert "no frozen TensorFlow graph" in complaint(tmp_path / "noise.pb")
     (tmp_path / "empty.pb").write_bytes(b"")
@@ -227,13 +232,15 @@ def test_a_file_that_is_no_frozen_graph_is_refused(tmp_path):
     assert "no such file" in complaint(tmp_path / "nowhere.pb")
 
 
-def test_a_truncated_graph_is_refused(constants, tmp_path):
+def test_a_truncated_graph_is_refused(constants: dict[str, np.ndarray], tmp_path: Path) -> None:
     path = write_graph(tmp_path / "graph.pb", constants)
     path.write_bytes(path.read_bytes()[:-1000])
     complaint(path)
 
 
-def test_a_later_deepspeech_is_refused_with_what_it_lacks(constants, tmp_path):
+def test_a_later_deepspeech_is_refused_with_what_it_lacks(
+    constants: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     later = {name: value for name, value in constants.items() if "/bw/" not in name}
     said = complaint(write_graph(tmp_path / "graph.pb", later))
     assert "no constants bw/basic_lstm_cell/kernel, bw/basic_lstm_cell/bias" in said
@@ -252,13 +259,15 @@ def test_a_later_deepspeech_is_refused_with_what_it_lacks(constants, tmp_path):
         ),
     ],
 )
-def test_a_constant_of_another_shape_is_named(name, shape, words, constants, tmp_path):
+def test_a_constant_of_another_shape_is_named(
+    name: str, shape: tuple[int, ...], words: str, constants: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     constants[name] = np.zeros(shape, np.float32)
     assert words in complaint(write_graph(tmp_path / "graph.pb", constants))
 
 
 @pytest.fixture
-def weights(constants, tmp_path, monkeypatch) -> Path:
+def weights(constants: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights folder that has DeepSpeech."""
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -269,7 +278,9 @@ def weights(constants, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_the_stage_writes_the_logits_of_whole_clips(weights, constants, tmp_path):
+def test_the_stage_writes_the_logits_of_whole_clips(
+    weights: Path, constants: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     clips_audio = {"a": noise(20), "b": noise(26, seed=1)}
     black = {
         name: (
@@ -292,7 +303,9 @@ def test_the_stage_writes_the_logits_of_whole_clips(weights, constants, tmp_path
         np.testing.assert_allclose(found[name], reference(network_input(audio), constants), atol=ROUNDING)
 
 
-def test_without_weights_the_error_says_which_key_asked_and_how_to_get_them(tmp_path, monkeypatch):
+def test_without_weights_the_error_says_which_key_asked_and_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DIFFTALK_WEIGHTS", str(tmp_path))
     with pytest.raises(UserError, match=r"speech\.backend: deepspeech needs .*difftalk weights import"):
         load_deepspeech()

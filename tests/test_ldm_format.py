@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 import ldm_forward
 import pytest
@@ -25,10 +26,11 @@ from difftalk.sampling.pipeline import DiffTalkPipeline
 # copies of the moving average.
 RELEASED_NAMES = "13608c04b5ca62f770b88766bb02b77c88b852132852ae5f2db4b04c87cd3615"
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 Networks = tuple[UNet2DConditionModel, Conditioner, VQModel]
 
 
-def shaken(model):
+def shaken(model: Model) -> Model:
     """Every tensor away from its first value, so that none can be left out or taken for another unnoticed."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -178,7 +180,7 @@ def test_a_checkpoint_becomes_a_model_folder_and_a_checkpoint_again(
 ) -> None:
     file, folder, again = tmp_path / "last.ckpt", tmp_path / "model", tmp_path / "again.ckpt"
     torch.save({"epoch": 3, "global_step": 10, "state_dict": checkpoint}, file)
-    command = [sys.executable, "-m", "difftalk", "weights", "import-model", file, "--out", folder]
+    command = [sys.executable, "-m", "difftalk", "weights", "import-model", str(file), "--out", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "model"]

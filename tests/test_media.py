@@ -123,9 +123,9 @@ def test_audio_is_cut_by_the_clock_of_the_frames(tmp_path: Path) -> None:
             frame.pts = k + 10
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-        frame = av.AudioFrame.from_ndarray(stereo, format="s16", layout="stereo")
-        frame.sample_rate, frame.pts = 48_000, 0
-        container.mux(audio_stream.encode(frame))
+        block = av.AudioFrame.from_ndarray(stereo, format="s16", layout="stereo")
+        block.sample_rate, block.pts = 48_000, 0
+        container.mux(audio_stream.encode(block))
         container.mux(audio_stream.encode())
     audio = read_audio(tmp_path / "v.mkv", 0.0, 1.6)
     assert np.abs(audio.astype(int)).argmax() / 16_000 == pytest.approx(0.6, abs=0.002)
@@ -149,7 +149,7 @@ def test_writing_twice_gives_the_same_bytes_and_the_tags(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p"])
 def test_colours_survive_and_both_readers_agree(tmp_path: Path, pix_fmt: str) -> None:
-    frames = np.broadcast_to(np.uint8([200, 50, 30]), (5, SIDE, SIDE, 3))
+    frames = np.broadcast_to(np.array([200, 50, 30], np.uint8), (5, SIDE, SIDE, 3))
     write_video(tmp_path / "v.mp4", frames, pix_fmt=pix_fmt)
     ours = read_video(tmp_path / "v.mp4")
     theirs = np.stack(list(read_frames(tmp_path / "v.mp4")))
@@ -311,9 +311,12 @@ def test_a_part_of_a_frame_is_that_part_of_the_whole(
 
 def test_a_small_copy_of_a_frame_looks_like_it(tmp_path: Path) -> None:
     write_video(tmp_path / "v.mp4", counter(3, first=0b10010110))
+    count = 0
     for frame in video.read_lazy_frames(tmp_path / "v.mp4"):
+        count += 1
         small, whole = frame.scaled(16, 16), frame[:, :]
         assert small.shape == (16, 16, 3)
         expected = whole.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
         # The fields' edges lie on those of the small pixels, but the scaler's filter reaches over them.
         assert np.abs(small - expected).mean() < 5
+    assert count == 3

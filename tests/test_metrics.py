@@ -128,8 +128,8 @@ def test_lpips_takes_the_backbone_of_the_weights_table(
     assert found == tmp_path / "weights" / "alexnet.safetensors"
     assert metrics.find_lpips_backbone(str(path)) == path, "the configured file goes first"
     truth = speaker(1)[0][:2]
-    values = [metrics.Lpips(p)(truth, noisy(truth), (8, 8, 40, 40))[0] for p in (found, path)]
-    np.testing.assert_array_equal(*values)
+    ours, theirs = (metrics.Lpips(p)(truth, noisy(truth), (8, 8, 40, 40))[0] for p in (found, path))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_mouth_box_holds_the_mouth_of_all_frames_and_stays_inside() -> None:
@@ -146,7 +146,8 @@ def test_mouth_opening_is_measured_from_the_frame_alone() -> None:
     frames, landmarks, _ = speaker(5, 4.0)
     measure = MouthOpening()
     truth = opening(landmarks)
-    assert correlation(measure(frames, landmarks), truth) > 0.9
+    follows = correlation(measure(frames, landmarks), truth)
+    assert follows is not None and follows > 0.9
     # A still frame has nothing of the movement that the landmarks know of.
     still = measure(np.repeat(frames[:1], len(frames), axis=0), landmarks)
     follows = correlation(still, truth)
@@ -203,7 +204,9 @@ def test_a_clip_row_is_the_mean_of_its_frames(scored: Scored) -> None:
 
 def test_the_truth_has_no_image_metrics_but_sync_and_mouth(scored: Scored) -> None:
     _, rows = scored
-    for row in clip_rows(rows["ground_truth"]).values():
+    truth = clip_rows(rows["ground_truth"])
+    assert set(truth) == {"a", "b"}
+    for row in truth.values():
         assert all(row[name] is None for name in IMAGE_METRICS)
         assert row["sync_confidence"] > 0 and row["mouth_corr"] > 0.9
 

@@ -27,7 +27,7 @@ def test_constraints_pin_every_dependency_and_name_no_machine() -> None:
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)
     pinned = {line.partition("==")[0] for line in lines}
     wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
-    assert {re.match(r"[\w-]+", name)[0].lower().replace("_", "-") for name in wanted} <= pinned
+    assert {name(requirement) for requirement in wanted} <= pinned
 
 
 def name(requirement: str) -> str:
@@ -37,7 +37,7 @@ def name(requirement: str) -> str:
 
 def imported(*folders: str) -> set[str]:
     """The distributions that the Python files of some folders import, as pip names them."""
-    known = packages_distributions() | {"dlib": ["dlib-bin"]}  # whose wheel does not say what it holds
+    known = dict(packages_distributions()) | {"dlib": ["dlib-bin"]}  # whose wheel does not say what it holds
     own = {path.stem for folder in folders for path in (ROOT / folder).glob("*.py")}
     found = {
         module for folder in folders for path in (ROOT / folder).rglob("*.py") for module in modules(path)
@@ -70,4 +70,4 @@ def test_the_package_imports_what_it_declares() -> None:
 def test_tests_and_tools_import_what_is_declared() -> None:
     used = imported("tests", "tools", "benchmarks")
     assert used - DECLARED - DEV <= {"tensorflow-cpu"}
-    assert DEV - PROGRAMS <= used
+    assert used >= DEV - PROGRAMS

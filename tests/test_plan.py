@@ -61,10 +61,15 @@ def described(videos: Path, **more: Any) -> dict[str, Any]:
     return {"name": "local", "videos": str(videos), **more}
 
 
-def run_plan(dataset: dict[str, Any], shards: dict[str, int], out: Path) -> None:
-    """Plan from what JSON on the command line would hold."""
-    settings = from_dict(DatasetSettings, dataset, "dataset")
-    plan.run(dataset=settings, shards=from_dict(Shards, shards, "shards"), out=out)
+def settings_of(dataset: dict[str, Any]) -> DatasetSettings:
+    """Read what JSON on the command line would hold."""
+    kind: Any = DatasetSettings  # a union of three, which is no `type`
+    settings: DatasetSettings = from_dict(kind, dataset, "dataset")
+    return settings
+
+
+def run_plan(dataset: dict[str, Any], shards: dict[str, Any], out: Path) -> None:
+    plan.run(dataset=settings_of(dataset), shards=from_dict(Shards, shards, "shards"), out=out)
 
 
 def run_fetch(tmp_path: Path, shard: str, dataset: dict[str, Any], **more: Any) -> Path:
@@ -72,7 +77,7 @@ def run_fetch(tmp_path: Path, shard: str, dataset: dict[str, Any], **more: Any) 
     fetch.run(
         plan=tmp_path / "clips.parquet",
         shard=shard,
-        dataset=from_dict(DatasetSettings, dataset, "dataset"),
+        dataset=settings_of(dataset),
         download=Download(),
         store=tmp_path / "store",
         out=out,
@@ -168,7 +173,7 @@ def test_users_mistakes_are_one_line(tmp_path: Path, videos: Path, good_video: b
     single.mkdir()
     (single / "a.mp4").write_bytes(good_video)
     shards = {"train": 1, "test": 1}
-    for dataset, wanted, message in [
+    refused: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         (described(empty), shards, "no video file"),
         (described(tmp_path / "nowhere"), shards, "does not exist"),
         (described(single), shards, "at least one more video"),
@@ -182,7 +187,8 @@ def test_users_mistakes_are_one_line(tmp_path: Path, videos: Path, good_video: b
             shards,
             "identities.test is 0, but has to be at least 1",
         ),
-    ]:
+    ]
+    for dataset, wanted, message in refused:
         with pytest.raises(UserError, match=message) as caught:
             run_plan(dataset, wanted, tmp_path / "clips.parquet")
         assert "\n" not in str(caught.value)

@@ -70,7 +70,7 @@ def test_rejects_of_a_stage_that_fails_for_something_else_are_there_too(tmp_path
 
 
 def test_too_many_rejects_are_found_before_a_writer_has_finished_its_file(tmp_path: Path) -> None:
-    results = [("b", {"json": {}}), ("a", LOST)]
+    results: list[tuple[str, dict[str, Any] | Reject]] = [("b", {"json": {}}), ("a", LOST)]
     with pytest.raises(UserError, match="1 of 2"), RejectLog("speech", tmp_path / "a.csv", 0.0, 2) as lost:
         write_shard(tmp_path / "out.tar", lost.kept(results))
     assert [p.name for p in tmp_path.iterdir()] == ["a.failed.csv"]

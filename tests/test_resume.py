@@ -57,7 +57,7 @@ def test_a_killed_job_is_done_by_the_next_run(case: Case, tiny_run: Path, tmp_pa
     for name in case.outputs:
         remove(here / RUN / name)
     shutil.rmtree(here / RUN / "state")  # or else a finished model would be restored
-    asked = [*(str(RUN / name) for name in case.outputs), "--configfile", TINY]
+    asked: list[str | Path] = [*(str(RUN / name) for name in case.outputs), "--configfile", TINY]
 
     with subprocess.Popen(
         command(*asked, directory=here), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,6 +1,7 @@
 """Sync experts and the protocol by which they judge a clip."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,7 @@ def test_sync_equals_a_naive_loop_and_finds_the_shift(zero_padded: bool, shift: 
     audio = whole[10 + shift : 63 + shift]  # three more than there are frames
     found = measure_sync(video, audio, 15, zero_padded)
     offset, confidence, distance = naive_sync(video, audio, 15, zero_padded)
+    assert found is not None
     assert found.offset == offset == shift
     assert found.windows == 50
     np.testing.assert_allclose([found.confidence, found.distance], [confidence, distance], rtol=1e-9)
@@ -68,7 +70,8 @@ def test_sync_equals_a_naive_loop_and_finds_the_shift(zero_padded: bool, shift: 
 def test_offset_is_positive_where_the_audio_leads_the_video() -> None:
     whole = np.random.default_rng(0).normal(size=(60, 8))
     video, early = whole[:40], whole[3:43]  # what is seen at frame i was heard at frame i - 3
-    assert measure_sync(video, early, 15, True).offset == 3
+    found = measure_sync(video, early, 15, True)
+    assert found is not None and found.offset == 3
 
 
 def test_a_clip_shorter_than_the_shifts_has_no_verdict() -> None:
@@ -117,7 +120,7 @@ def test_released_weights_import_without_unpickling_code(tmp_path: Path) -> None
 
 def test_the_stage_imports_released_weights_and_its_own_folders(tmp_path: Path) -> None:
     torch.save(SyncNetV2().state_dict(), tmp_path / "syncnet_v2.model")
-    common = {"crops": [], "settings": SyncnetTraining(), "state": tmp_path / "state"}
+    common: dict[str, Any] = {"crops": [], "settings": SyncnetTraining(), "state": tmp_path / "state"}
     run(source=str(tmp_path / "syncnet_v2.model"), out=tmp_path / "one", **common)
     run(source=str(tmp_path / "one"), out=tmp_path / "two", **common)
     expert = load_syncnet(tmp_path / "two")

@@ -1,6 +1,8 @@
 """Which frames are trained on: every one, once an epoch, with references far enough away."""
 
 import pickle
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from small_training import write_made
 from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
 from difftalk.training.checkpoint import resume, save_checkpoint
-from difftalk.training.data import Steps, batch_indices, draw_reference, load_steps
+from difftalk.training.data import Steps, TrainingBatch, batch_indices, draw_reference, load_steps
 
 
 def test_every_epoch_shows_every_frame_once_in_a_new_order() -> None:
@@ -44,7 +46,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> LatentClips:
     return LatentClips([write_made(tmp_path_factory.mktemp("clips")) / "train-000.tar"], neighbours=8)
 
 
-def tensors(steps: list) -> list[torch.Tensor]:
+def tensors(steps: list[TrainingBatch]) -> list[torch.Tensor]:
     return [x for s in steps for x in (*vars(s.examples).values(), s.noise, s.timesteps)]
 
 
@@ -71,7 +73,9 @@ def test_a_worker_process_is_sent_paths_and_no_data(clips: LatentClips) -> None:
     assert pickle.loads(sent).clip_ids == clips.clip_ids
 
 
-def test_the_latest_valid_checkpoint_of_the_same_settings_is_found(tmp_path, capsys) -> None:
+def test_the_latest_valid_checkpoint_of_the_same_settings_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, step, "{}", {"x": torch.full((1000,), float(step))})
     kept = sorted(p.name for p in tmp_path.iterdir())
@@ -85,9 +89,9 @@ def test_the_latest_valid_checkpoint_of_the_same_settings_is_found(tmp_path, cap
         resume(tmp_path, '{"settings": {"steps": 5}}')
 
 
-def test_a_checkpoint_that_would_run_code_is_not_unpickled(tmp_path) -> None:
+def test_a_checkpoint_that_would_run_code_is_not_unpickled(tmp_path: Path) -> None:
     class Trap:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Any, ...]:
             return (tmp_path.joinpath("sprung").touch, ())
 
     (tmp_path / "step-00000001.pt").write_bytes(pickle.dumps(Trap()))

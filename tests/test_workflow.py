@@ -182,7 +182,7 @@ def test_a_second_run_has_nothing_to_do_within_10_seconds(tiny_run: Path) -> Non
 
 
 def test_a_comment_reruns_nothing(tiny_run: Path, checkout: Path) -> None:
-    for module in ("video.py", "training/train.py", "evaluation/metrics.py"):
+    for module in ("media/video.py", "training/loop.py", "evaluation/metrics.py"):
         file = checkout / "difftalk" / module
         file.write_text("# A comment.\n" + file.read_text() + "\n# Another.\n")
     assert tiny(tiny_run, "-n", checkout=checkout).idle
@@ -197,8 +197,8 @@ def test_an_edit_of_the_metrics_reruns_score_and_what_follows(tiny_run: Path, ch
 
 
 def test_an_edit_of_the_training_leaves_the_data(tiny_run: Path, checkout: Path) -> None:
-    train = checkout / "difftalk" / "training" / "train.py"
-    train.write_text(train.read_text() + "\nEDITED = True\n")
+    loop = checkout / "difftalk" / "training" / "loop.py"
+    loop.write_text(loop.read_text() + "\nEDITED = True\n")
     found = tiny(tiny_run, "-n", checkout=checkout)
     assert found.jobs == {"train": 2, "sample": 2, "score": 2, "tables": 1, "report": 1, "all": 1}
 

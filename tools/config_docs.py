@@ -1,4 +1,4 @@
-"""Write what is made from the models of the configuration: the JSON schema for editors, and the table of keys.
+"""Write the JSON schema for editors and the table of keys, from the models of the configuration.
 
     python tools/config_docs.py
 

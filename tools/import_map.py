@@ -1,12 +1,12 @@
-"""Print which package of difftalk imports which, and check that imports point downward, never in a circle.
+"""Print which package of difftalk imports which, and check that imports point downward.
 
-    python tools/import_map.py                  # packages, arrows between them, upward arrows, circles, long modules
-    python tools/import_map.py --walk train     # the files one opens to follow a stage from its rule to its result
-    python tools/import_map.py --root DIR       # the same for another checkout
+    python tools/import_map.py              # packages, arrows between them, upward ones, circles, long files
+    python tools/import_map.py --walk train # the files that lead through a stage from its rule to its result
+    python tools/import_map.py --root DIR   # the same for another checkout
 
-A room is a package at the top of difftalk, or a loose module there; `models/formats` is a room of its own. Files are read,
-never imported. The exit status is 1 where an import points upward or in a circle, where a stage imports a stage, or where a
-room has no floor.
+A room is a package at the top of difftalk, or a loose module there; `models/formats` is a room of its own.
+Files are read, never imported. The exit status is 1 where an import points upward or in a circle, where a
+stage imports a stage, or where a room has no floor.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = "difftalk"
-# From the top. A room may import what is below it, and its neighbours on the floor as long as there is no circle.
+# From the top. A room may import what is below it, and neighbours on its floor while there is no circle.
 FLOORS = (
     ("__main__",),
     ("cli",),
@@ -39,7 +39,10 @@ Arrows = Mapping[str, Collection[str]]
 
 
 def read_modules(root: Path) -> dict[str, Path]:
-    """The modules of the package in the checkout `root`: `{dotted name: file}`; a package stands for its `__init__`."""
+    """Return the modules of the package in the checkout `root`: `{dotted name: file}`.
+
+    A package stands for its `__init__`.
+    """
     modules = {}
     for file in sorted((root / PACKAGE).rglob("*.py")):
         parts = file.relative_to(root).with_suffix("").parts
@@ -56,7 +59,10 @@ def room_of(module: str) -> str:
 
 
 def imported_names(node: ast.AST, package: str) -> Iterator[tuple[str, str]]:
-    """`(module, name)` of each import below `node`, those inside functions included; `name` is empty for `import a.b`."""
+    """Yield `(module, name)` of each import below `node`, those inside functions included.
+
+    `name` is empty for `import a.b`.
+    """
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             for statement in child.orelse:
@@ -140,7 +146,10 @@ def is_stage(module: str) -> bool:
 
 
 def depth(arrows: Arrows) -> int:
-    """On how many floors the rooms lie as the imports have it: the longest chain of arrows; a circle is one floor."""
+    """Count the floors on which the rooms lie as the imports have it.
+
+    That is the longest chain of arrows; a circle is one floor.
+    """
     ring = {name: next((group[0] for group in circles(arrows) if name in group), name) for name in arrows}
 
     @cache
@@ -157,7 +166,10 @@ def count_lines(file: Path) -> int:
 
 
 def problems_of(arrows: Arrows) -> list[str]:
-    """One line for each upward arrow, each import from stage to stage and each circle; one for rooms without a floor."""
+    """Return one line for each upward arrow, import from stage to stage, and circle.
+
+    Rooms without a floor share one line.
+    """
     homeless = sorted({room_of(module) for module in arrows if floor_of(room_of(module)) is None})
     between_stages = [(m, t) for m in arrows for t in sorted(arrows[m]) if is_stage(m) and is_stage(t)]
     return [
@@ -170,7 +182,7 @@ def problems_of(arrows: Arrows) -> list[str]:
 
 
 def print_map(modules: Mapping[str, Path], arrows: Arrows) -> None:
-    """Print the rooms by floor with their modules, the arrows between them, and the modules that are too long."""
+    """Print the rooms by floor with their modules, the arrows between them, and long modules."""
     lines = {module: count_lines(file) for module, file in modules.items()}
     rooms: dict[str, list[str]] = {}
     for module in modules:
@@ -210,7 +222,7 @@ def walk(root: Path, stage: str, modules: Mapping[str, Path], arrows: Arrows) ->
     """
     rules = "\n".join(file.read_text(encoding="utf-8") for file in sorted(root.glob("workflow/rules/*.smk")))
     rule = re.search(rf"^rule {re.escape(stage)}:\n((?:[ \t].*\n|\n)*)", rules, re.MULTILINE)
-    # A rule may name the module; where stages have a folder of their own, the module is named after the stage.
+    # A rule may name the module; where stages have a folder of their own, it is named after the stage.
     named = re.search(rf'"({PACKAGE}\.[\w.]+)"', rule[1]) if rule else None
     module = f"{PACKAGE}.stages.{stage}"
     module = named[1] if module not in modules and named else module

@@ -8,7 +8,10 @@ from difftalk.config.section import List, Section
 
 
 class AutoencoderTraining(Section):
-    """How the first stage is trained, where `autoencoder` is `train`. The defaults suit 64-px crops on a CPU."""
+    """How the first stage is trained, where `autoencoder` is `train`.
+
+    The defaults suit 64-px crops on a CPU.
+    """
 
     channels: List[Annotated[int, Field(ge=4)]] = Field(
         (32, 64, 96),

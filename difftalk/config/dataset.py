@@ -121,7 +121,10 @@ KINDS: dict[str, type[Section]] = {"demo": Demo, "local": Local, "hdtf": Hdtf, "
 
 
 def _own_keys(value: Any) -> Any:
-    """Drop keys of other kinds of dataset: the default configuration describes the demo, and overlays add to it."""
+    """Drop keys of other kinds of dataset.
+
+    The default configuration describes the demo, and overlays add to it.
+    """
     if not isinstance(value, dict):
         return value
     kind = KINDS.get(value.get("name", "demo"))

@@ -6,7 +6,7 @@ from difftalk.config.section import Section
 from difftalk.media.clock import MAX_SHIFT_FRAMES
 
 
-class PictureGates(Section):
+class FrameGates(Section):
     """The gates of the stage `landmarks`."""
 
     scene_cut_ratio: float | None = Field(
@@ -52,5 +52,5 @@ class AudioGates(Section):
     )
 
 
-class Gates(PictureGates, AudioGates):
+class Gates(FrameGates, AudioGates):
     """All gates, as the configuration has them."""

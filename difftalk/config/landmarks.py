@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from difftalk.config.gates import PictureGates
+from difftalk.config.gates import FrameGates
 from difftalk.config.section import Section
 
 
@@ -40,4 +40,4 @@ class Landmarks(Section):
 class LandmarksSettings(Landmarks):
     """What the stage `landmarks` reads."""
 
-    gates: PictureGates = Field(PictureGates(), description="Gates on the frames.")
+    gates: FrameGates = Field(FrameGates(), description="Gates on the frames.")

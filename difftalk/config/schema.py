@@ -1,4 +1,4 @@
-"""What is made from the models of the sections: the JSON schema, the table of keys, texts read as typed values."""
+"""What is made from the models of the sections: JSON schema, table of keys, texts read as typed values."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,8 +13,8 @@ TABLE_START, TABLE_END = "<!-- config keys: make config-docs -->", "<!-- /config
 def plain(schema: Schema) -> dict[str, Any]:
     """Return pydantic's JSON schema without references: nested as the configuration is.
 
-    A value that may be null has both types in `type`. A section of several kinds, told apart by `name`, becomes one
-    section with the keys of all kinds, whose descriptions say which kind reads them.
+    A value that may be null has both types in `type`. A section of several kinds, told apart by `name`,
+    becomes one section with the keys of all kinds, whose descriptions say which kind reads them.
     """
     definitions = schema.get("$defs", {})
 
@@ -65,7 +65,10 @@ def _one_section(kinds: Mapping[str, Schema]) -> dict[str, Any]:
 
 
 def keys(schema: Schema, above: str = "") -> Iterator[tuple[str, Schema]]:
-    """Yield each key as a dotted name with its part of a plain schema; `NAME` stands for names that the user chooses."""
+    """Yield each key as a dotted name with its part of a plain schema.
+
+    `NAME` stands for names that the user chooses.
+    """
     named = schema.get("additionalProperties")
     inside = dict(schema.get("properties", {})) | ({"NAME": named} if isinstance(named, dict) else {})
     for key, inner in inside.items():
@@ -75,7 +78,7 @@ def keys(schema: Schema, above: str = "") -> Iterator[tuple[str, Schema]]:
 
 
 def coerce(value: Any, schema: Schema) -> Any:
-    """Return `value` with texts read as the numbers, booleans or nulls that a plain schema has in their place.
+    """Return `value` with texts read as the numbers, booleans or nulls of a plain schema.
 
     Snakemake's `--config 'training={steps: 300}'` gives the text "300". What cannot be read stays as it is.
     """

@@ -18,7 +18,8 @@ List = Annotated[tuple[Values, ...], Strict(False)]
 class Section(BaseModel):
     """A section of the configuration: unknown keys, other types and values out of bounds are refused.
 
-    A subclass has one line a key: its type, default, bounds and description. Nothing else lists keys or defaults.
+    A subclass has one line a key: its type, default, bounds and description.
+    Nothing else lists keys or defaults.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

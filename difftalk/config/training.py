@@ -22,7 +22,10 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class Training(Section):
-    """How the denoiser is trained. The defaults are the paper's where it states them, at its published sizes."""
+    """How the denoiser is trained.
+
+    The defaults are the paper's where it states them, at its published sizes.
+    """
 
     smoothing_frames: int = Field(
         8,

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from difftalk.config.crops import CropsSettings
 from difftalk.config.dataset import LocalSettings, Table
 from difftalk.config.explain import dotted, explain, origin
-from difftalk.config.gates import AudioGates, PictureGates
+from difftalk.config.gates import AudioGates, FrameGates
 from difftalk.config.landmarks import LandmarksSettings
 from difftalk.config.report import ReportSettings, TablesSettings
 from difftalk.config.root import Config
@@ -24,8 +24,8 @@ from difftalk.runtime.errors import UserError
 from difftalk.runtime.tabular import read_tabular
 
 __all__ = [
-    "UNTRAINED_METHODS", "as_json", "coerce", "config_schema", "dataset_files", "dataset_settings", "folder_digest", "load",
-    "models", "read_yaml", "shards", "stage_settings", "unused_modules",
+    "UNTRAINED_METHODS", "as_json", "coerce", "config_schema", "dataset_files", "dataset_settings",
+    "folder_digest", "load", "models", "read_yaml", "shards", "stage_settings", "unused_modules",
 ]  # fmt: skip
 
 # The modules of which a stage uses one, so that its fingerprint can leave out the others.
@@ -67,8 +67,8 @@ def load(config: Mapping[str, Any], sources: Sequence[tuple[str, Any]] = ()) -> 
         sources: what it was merged from, `(name, content)`, the strongest last.
 
     Raises:
-        UserError: in one line, with the source and the dotted name of the first key that is wrong, and what would be
-            right: the nearest known key, the type, the bounds.
+        UserError: in one line, with the source and the dotted name of the first key that is wrong, and what
+            would be right: the nearest known key, the type, the bounds.
     """
     values = dict(config)
     if values.get("videos") is not None and isinstance(values.get("dataset", {}), dict):
@@ -144,13 +144,13 @@ def stage_settings(config: Config, stage: str) -> Section:
     """
     if config.gates.sync is not None and config.syncnet == "train":
         raise UserError(
-            "config: gates.sync needs a sync expert before there are crops to train one on, but syncnet is `train`: "
-            "set syncnet to `embedded` or a path, or gates.sync to null"
+            "config: gates.sync needs a sync expert before there are crops to train one on, but syncnet is "
+            "`train`: set syncnet to `embedded` or a path, or gates.sync to null"
         )
     match stage:
         case "landmarks":
-            gates = {key: getattr(config.gates, key) for key in PictureGates.model_fields}
-            return LandmarksSettings(**config.landmarks.model_dump(), gates=PictureGates(**gates))
+            gates = {key: getattr(config.gates, key) for key in FrameGates.model_fields}
+            return LandmarksSettings(**config.landmarks.model_dump(), gates=FrameGates(**gates))
         case "crops":
             gates = {key: getattr(config.gates, key) for key in AudioGates.model_fields}
             return CropsSettings(**config.crops.model_dump(), gates=AudioGates(**gates))
@@ -197,7 +197,10 @@ def unused_modules(modules: Mapping[str, str], chosen: str) -> list[str]:
 
 
 def folder_digest(folder: str | Path) -> str:
-    """Return a hash over names, sizes and times of the files below `folder`, which may be a file. Reads none of them."""
+    """Return a hash over names, sizes and times of the files below `folder`, which may be a file.
+
+    None of them is read.
+    """
     files = sorted(p for p in [Path(folder), *Path(folder).rglob("*")] if p.is_file())
     lines = [f"{p.relative_to(folder)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -24,6 +24,7 @@ class LocalDataset:
         self.settings = settings
 
     def clips(self) -> list[Clip]:
+        """Return the clips of all videos in the folder: one each, or pieces of `clip_seconds`."""
         files = _video_files(Path(self.settings.videos))
         clip_seconds = self.settings.clip_seconds
         if clip_seconds is not None and clip_seconds < MIN_REST_S:
@@ -40,6 +41,7 @@ class LocalDataset:
         return clips
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
+        """Return the video of a source where it lies: nothing is copied to `store`."""
         file = Path(self.settings.videos) / uri
         if not file.is_file():
             raise ClipError("cannot_fetch", f"{file} is gone since the plan was made")

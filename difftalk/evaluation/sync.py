@@ -61,8 +61,8 @@ def measure_sync(video: np.ndarray, audio: np.ndarray, max_shift: int, zero_padd
 def shifted_distances(video: np.ndarray, audio: np.ndarray, max_shift: int) -> np.ndarray:
     """Return the distance of each video window to the audio windows at all shifts.
 
-    D[i, k] = |video_i - audio_{i + k - max_shift} + eps|, (N, 2 max_shift + 1) float64; zero vectors lie beyond
-    the ends of the audio.
+    D[i, k] = |video_i - audio_{i + k - max_shift} + eps|, (N, 2 max_shift + 1) float64; zero vectors lie
+    beyond the ends of the audio.
     """
     count = len(video)
     padded = np.pad(np.asarray(audio, np.float64), ((max_shift, max_shift), (0, 0)))

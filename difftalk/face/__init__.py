@@ -1,1 +1,1 @@
-"""Faces: where they are (`landmarks`, `tracks`), what is cut out (`crops`), what is generated (`masks`)."""
+"""Faces of a clip: found and followed (`follow`), judged (`gates`), cropped (`crops`)."""

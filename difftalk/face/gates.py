@@ -12,7 +12,7 @@ import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
-from difftalk.config.gates import PictureGates
+from difftalk.config.gates import FrameGates
 from difftalk.face.tracks import Face
 from difftalk.media.clock import FPS
 from difftalk.media.video import LazyFrame
@@ -38,7 +38,7 @@ class SceneMonitor:
         gates: those that are off are not computed.
     """
 
-    def __init__(self, gates: PictureGates) -> None:
+    def __init__(self, gates: FrameGates) -> None:
         self._gates = gates
         self._detector = AdaptiveDetector(
             adaptive_threshold=gates.scene_cut_ratio or 0.0,
@@ -106,7 +106,7 @@ class SceneMonitor:
         self._fed += 1
 
 
-def scene_cut(cuts: list[int], gates: PictureGates) -> ClipError | None:
+def scene_cut(cuts: list[int], gates: FrameGates) -> ClipError | None:
     """Return the error `scene_cut` with the times of the first few cuts; None without any.
 
     Args:
@@ -120,7 +120,7 @@ def scene_cut(cuts: list[int], gates: PictureGates) -> ClipError | None:
     return ClipError("scene_cut", f"at {times}{more} of the clip")
 
 
-def several_faces(faces: Iterable[Face | None], gates: PictureGates) -> ClipError | None:
+def several_faces(faces: Iterable[Face | None], gates: FrameGates) -> ClipError | None:
     """Return the error `several_faces` where too many of the inspected frames show another face; else None.
 
     Args:
@@ -136,7 +136,7 @@ def several_faces(faces: Iterable[Face | None], gates: PictureGates) -> ClipErro
     return ClipError("several_faces", f"{detail}, several_faces_share={limit:g}")
 
 
-def frozen(freeze: tuple[int, int], gates: PictureGates) -> ClipError | None:
+def frozen(freeze: tuple[int, int], gates: FrameGates) -> ClipError | None:
     """Return the error `frozen` where the video freezes for too long; else None.
 
     Args:

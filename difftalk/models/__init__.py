@@ -1,1 +1,1 @@
-"""The networks: first stage, conditioning, denoiser, and the pipeline that ties them together."""
+"""The networks: first stage, conditioning, denoiser, sync expert; and what they are given."""

@@ -35,6 +35,7 @@ class AudioEncoder(nn.Module):
         self.head = nn.Sequential(nn.Linear(64, 64), _leaky(), nn.Linear(64, EMBEDDING))
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """Encode windows of speech features (N, 16, features) to embeddings (N, 64)."""
         return self.head(self.convolutions(windows.transpose(1, 2)).squeeze(2))
 
 
@@ -55,6 +56,7 @@ class TemporalFilter(nn.Module):
         self.weigh = nn.Sequential(nn.Linear(neighbours, neighbours), nn.Softmax(dim=1))
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Average embeddings (B, neighbours, 64) over the neighbours: (B, 64)."""
         weights = self.weigh(self.convolutions(embeddings[..., :FILTER_CHANNELS].transpose(1, 2)).squeeze(1))
         return torch.einsum("bn,bnd->bd", weights, embeddings)
 

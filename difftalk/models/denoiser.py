@@ -47,7 +47,10 @@ class Denoiser(nn.Module):
         Args:
             noisy: latents at the noise levels `timesteps`.
             timesteps: (B,) int64.
-            masked, reference, speech, landmarks: as the attributes of `difftalk.models.examples.Examples`.
+            masked: (B, C, h, w) latents of the frames with the mouth masked.
+            reference: (B, C, h, w) latents of another frame of each clip.
+            speech: (B, neighbours, 16, features).
+            landmarks: (B, 39, 2) in [0, 1] of the crop.
         """
         return self.predict(noisy, timesteps, masked, reference, self.context(speech, landmarks))
 
@@ -175,6 +178,11 @@ class OneTokenAttention:
         encoder_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """Return the value of the token in `encoder_hidden_states` (B, 1, D) at each of N states: (B, N, C).
+
+        Raises:
+            ValueError: if there are several tokens.
+        """
         if encoder_hidden_states.shape[1] != 1:
             raise ValueError(f"one context token expected, not {encoder_hidden_states.shape[1]}")
         out = attn.to_out[0](attn.to_v(encoder_hidden_states))

@@ -13,7 +13,7 @@ MOUTH = slice(48, 68)
 _FINE = 8
 
 
-def mouth_mask_row(landmarks: np.ndarray) -> np.ndarray:
+def first_masked_row(landmarks: np.ndarray) -> np.ndarray:
     """Return the first masked row of each frame, that of the nose tip: `(T, 68, 2)` to `(T,)` int."""
     return np.floor(landmarks[..., NOSE_TIP, 1]).astype(int)
 
@@ -21,7 +21,7 @@ def mouth_mask_row(landmarks: np.ndarray) -> np.ndarray:
 def mask_image(frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """Return a copy of `(T, H, W, 3)` uint8 frames, black from the row of the nose tip down."""
     masked = frames.copy()
-    for frame, row in zip(masked, mouth_mask_row(landmarks), strict=True):
+    for frame, row in zip(masked, first_masked_row(landmarks), strict=True):
         frame[max(row, 0) :] = 0
     return masked
 

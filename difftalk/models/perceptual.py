@@ -47,4 +47,5 @@ class Perceptual(nn.Module):
         self.eval()
 
     def forward(self, truth: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Return the distance of each image (B, 3, H, W) to its truth, in the same shape: (B,)."""
         return self.net(truth, images).flatten()

@@ -19,10 +19,10 @@ def render(template: str, **values: Any) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return text as it may stand in a cell of a Markdown table: in one line, showing what it is.
+    r"""Return text as it may stand in a cell of a Markdown table: in one line, showing what it is.
 
     >>> escape_markdown("a|b <i>")
-    'a\\\\|b &lt;i>'
+    'a\\|b &lt;i>'
     """
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
 

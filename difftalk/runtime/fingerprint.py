@@ -1,7 +1,7 @@
 """What a stage's result depends on in the code: one hash over the modules that it imports.
 
 A rule carries the fingerprint of its stage in `params`, so that an edit reruns exactly the stages that can
-notice it. Modules are read, never imported, so this is quick enough to happen whenever the workflow is parsed.
+notice it. Modules are read, never imported: this is quick enough to happen whenever the workflow is parsed.
 """
 
 import ast
@@ -12,8 +12,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# They speak to people, say where a file lies, or check values, and shape no output, so an edit in them causes no rerun.
-# The values themselves, and what lies in the file (`pretrained.recorded`), a rule has in its `params`.
+# They speak to people, say where a file lies, or check values, and shape no output, so an edit in them
+# causes no rerun. The values themselves, and what lies in the file (`pretrained.recorded`),
+# a rule has in its `params`.
 UNSEEN = frozenset(
     {
         "difftalk.runtime.progress",
@@ -26,13 +27,14 @@ UNSEEN_PACKAGE = "difftalk.config"
 
 
 def fingerprint(module: str, *, without: Collection[str] = ()) -> str:
-    """A sha256 over `module` and every module of this package that it imports, directly or not.
+    """Return a sha256 over `module` and every module of this package that it imports.
 
-    Imports inside functions count, and so do modules named by a string, as `importlib.import_module` takes them;
-    those under `if TYPE_CHECKING` do not. Comments, formatting, docstrings and the package's version leave the
-    hash as it is.
+    Indirect imports and those inside functions count, and so do modules named by a string, as
+    `importlib.import_module` takes them; those under `if TYPE_CHECKING` do not. Comments, formatting,
+    docstrings and the package's version leave the hash as it is.
 
     Args:
+        module: dotted name of a module of this package.
         without: modules that `module` could import but will not, such as the backends that were not chosen.
 
     Raises:

@@ -17,8 +17,8 @@ def ddim_inpaint(
 ) -> torch.Tensor:
     """Sample z_0 by DDIM (Song et al. 2021), with the known region taken from the real frame at every step.
 
-    Before each step z_t <- m q(z_t | z_known) + (1 - m) z_t with fresh noise, m being 1 where nothing is
-    generated (Sec. 3.3 of DiffTalk). In the result, the known region is `z_known` exactly.
+    Before each step, z_t is kept where `generated` is True; elsewhere it is drawn from q(z_t | z_known) with
+    fresh noise (Sec. 3.3 of DiffTalk). In the result, the known region is `z_known` exactly.
 
     Args:
         predict: maps (z_t, t) to what the schedule is trained to predict, noise or velocity.

@@ -40,13 +40,15 @@ def export_checkpoint(folder: Path, out: Path) -> None:
     unet, conditioner, scheduler, conditions = _read_pipeline(folder)
     if set(conditions) != set(CONDITIONS) or conditioner.temporal_filter is None:
         raise UserError(
-            f"{folder}: the LDM/DiffTalk format has all of {', '.join(CONDITIONS)} and audio smoothing; this model has "
-            f"{', '.join(conditions)}{'' if conditioner.temporal_filter is not None else ' and no smoothing'}"
+            f"{folder}: the LDM/DiffTalk format has all of {', '.join(CONDITIONS)} and audio smoothing; this "
+            f"model has {', '.join(conditions)}"
+            f"{'' if conditioner.temporal_filter is not None else ' and no smoothing'}"
         )
     check_schedule({"alphas_cumprod": scheduler.alphas_cumprod}, str(folder))
     if scheduler.config.prediction_type != "epsilon":
         raise UserError(
-            f"{folder}: predicts {scheduler.config.prediction_type}; the LDM/DiffTalk format predicts the noise"
+            f"{folder}: predicts {scheduler.config.prediction_type}; the LDM/DiffTalk format predicts the "
+            "noise"
         )
     state = to_ldm(unet, conditioner, load_autoencoder(folder / "vqvae"), str(folder))
     with atomic_file(out) as tmp:

@@ -186,8 +186,8 @@ class DiffTalkPipeline(DiffusionPipeline):
         size = self.unet.config.sample_size * downsampling(self.vqvae)
         if frames.dtype != np.uint8 or frames.shape[1:] != (size, size, 3):
             raise UserError(
-                f"frames are {frames.shape} {frames.dtype}, not (T, {size}, {size}, 3) uint8, the model's crop "
-                "size"
+                f"frames are {frames.shape} {frames.dtype}, not (T, {size}, {size}, 3) uint8, "
+                "the model's crop size"
             )
         if landmarks.shape != (len(frames), 68, 2):
             raise UserError(f"landmarks are {landmarks.shape}, not {(len(frames), 68, 2)}")
@@ -215,7 +215,11 @@ class DiffTalkPipeline(DiffusionPipeline):
 
         Args:
             known: (B, C, h, w) latents of the real frames, used where `generated` is False.
-            generated, masked, reference, speech, landmarks: as in `difftalk.models.examples.Examples`.
+            generated: (B, 1, h, w) bool, True where the latent cell is generated.
+            masked: (B, C, h, w) latents of the frames with the mouth masked.
+            reference: (B, C, h, w) latents of another frame of the clip, one for each frame.
+            speech: (B, neighbours, 16, features).
+            landmarks: (B, 39, 2) in [0, 1] of the crop.
             steps: DDIM steps.
             eta: 0 is deterministic DDIM, 1 is DDPM's noise.
             generator: on the CPU, so that every device draws the same noise.

@@ -1,7 +1,7 @@
 """One module a verb of the command line: settings and files in, libraries called, files out."""
 
-# The verbs, in the order of the flow. The module, the rule, the log and the results folder of a stage bear its name.
+# The commands, in the order of the flow. The module, the rule and the log of a stage bear its name.
 STAGES = (
-    "plan", "fetch", "landmarks", "crops", "speech", "autoencoder", "syncnet", "encode", "train", "sample", "score", "tables",
-    "funnel", "freeze", "report", "dataset", "weights",
+    "plan", "fetch", "landmarks", "crops", "speech", "autoencoder", "syncnet", "encode",
+    "train", "sample", "score", "tables", "funnel", "freeze", "report", "dataset", "weights",
 )  # fmt: skip

@@ -180,7 +180,7 @@ def restore_finished(state: Path, model: Path, provenance: str, may_change: Coll
         return False
     with atomic_folder(model) as tmp:
         shutil.copytree(record / "model", tmp, copy_function=os.link, dirs_exist_ok=True)
-    say(f"{model}: this training had come to its end, its model is put back; to train anew delete {state}")
+    say(f"{model}: this training had come to its end, its model is put back; to retrain, delete {state}")
     return True
 
 

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from difftalk.models.examples import Examples, LatentClips
+from difftalk.training.signals import STOP_SIGNALS
 
 
 def batch_indices(length: int, batch_size: int, step: int, seed: int) -> np.ndarray:
@@ -59,7 +60,7 @@ def training_batch(
     reference_distance: int,
     part: slice = slice(None),
 ) -> Examples:
-    """Gather batch `step`, or a part of it; its references are drawn anew each time."""
+    """Gather batch `step`, or a part of it; its references are drawn again each time."""
     frames = frames_of_batch(clips, batch_size, step, seed)
     rng = np.random.default_rng((seed, step, 1))
     references = [
@@ -166,5 +167,5 @@ def load_steps(
 
 def _ignore_signals(worker: int) -> None:
     """Ignore what SLURM and terminals send to every process: the parent decides when its workers end."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in (*STOP_SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

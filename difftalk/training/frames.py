@@ -55,13 +55,16 @@ class Batches:
 
     @property
     def frames_per_epoch(self) -> int:
+        """Frames that are held."""
         return len(self.frames)
 
     def at(self, step: int) -> torch.Tensor:
+        """Draw a batch (B, 3, H, W) in [-1, 1] from all frames."""
         rng = np.random.default_rng((self.seed, step))
         return _mirrored(self.frames[rng.integers(len(self.frames), size=self.batch_size)], rng)
 
     def identifying_arrays(self) -> Iterator[np.ndarray]:
+        """Yield the frames themselves."""
         yield self.frames
 
 
@@ -178,9 +181,11 @@ class PooledBatches:
 
     @property
     def frames_per_epoch(self) -> int:
+        """Frames of one stretch of every clip."""
         return sum(min(STRETCH, v.frames) for v in self.videos)
 
     def at(self, step: int) -> torch.Tensor:
+        """Draw a batch (B, 3, H, W) in [-1, 1] from the stretches in the window at `step`."""
         first = step * self.batch_size // STRETCH
         window = range(first, first + self.stretches)
         for position in [p for p in self._pool if p < first or p >= window.stop + DECODED_AHEAD]:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from difftalk.training.signals import STOP_SIGNALS
+
 GRACE_S = 10.0  # after one process has failed, until the others, which would wait for it, are killed
 PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
 
@@ -66,7 +68,7 @@ def launch(processes: int, argv: Sequence[str], module: str = "difftalk") -> int
         for child in children:
             child.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in STOP_SIGNALS:
         signal.signal(number, forward)
 
     failed, since = 0, 0.0

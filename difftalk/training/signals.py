@@ -1,4 +1,8 @@
-"""SIGTERM and SIGUSR1, SLURM's warnings before a time limit, as a request to stop."""
+"""SIGTERM and SIGUSR1, SLURM's warnings before a time limit, as a request to stop.
+
+`launcher` forwards them to all processes, and `loop` saves a checkpoint and exits. Other stages exit at
+once (`cli`).
+"""
 
 import signal
 from collections.abc import Iterator

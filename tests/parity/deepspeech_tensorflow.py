@@ -1,13 +1,15 @@
-"""DeepSpeech 0.1.0 by TensorFlow itself and by this package: the same frozen graph, the same input, logits compared.
+"""Compare the logits of DeepSpeech 0.1.0 by TensorFlow itself and by this package.
 
-TensorFlow is no dependency, so that this is in two halves, for two environments, with a folder between them:
+Both run the same frozen graph on the same input. TensorFlow is no dependency, so that this is in two halves,
+for two environments, with a folder between them:
 
     pip install tensorflow-cpu tf_keras                       # in an environment of its own
     python tests/parity/deepspeech_tensorflow.py write FOLDER [--width 2048] [--steps 500]
     python tests/parity/deepspeech_tensorflow.py compare FOLDER      # where difftalk is installed
 
-`write` builds the network with TensorFlow's own BasicLSTMCell and bidirectional_dynamic_rnn and random weights, freezes it,
-and runs it. `compare` imports the graph and ends with status 1 where a logit differs by more than 1e-4.
+`write` builds the network with TensorFlow's own BasicLSTMCell and bidirectional_dynamic_rnn and random
+weights, freezes it, and runs it. `compare` imports the graph and ends with status 1 where a logit differs by
+more than 1e-4.
 """
 
 import argparse
@@ -87,8 +89,8 @@ def compare(folder: Path) -> bool:
         logits = network(torch.from_numpy(run["heard"])).numpy()
     difference = float(np.abs(logits - run["logits"]).max())
     print(
-        f"width {network.lstm.hidden_size}: largest difference to TensorFlow {run['tensorflow']} {difference:.2e} over "
-        f"{logits.size} logits of deviation {logits.std():.2f}"
+        f"width {network.lstm.hidden_size}: largest difference to TensorFlow {run['tensorflow']} "
+        f"{difference:.2e} over {logits.size} logits of deviation {logits.std():.2f}"
     )
     return logits.shape == run["logits"].shape and difference <= TOLERANCE
 

@@ -22,6 +22,7 @@ class DemoDataset:
         self.settings = settings
 
     def clips(self) -> list[Clip]:
+        """Return the clips of all speakers: each source cut into clips of equal length."""
         clips = []
         for speaker in self._speakers():
             source = speaker.source
@@ -36,6 +37,7 @@ class DemoDataset:
         return clips
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
+        """Return a speaker's video and its true landmarks, rendered unless `store` holds them."""
         speakers = {s.source_id: s for s in self._speakers()}
         if source_id not in speakers:
             raise UserError(

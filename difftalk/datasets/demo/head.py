@@ -184,7 +184,7 @@ def _grow_beard(light: Light, identity: Identity, mouth: Mouth, jaw: np.ndarray)
     mask = np.zeros(light.map.shape[:2], np.uint8)
     fill(mask, light.inside(np.concatenate([outer, inner[::-1]])), (255,))
     # Never lighter than the skin: a pale beard would wash out the chin.
-    tone = [min(h, 0.62 * s) for h, s in zip(identity.hair, identity.skin)]
+    tone = [min(h, 0.62 * s) for h, s in zip(identity.hair, identity.skin, strict=True)]
     light.map += (np.array(tone, np.float32) - light.map) * (
         mask.astype(np.float32)[..., None] * (identity.beard / 255)
     )

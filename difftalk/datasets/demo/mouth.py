@@ -48,9 +48,9 @@ _TARGETS = {
     "j": (0.8, 0.18, 0.80, 0, 0, 0.4),
     "h": (0.15, 0.35, 0.00, 0, 0, 0.0),
 }
-_SAME_AS = {"b": "p", "m": "p", "v": "f", "Z": "S", "z": "s", "D": "T", "d": "t", "n": "t"} | {
-    name: "k" for name in "gNxC?"
-}
+_SAME_AS = {"b": "p", "m": "p", "v": "f", "Z": "S", "z": "s", "D": "T", "d": "t", "n": "t"} | dict.fromkeys(
+    "gNxC?", "k"
+)
 # espeak-ng writes some sounds with several letters; the longest match wins. A pair is a glide.
 _SPELLED = {
     "aI": ("a", "i"),
@@ -100,7 +100,7 @@ def mouth_track(phonemes: Sequence[Phoneme], times_s: Sequence[float] | np.ndarr
     bite = shape[:, 3] * (1 - closed)
     return [
         Mouth(open=float(o), width=float(w), press=float(p), bite=float(b), tongue=float(t))
-        for o, w, p, b, t in zip(opening, shape[:, 1], closed, bite, shape[:, 4])
+        for o, w, p, b, t in zip(opening, shape[:, 1], closed, bite, shape[:, 4], strict=True)
     ]
 
 
@@ -123,7 +123,7 @@ def _gestures(phoneme: Phoneme) -> list[tuple[float, float, tuple[float, ...]]]:
     edges = np.linspace(phoneme.start_s, phoneme.end_s, len(targets) + 1)
     if len(targets) == 2:
         edges[1] = phoneme.start_s + 0.6 * (phoneme.end_s - phoneme.start_s)
-    return [(float(a), float(b), target) for a, b, target in zip(edges, edges[1:], targets)]
+    return [(float(a), float(b), target) for a, b, target in zip(edges[:-1], edges[1:], targets, strict=True)]
 
 
 @lru_cache(maxsize=512)

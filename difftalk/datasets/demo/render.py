@@ -52,10 +52,12 @@ class DemoSource:
 
     @property
     def frames_per_clip(self) -> int:
+        """Frames of one clip."""
         return round(self.clip_seconds * self.fps)
 
     @property
     def frames(self) -> int:
+        """Frames of the whole source."""
         return self.clips * self.frames_per_clip
 
 
@@ -114,7 +116,7 @@ def render_source(source: DemoSource, path: Path) -> None:
     landmarks = np.empty((source.frames, 68, 2), np.float32)
     with av.open(video_file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         video, audio = _streams(container, source)
-        for index, (pose, mouth) in enumerate(zip(poses, mouths)):
+        for index, (pose, mouth) in enumerate(zip(poses, mouths, strict=True)):
             image, landmarks[index] = draw_face(identity, pose, mouth, source.size)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, source.fps)

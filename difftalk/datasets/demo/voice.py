@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +144,8 @@ def sentence(rng: np.random.Generator, words: int = 9) -> str:
 
 def _phonemes(events: list[tuple[int, str]], count: int, sample_rate: int) -> list[Phoneme]:
     """Turn the starts of phonemes, in samples, into intervals; the last one ends with the audio."""
-    ends = [start for start, _ in events[1:]] + [count]
     found = []
-    for (start, name), end in zip(events, ends):
+    for (start, name), (end, _) in pairwise([*events, (count, "")]):
         name = name.lstrip("',%=|")
         if end > start and name:
             found.append(

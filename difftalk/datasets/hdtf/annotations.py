@@ -201,7 +201,9 @@ def _read_lines(path: Path, fields: int | None, suffix: str) -> dict[str, _Line]
     A byte order mark, CRLF, spaces at the end and blank lines are accepted.
 
     Args:
+        path: of the file.
         fields: how many follow the name; None for one or more.
+        suffix: what names in this file end with, such as `.mp4`.
     """
     try:
         content = path.read_bytes()

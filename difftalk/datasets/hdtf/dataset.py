@@ -34,6 +34,7 @@ class HdtfDataset:
         return self.settings.split == "identity"
 
     def clips(self) -> list[Clip]:
+        """Return the clips of the table that have an index, split as the settings say."""
         rows = [row for row in read_table(self.settings.table or TABLE) if row.index is not None]
         for row in rows:
             if not re.fullmatch(r"[A-Za-z0-9_-]{11}", row.youtube_id):
@@ -47,6 +48,7 @@ class HdtfDataset:
         ]
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
+        """Return the video of a source: the user's own file, or else the one that YouTube has."""
         if source_id in self.settings.skip:
             raise ClipError("cannot_fetch", "left out by dataset.skip")
         file = self._own_files().get(source_id)
