@@ -148,9 +148,10 @@ def test_vfhq(tmp_path: Path) -> None:
     first, second, third = clips.values()
     assert (first.source_id, first.identity) == ("aaaaa_aaaa1", "aaaaa_aaaa1_P0")
     # Frames 1235 to 1499, counted from 0.
-    assert (first.start_s, first.end_s) == (pytest.approx(1235 / 30), pytest.approx(50.0))
-    assert first.box == (574, 0, 1286, 712) and (first.box_width, first.box_height) == (1920, 1080)
-    assert second.identity == "aaaaa_aaaa1_P1" and second.split == first.split and not second.left_out
+    assert first.start_s == pytest.approx(1235 / 30) and first.end_s == 50.0
+    assert first.box == (574.0, 0.0, 1286.0, 712.0)
+    assert (first.box_width, first.box_height) == (1920, 1080)
+    assert (second.identity, second.split, second.left_out) == ("aaaaa_aaaa1_P1", first.split, "")
     assert third.end_s == pytest.approx(90 / 29.97)
     assert set(rejected(out)) == {"Clip+ccccccccccc+P0+C0+F5-99.txt", "readme.txt"}
     assert rejected(out)["Clip+ccccccccccc+P0+C0+F5-99.txt"] == "no 'FPS' in it"

@@ -273,7 +273,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, S
             f"autoencoder={folder / 'first_stage'}", "max_reject_fraction=1.0",
             "shards={train: 1, test: 1}", "crops={size: 64}",
         ]  # fmt: skip
-        asked = ["prepare_all", "--configfile", ROOT / "config" / "table.yaml", "--config", *changes]
+        asked: list[str | Path] = [
+            "prepare_all",
+            "--configfile",
+            ROOT / "config" / "table.yaml",
+            "--config",
+            *changes,
+        ]
         done = snakemake(*asked, directory=folder)
         assert done.status == 0, done.said
         (folder / "films" / "notes.txt").write_text("changes nothing")
