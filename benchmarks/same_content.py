@@ -2,8 +2,9 @@
 
 python benchmarks/same_content.py FOLDER
 
-Prints the seconds that each file takes, then for each two files the share of bits in which the hashes of their
-frames and the fingerprints of their sound differ, and the distance of their faces. docs/videos.md has the limits.
+Prints the seconds that each file takes, then for each two files the share of bits in which the hashes of
+their frames and the fingerprints of their sound differ, and the distance of their faces. docs/videos.md has
+the limits.
 """
 
 import argparse

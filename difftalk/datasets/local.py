@@ -5,7 +5,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from difftalk.config.dataset import LocalSettings
@@ -14,6 +13,7 @@ from difftalk.datasets.clips import Clip
 from difftalk.datasets.groups import Groups, Nearest, near_copies, same_bytes, same_people
 from difftalk.datasets.looks import CutMonitor, Look, LookJob, look_at
 from difftalk.datasets.split import split_groups
+from difftalk.datasets.survey import Survey
 from difftalk.media.clock import FPS
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.files import read_csv
@@ -26,22 +26,6 @@ from difftalk.runtime.video_folder import SPEAKERS, SUFFIXES, VideoFolder, from_
 # The rest of a source after whole clips is a clip of its own if it is at least this long; so is what lies
 # between two cuts.
 MIN_REST_S = 2.0
-IDENTITY_COLUMNS = ("source_id", "file", "identity", "split", "nearest", "distance", "copy_of")
-
-
-@dataclass
-class Survey:
-    """What is in the folder.
-
-    Args:
-        clips: of all files, each with its split.
-        others: entries that are no videos, with what they are.
-        identities: a row a file, of `IDENTITY_COLUMNS`.
-    """
-
-    clips: list[Clip]
-    others: list[tuple[str, str]] = field(default_factory=list)
-    identities: list[tuple[str, ...]] = field(default_factory=list)
 
 
 class LocalDataset:
