@@ -13,9 +13,10 @@ from test_plan import described, run_fetch, speech
 from difftalk.config.dataset import LocalSettings, Shards
 from difftalk.datasets.clips import Clip, clips_with_sources, read_plan, write_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
-from difftalk.datasets.local import LocalDataset, Survey, cut_scenes
+from difftalk.datasets.local import LocalDataset, cut_scenes
 from difftalk.datasets.sides import require_both_sides
 from difftalk.datasets.split import split_groups
+from difftalk.datasets.survey import Survey
 from difftalk.face.gates import FrameGates, SceneMonitor
 from difftalk.media.audio import read_audio
 from difftalk.media.encode import encode_video

@@ -228,6 +228,7 @@ def test_videos_of_a_folder_end_as_crops_or_as_rejects(tiny_run: Path, tmp_path:
     done = snakemake(
         *("prepare_all", "--configfile", ROOT / "config/videos.yaml"),
         *("--config", "videos=films", f"autoencoder={tiny_run}/results/tiny/models/autoencoder"),
+        "crops={size: 64}",
         directory=tmp_path,
     )
     assert done.status == 0, done.said

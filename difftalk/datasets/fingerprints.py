@@ -28,6 +28,7 @@ BANDS_HZ = np.geomspace(300.0, 3000.0, 18)
 MAX_SHIFT = 4
 # Longer sides at which faces are searched for, until there is one.
 SEARCHED_PX = (640, 1280)
+MOST_ENLARGED = 2.5
 
 
 def look_times(length_s: float) -> list[float]:
@@ -106,8 +107,7 @@ def describe_face(frames: list[np.ndarray]) -> np.ndarray | None:
     step = max(len(frames) // FACES, 1)
     found = []
     for frame in frames[::step][:FACES]:
-        for side in SEARCHED_PX:
-            scale = side / max(frame.shape[:2])
+        for scale in sorted({min(side / max(frame.shape[:2]), MOST_ENLARGED) for side in SEARCHED_PX}):
             image = np.ascontiguousarray(cv2.resize(frame, None, fx=scale, fy=scale))
             faces = face_detector()(image, 0)
             if faces:

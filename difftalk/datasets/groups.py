@@ -8,6 +8,7 @@ import numpy as np
 
 from difftalk.datasets.fingerprints import frames_differ, sounds_differ
 from difftalk.datasets.looks import Look
+from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import checksum
 
 # Largest shares of differing bits between a copy and its original: docs/videos.md has the measurement.
@@ -50,7 +51,11 @@ class Groups:
 
 
 def same_bytes(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return `{name: first name with the same content}` of repeated files. Reads those of equal size."""
+    """Return `{name: first name with the same content}` of repeated files. Reads those of equal size.
+
+    Raises:
+        UserError: naming the file that cannot be read.
+    """
     of_size: dict[int, list[str]] = {}
     for name in names:
         of_size.setdefault((folder / name).stat().st_size, []).append(name)
@@ -58,7 +63,10 @@ def same_bytes(folder: Path, names: Sequence[str]) -> dict[str, str]:
     for alike in of_size.values():
         first: dict[str, str] = {}
         for name in alike if len(alike) > 1 else ():
-            found = first.setdefault(checksum(folder / name), name)
+            try:
+                found = first.setdefault(checksum(folder / name), name)
+            except OSError as e:
+                raise UserError(f"dataset: {folder / name}: {e.strerror}") from None
             if found != name:
                 repeated[name] = found
     return repeated

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from difftalk.config.dataset import LocalSettings
@@ -12,6 +11,7 @@ from difftalk.datasets.groups import Groups, Nearest, near_copies, same_bytes, s
 from difftalk.datasets.ids import safe_ids, safe_names
 from difftalk.datasets.looks import CutMonitor, Look, LookJob, look_at
 from difftalk.datasets.split import split_groups
+from difftalk.datasets.survey import Survey
 from difftalk.media.clock import FPS
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.files import read_csv
@@ -24,22 +24,6 @@ from difftalk.runtime.video_folder import SPEAKERS, SUFFIXES, VideoFolder, from_
 # The rest of a source after whole clips is a clip of its own if it is at least this long; so is what lies
 # between two cuts.
 MIN_REST_S = 2.0
-IDENTITY_COLUMNS = ("source_id", "file", "identity", "split", "nearest", "distance", "copy_of")
-
-
-@dataclass
-class Survey:
-    """What is in the folder.
-
-    Args:
-        clips: of all files, each with its split.
-        others: entries that are no videos, with what they are.
-        identities: a row a file, of `IDENTITY_COLUMNS`.
-    """
-
-    clips: list[Clip]
-    others: list[tuple[str, str]] = field(default_factory=list)
-    identities: list[tuple[str, ...]] = field(default_factory=list)
 
 
 class LocalDataset:

@@ -44,8 +44,8 @@ def run(
     from difftalk.datasets.clips import write_plan
     from difftalk.datasets.dataset import open_dataset
     from difftalk.datasets.frozen import read_frozen
-    from difftalk.datasets.local import IDENTITY_COLUMNS, LocalDataset, Survey
     from difftalk.datasets.split import assign_shards, refuse_shared_identities
+    from difftalk.datasets.survey import IDENTITY_COLUMNS, OTHERS_COLUMNS, Survey
     from difftalk.runtime.files import write_csv
     from difftalk.runtime.progress import say
 
@@ -53,6 +53,7 @@ def run(
     if frozen is not None:
         survey = Survey(read_frozen(frozen))
     elif isinstance(dataset, LocalSettings):
+        from difftalk.datasets.local import LocalDataset
         from difftalk.face.gates import SceneMonitor
 
         # A decode of every file that the gate on frames would make anyway: what it finds, is cut before.
@@ -68,7 +69,7 @@ def run(
     if opened.shares_no_identity:
         refuse_shared_identities(survey.clips)
     if not_videos is not None:
-        write_csv(not_videos, ("name", "why"), survey.others)
+        write_csv(not_videos, OTHERS_COLUMNS, survey.others)
     if identities is not None:
         write_csv(identities, IDENTITY_COLUMNS, survey.identities)
     write_plan(out, assign_shards(survey.clips, shards))

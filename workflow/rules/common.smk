@@ -57,6 +57,8 @@ IS_FOLDER = DATASET.name == "local"
 ALL_REJECTS = expand("<run>/rejects/{stage}/{shard}.csv", stage=REJECTING_STAGES, shard=SHARDS)
 SYNC_GATE = CONFIG.gates.sync is not None
 OTHER_DATASETS = configuration.unused_modules(configuration.DATASET_MODULES, DATASET.name)
+# Files of a folder alone are cut where the scene changes.
+NOT_PLANNED_WITH = OTHER_DATASETS + ([] if IS_FOLDER else ["difftalk.face.gates"])
 OTHER_BACKENDS = configuration.unused_modules(configuration.LANDMARK_MODULES, CONFIG.landmarks.backend)
 FACE_ALIGNMENT = CONFIG.landmarks.backend == "face_alignment"
 OTHER_SPEECH = configuration.unused_modules(configuration.SPEECH_MODULES, CONFIG.speech.backend)

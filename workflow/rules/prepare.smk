@@ -22,7 +22,7 @@ rule plan:
         dataset=dataset_json,
         shards=configuration.as_json(CONFIG.shards),
         files=configuration.dataset_files(DATASET),
-        code=fingerprint("difftalk.stages.plan", without=OTHER_DATASETS),
+        code=fingerprint("difftalk.stages.plan", without=NOT_PLANNED_WITH),
     message:
         "Plan the clips of the dataset {config[dataset][name]}"
     shell:
