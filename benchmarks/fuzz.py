@@ -2,8 +2,9 @@
 
 python benchmarks/fuzz.py --files 2000 [--seed 0] [--workers 2] [--keep FOLDER]
 
-Every file must end as data, or as the reject of that file, with its name. What else happens is printed: another
-exception, a crash of the process, more than `--limit` seconds. The exit status is then 1. `--keep` keeps the files.
+Every file must end as data, or as the reject of that file, with its name. What else happens is printed:
+another exception, a crash of the process, more than `--limit` seconds. The exit status is then 1. `--keep`
+keeps the files.
 """
 
 import argparse
@@ -154,7 +155,9 @@ def main() -> int:
     for suffix, ends in counts.items():
         print(f"{suffix}: {', '.join(f'{n} {how}' for how, n in ends.most_common())}")
     total = sum(counts.values(), Counter())
-    print(f"{chosen.files} files: {total['data']} data, {total['failed']} failed, {len(wrong)} wrong, ", end="")
+    print(
+        f"{chosen.files} files: {total['data']} data, {total['failed']} failed, {len(wrong)} wrong, ", end=""
+    )
     print(f"{time.monotonic() - began:.0f} s")
     for line in wrong:
         print(f"WRONG {line}")

@@ -80,7 +80,7 @@ def read_audio(
             raise ClipError("no_audio", f"{name}: the audio stream is empty")
         count = max(0, *(at + len(samples) for at, samples in chunks))
     else:
-        count = round((end_s - start_s) * SAMPLE_RATE)
+        count = max(round((end_s - start_s) * SAMPLE_RATE), 0)
     audio = np.zeros(count, np.int16)
     for at, samples in chunks:
         low, high = max(at, 0), min(at + len(samples), count)

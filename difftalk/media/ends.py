@@ -1,9 +1,9 @@
 """Measure where streams end, in files whose container does not say it for each stream.
 
 Matroska, WebM, FLV and ASF give one length, that of the longest stream; a recording may give none; of MPEG
-program and transport streams FFmpeg guesses them. The end is read from the packets near the end of the file. A
-stream that has none there ended before: where, is found by bisection. Only a file without any length is read
-whole, once in each process.
+program and transport streams FFmpeg guesses them. The end is read from the packets near the end of the file.
+A stream that has none there ended before: where, is found by bisection. Only a file without any length is
+read whole, once in each process.
 """
 
 import logging

@@ -184,10 +184,7 @@ def _shown_size(frame: Any, aspect: Fraction | None, name: str) -> tuple[int, in
 
 def _said_end_s(container: Any, stream: Any) -> float | None:
     """Return the end of a stream on the container's clock, as it says; None where it says none for it."""
-    if (
-        container.format.name in GUESSED
-        or stream.duration is None
-        or stream.duration * stream.time_base > LONGEST_S
-    ):
+    length = stream.duration
+    if length is None or container.format.name in GUESSED or not 0 < length * stream.time_base < LONGEST_S:
         return None
-    return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    return float(((stream.start_time or 0) + length) * stream.time_base)

@@ -18,8 +18,8 @@ def run(
 ) -> None:
     """Write the metrics of one method on one shard, a row per frame and a row per clip.
 
-    The videos may come from anywhere. A clip that is missing or damaged, or that fails, keeps its row, without
-    figures and with a `problem`. `ground_truth` gets no image metrics, as these compare with it.
+    The videos may come from anywhere. A clip that is missing, damaged or fails keeps its row, without figures
+    and with a `problem`. `ground_truth` gets no image metrics, as these compare with it.
 
     Args:
         method: the row's name in the tables.
