@@ -191,6 +191,32 @@ def test_audio_of_a_program_stream_is_read_after_a_jump(tmp_path: Path) -> None:
         assert np.corrcoef(part, whole[at : at + SAMPLE_RATE])[0, 1] > 0.99
 
 
+def test_audio_that_begins_late_in_a_program_stream_is_found(tmp_path: Path) -> None:
+    """It is in no header, and FFmpeg looks at the first 5 MB."""
+    noise = np.random.default_rng(0).integers(0, 256, (400, 128, 128, 3), np.uint8)
+    options = {"qmin": "1", "qmax": "1", "g": "12"}
+    with av.open(str(tmp_path / "v.mpg"), "w", format="vob") as container:
+        video: Any = container.add_stream("mpeg2video", rate=FPS, options=options)
+        video.width = video.height = 128
+        video.pix_fmt, video.bit_rate = "yuv420p", 20_000_000
+        sound: Any = container.add_stream("ac3", rate=RATE, layout="mono")
+        sent = 0
+        for k, pixels in enumerate(noise):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = k, Fraction(1, FPS)
+            container.mux(video.encode(frame))
+            if k >= 350:
+                sent = _encode(container, sound, tone(2), sent, (k - 349) * RATE // FPS, 14.0)
+        container.mux(video.encode())
+        container.mux(sound.encode())
+    assert (tmp_path / "v.mpg").read_bytes().find(b"\x00\x00\x01\xbd") > 5_000_000
+    info = probe(tmp_path / "v.mpg")
+    assert info.has_audio and info.audio_s == pytest.approx(16.0, abs=0.05)
+    with pytest.raises(ClipError, match=r"length_mismatch: v.mpg: no audio from 12.00 s to 1[34].[09]\d s"):
+        read_audio(tmp_path / "v.mpg", 12.0, 15.0, max_gap_s=0.04)
+    assert level(read_audio(tmp_path / "v.mpg", 14.2, 15.8, max_gap_s=0.04)) > 0.1
+
+
 def test_damage_within_the_audio_names_its_time_and_costs_no_other_part(tmp_path: Path) -> None:
     write(
         tmp_path / "v.mkv",

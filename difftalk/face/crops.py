@@ -81,6 +81,10 @@ def crop_clip(job: CropJob) -> dict[str, Any]:
             # Audio that leads by so many frames was heard too early: what belongs here lies before it.
             start_s = clip.start_s - sync["offset"] / FPS
             audio = read_audio(job.source, start_s, start_s + count / FPS)
+            # Beyond the file's audio there are zeros: it is said how many.
+            missing_s = max(-start_s, 0.0) + max(start_s + count / FPS - (info.audio_s or np.inf), 0.0)
+            if missing_s > 0:
+                sync["silence_added_s"] = round(missing_s, 3)
     return {
         # Three times as fast as x264's `medium` at 256 pixels, and no worse: it is the file that gets larger.
         "mp4": encode_video(frames, crf=settings.crf, preset="superfast", pix_fmt="yuv444p"),

@@ -28,8 +28,9 @@ SUFFIXES = frozenset(
 
 # Packets that a cut recording may begin with before its first frame decodes.
 MAX_BROKEN_PACKETS = 250
-# Formats that give no lengths: those of their streams are FFmpeg's guesses.
+# Formats that give no lengths: where their streams begin and end is FFmpeg's guess.
 GUESSED = frozenset(("mpeg", "mpegts"))
+LONGER_TRY = {"probesize": "100000000", "analyzeduration": "120000000"}  # bytes, microseconds
 # Wider or narrower pixels are those of a damaged header.
 MAX_ASPECT = 10
 
@@ -94,7 +95,8 @@ def _probe(path: str, _size: int, _changed: int) -> VideoInfo:
             i: (end if end is not None else measured.get(i, origin)) - origin for i, end in ends.items()
         }
         starts_s = None
-        if audio is not None and audio.start_time is not None:
+        guessed = container.format.name in GUESSED
+        if audio is not None and audio.start_time is not None and not guessed:
             starts_s = float(audio.start_time * audio.time_base) - origin
         return VideoInfo(
             width=width,
@@ -130,7 +132,12 @@ def open_media(path: str | Path) -> Any:
         why = "Permission denied" if os.path.exists(path) else "No such file or directory"
         raise UserError(f"{path}: {why}")
     with reading(path, "does not open"):
-        return av.open(str(path), metadata_errors="replace")
+        container = av.open(str(path), metadata_errors="replace")
+        if container.format.name == "mpeg" and not container.streams.audio:
+            # Program streams have no table of streams, and audio may begin beyond the 5 MB that FFmpeg tries.
+            container.close()
+            container = av.open(str(path), metadata_errors="replace", options=LONGER_TRY)
+        return container
 
 
 def video_stream(container: Any, path: str | Path) -> Any:
