@@ -212,7 +212,7 @@ def test_audio_that_begins_late_in_a_program_stream_is_found(tmp_path: Path) -> 
     assert (tmp_path / "v.mpg").read_bytes().find(b"\x00\x00\x01\xbd") > 5_000_000
     info = probe(tmp_path / "v.mpg")
     assert info.has_audio and info.audio_s == pytest.approx(16.0, abs=0.05)
-    with pytest.raises(ClipError, match=r"length_mismatch: v.mpg: no audio from 12.00 s to 1[34].[09]\d s"):
+    with pytest.raises(ClipError, match=r"length_mismatch: v.mpg: no audio from 12.00 s to 1(3\.9|4\.0)\d s"):
         read_audio(tmp_path / "v.mpg", 12.0, 15.0, max_gap_s=0.04)
     assert level(read_audio(tmp_path / "v.mpg", 14.2, 15.8, max_gap_s=0.04)) > 0.1
 

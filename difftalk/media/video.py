@@ -42,7 +42,8 @@ class LazyFrame:
     1080p. `shape` is `(H, W, 3)`.
     """
 
-    def __init__(self, frame: Any, size: tuple[int, int]) -> None:
+    def __init__(self, frame: Any, size: tuple[int, int], path: str | Path) -> None:
+        self._path = path
         self.shape = (size[1], size[0], 3)
         self._frame = frame
         self._whole: np.ndarray | None = None
@@ -58,13 +59,16 @@ class LazyFrame:
         most = 2 * (right - left) * (bottom - top) > self.shape[0] * self.shape[1]
         if self._whole is not None or not self._in_parts or beyond or most:
             if self._whole is None:
-                self._whole = _rgb(self._frame, (self.shape[1], self.shape[0]))
+                self._whole = self.scaled(self.shape[1], self.shape[0])
             return self._whole[y0:y1, x0:x1]
-        return _rgb_part(self._frame, left, top, right, bottom)[y0 - top : y1 - top, x0 - left : x1 - left]
+        with reading(self._path, "a frame does not convert"):
+            cut = _rgb_part(self._frame, left, top, right, bottom)
+        return cut[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def scaled(self, width: int, height: int) -> np.ndarray:
         """Return the whole frame at another size, `(height, width, 3)`; a small one costs less."""
-        return _rgb(self._frame, (width, height))
+        with reading(self._path, "a frame does not convert"):
+            return _rgb(self._frame, (width, height))
 
 
 def read_frames(
@@ -113,7 +117,7 @@ def read_lazy_frames(
         if shown is not None and k < count and time_s > max(shown[0], start_s) + MAX_STILL_S:
             raise ClipError("cannot_decode", f"{name}: no frame from {shown[0]:.2f} s to {time_s:.2f} s")
         while k < count and shown is not None and start_s + k / fps < time_s - TIME_TOLERANCE_S:
-            yield LazyFrame(shown[1], shape)
+            yield LazyFrame(shown[1], shape, path)
             k += 1
         if k >= count:
             return
@@ -122,7 +126,7 @@ def read_lazy_frames(
     expected_end = min(wanted_end, info.duration_s)
     if shown is None or reached < expected_end - SHORTFALL_S or reached < start_s:
         raise ClipError("cannot_decode", f"{name}: the video ends at {reached:.2f} s of {wanted_end:.2f} s")
-    last = LazyFrame(shown[1], shape)
+    last = LazyFrame(shown[1], shape, path)
     while k < count and start_s + k / fps < reached + 0.5 / fps:
         yield last
         k += 1
