@@ -108,14 +108,17 @@ def _pooled(
     while given < len(jobs):
         left = [k for k in long_first if k >= given and k not in done]
         processes = min(workers, max(len(left), 1))
+        futures: dict[int, Future[R | ClipError]] = {}
+        started: dict[int | None, Any] = {}
         # Of each worker: its process, and 1 + the number of the job that it is at.
         notes = context.Array("q", 2 * processes)
         with ProcessPoolExecutor(
             processes, mp_context=context, initializer=_start_worker, initargs=(notes,)
         ) as pool:
             try:
-                futures = {k: pool.submit(_noted, work, k, jobs[k]) for k in left}
-                started = {p.pid: p for p in multiprocessing.active_children()}
+                for k in left:
+                    futures[k] = pool.submit(_noted, work, k, jobs[k])
+                    started = started or {p.pid: p for p in multiprocessing.active_children()}
                 while given < len(jobs):
                     result = done.pop(given) if given in done else futures[given].result()
                     yield result
