@@ -94,7 +94,7 @@ class Scorer:
         try:
             frames = read_sample(path, truth, self.settings.max_missing_frames)
         except ClipError as e:
-            return [{**clip_row, "problem": str(e)}]
+            return [self.problem(method, clip, e)]
         count = min(len(truth), len(frames))
         truth, frames, landmarks = truth[:count], frames[:count], clip.landmarks[:count]
 
@@ -111,6 +111,12 @@ class Scorer:
             for i in range(count)
         ]
         return [*frame_rows, clip_row]
+
+    @staticmethod
+    def problem(method: str, clip: Crop, error: ClipError) -> dict[str, Any]:
+        """Return the row of a clip that has no score, and says why."""
+        frames = len(clip.landmarks)
+        return {"clip_id": clip.clip_id, "method": method, "frames": frames, "problem": str(error)}
 
     def _sync(self, frames: np.ndarray, landmarks: np.ndarray, audio: np.ndarray) -> dict[str, float]:
         """The sync columns of a clip; none where it is too short."""

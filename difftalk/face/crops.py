@@ -57,7 +57,8 @@ def crop_clip(job: CropJob) -> dict[str, Any]:
         raise ClipError("too_short", f"{count} frames, min_frames={settings.min_frames}")
     check_length(clip, info, count, settings.gates)
     landmarks = placement.landmarks(points[:count], settings.size)
-    audio = read_audio(job.source, clip.start_s, clip.start_s + count / FPS)
+    limit = settings.gates.length_mismatch_seconds
+    audio = read_audio(job.source, clip.start_s, clip.start_s + count / FPS, max_gap_s=limit)
     assert len(audio) == count * SAMPLES_PER_FRAME
     facts = {
         "clip_id": clip.clip_id,
@@ -80,6 +81,10 @@ def crop_clip(job: CropJob) -> dict[str, Any]:
             # Audio that leads by so many frames was heard too early: what belongs here lies before it.
             start_s = clip.start_s - sync["offset"] / FPS
             audio = read_audio(job.source, start_s, start_s + count / FPS)
+            # Beyond the file's audio there are zeros: it is said how many.
+            missing_s = max(-start_s, 0.0) + max(start_s + count / FPS - (info.audio_s or np.inf), 0.0)
+            if missing_s > 0:
+                sync["silence_added_s"] = round(missing_s, 3)
     return {
         # Three times as fast as x264's `medium` at 256 pixels, and no worse: it is the file that gets larger.
         "mp4": encode_video(frames, crf=settings.crf, preset="superfast", pix_fmt="yuv444p"),
@@ -90,14 +95,21 @@ def crop_clip(job: CropJob) -> dict[str, Any]:
 
 
 def check_length(clip: Clip, info: VideoInfo, frames: int, gates: AudioGates) -> None:
-    """Compare the audio of a clip with its number of frames.
+    """Compare the audio of a clip with its frames, at both ends.
 
     Raises:
-        ClipError: `length_mismatch` where they differ by more than the gate tolerates.
+        ClipError: `length_mismatch` where one begins or ends before the other by more than the gate allows.
     """
     limit = gates.length_mismatch_seconds
+    if limit is None:
+        return
     audio_end_s = clip.end_s if info.audio_s is None else min(clip.end_s, info.audio_s)
+    starts_s = clip.start_s if info.audio_start_s is None else max(clip.start_s, info.audio_start_s)
     audio_s, video_s = audio_end_s - clip.start_s, frames / FPS
-    if limit is not None and abs(audio_s - video_s) > limit + 1e-6:
+    if starts_s - clip.start_s > limit + 1e-6:
+        seconds = f"the audio starts {starts_s - clip.start_s:.2f} s after the video"
+    elif abs(audio_s - video_s) > limit + 1e-6:
         seconds = f"{audio_s:.2f} s of audio, {video_s:.2f} s of video"
-        raise ClipError("length_mismatch", f"{seconds}, length_mismatch_seconds={limit:g}")
+    else:
+        return
+    raise ClipError("length_mismatch", f"{seconds}, length_mismatch_seconds={limit:g}")

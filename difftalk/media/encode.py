@@ -12,6 +12,7 @@ import av
 import numpy as np
 
 from difftalk.media.clock import FPS, SAMPLE_RATE
+from difftalk.media.damage import reading
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.files import atomic_file
 
@@ -129,22 +130,22 @@ def mux(video_file: Path, audio_file: Path, out: Path) -> None:
     Raises:
         ClipError: `cannot_decode` if one of them does not hold its stream.
     """
-    try:
-        with (
-            atomic_file(out) as tmp,
-            av.open(str(video_file)) as video,
-            av.open(str(audio_file)) as audio,
-            # The same packets give the same bytes, so that checksums hold.
-            av.open(str(tmp), "w", format="matroska", options={"fflags": "+bitexact"}) as both,
-        ):
-            streams = [video.streams.video[0], audio.streams.audio[0]]
-            targets = [both.add_stream_from_template(s) for s in streams]
-            packets = [_packets(video, streams[0], 0), _packets(audio, streams[1], 1)]
-            for _, number, packet in heapq.merge(*packets, key=lambda p: p[:2]):
-                packet.stream = targets[number]
-                both.mux(packet)
-    except (av.FFmpegError, IndexError) as e:
-        raise ClipError("cannot_decode", f"{video_file.name}, {audio_file.name}: {e}") from e
+    with (
+        reading(video_file, f"with {audio_file.name}"),
+        atomic_file(out) as tmp,
+        av.open(str(video_file)) as video,
+        av.open(str(audio_file)) as audio,
+        # The same packets give the same bytes, so that checksums hold.
+        av.open(str(tmp), "w", format="matroska", options={"fflags": "+bitexact"}) as both,
+    ):
+        if not video.streams.video or not audio.streams.audio:
+            raise ClipError("cannot_decode", f"{video_file.name}, {audio_file.name}: a stream is missing")
+        streams = [video.streams.video[0], audio.streams.audio[0]]
+        targets = [both.add_stream_from_template(s) for s in streams]
+        packets = [_packets(video, streams[0], 0), _packets(audio, streams[1], 1)]
+        for _, number, packet in heapq.merge(*packets, key=lambda p: p[:2]):
+            packet.stream = targets[number]
+            both.mux(packet)
 
 
 def _packets(container: Any, stream: Any, number: int) -> Iterator[tuple[float, int, Any]]:

@@ -4,19 +4,29 @@ Time 0 of a file is its first frame, for the audio too (`difftalk.media.audio`),
 gives its streams; so that clips of any source lie on the same clock.
 """
 
-import logging
 import math
+import os
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import av
 
 from difftalk.media.clock import FPS
+from difftalk.media.damage import packets_of, reading
+from difftalk.media.ends import LONGEST_S, measured_ends
+from difftalk.media.picture import orientation
 from difftalk.runtime.errors import ClipError, UserError
 
-logger = logging.getLogger(__name__)
+# Packets that a cut recording may begin with before its first frame decodes.
+MAX_BROKEN_PACKETS = 250
+# Formats that give no lengths: where their streams begin and end is FFmpeg's guess.
+GUESSED = frozenset(("mpeg", "mpegts"))
+LONGER_TRY = {"probesize": "100000000", "analyzeduration": "120000000"}  # bytes, microseconds
+# Wider or narrower pixels are those of a damaged header.
+MAX_ASPECT = 10
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,8 @@ class VideoInfo:
         duration_s: end of the last frame, on the file's clock (0 = first frame).
         has_audio: whether there is an audio stream.
         codec: of the video stream, such as `h264`.
-        audio_s: end of the audio on the same clock; None without audio, or where the container does not say.
+        audio_s: end of the audio on the same clock; None without audio.
+        audio_start_s: start of the audio on the same clock; None where the container does not say.
     """
 
     width: int
@@ -39,36 +50,58 @@ class VideoInfo:
     has_audio: bool
     codec: str
     audio_s: float | None = None
+    audio_start_s: float | None = None
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Open `path` and decode its first frame.
+    """Open `path`, decode its first frame, and measure what its header does not say.
+
+    Asked again for the same file, a process answers from memory.
 
     Raises:
         ClipError: `cannot_decode` if it does not open or its first frame does not decode, `no_video`.
+        UserError: if it does not exist or must not be read.
     """
-    with open_media(path) as container:
+    try:
+        about = Path(path).stat()
+    except (OSError, ValueError):
+        return _probe(str(path), 0, 0)  # says why
+    return _probe(str(path), about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _probe(path: str, _size: int, _changed: int) -> VideoInfo:
+    name = Path(path).name
+    with open_media(path) as container, reading(path, "no frame decodes"):
         stream = video_stream(container, path)
         stream.codec_context.thread_count = 1
-        try:
-            first = next(container.decode(stream), None)
-        except av.FFmpegError as e:
-            raise ClipError("cannot_decode", f"{Path(path).name}: no frame decodes ({reason_of(e)})") from e
+        first = _first_frame(container, stream)
         if first is None:
-            raise ClipError("cannot_decode", f"{Path(path).name}: no frame in the video stream")
-        width, height = _shown_size(first, stream.sample_aspect_ratio)
+            raise ClipError("cannot_decode", f"{name}: no frame in the video stream")
+        width, height = _shown_size(first, stream.sample_aspect_ratio, name)
         origin = origin_s(stream, first)
         audio = audio_stream(container)
-        info = {
-            "fps": float(stream.average_rate or stream.guessed_rate or FPS),
-            "has_audio": audio is not None,
-            "codec": stream.codec_context.name,
-            "audio_s": _end_s(container, audio, origin) if audio is not None else None,
+        ends = {s.index: _said_end_s(container, s) for s in (stream, audio) if s is not None}
+        unsaid = [index for index, end in ends.items() if end is None]
+        measured = measured_ends(path, unsaid) if unsaid else {}
+        # A stream without a packet ends where it begins.
+        end_of = {
+            i: (end if end is not None else measured.get(i, origin)) - origin for i, end in ends.items()
         }
-        duration_s = _end_s(container, stream, origin)
-    return VideoInfo(
-        width, height, duration_s=_scan_end_s(path, origin) if duration_s is None else duration_s, **info
-    )
+        starts_s = None
+        guessed = container.format.name in GUESSED
+        if audio is not None and audio.start_time is not None and not guessed:
+            starts_s = float(audio.start_time * audio.time_base) - origin
+        return VideoInfo(
+            width=width,
+            height=height,
+            fps=float(stream.average_rate or stream.guessed_rate or FPS),
+            duration_s=end_of[stream.index],
+            has_audio=audio is not None,
+            codec=stream.codec_context.name,
+            audio_s=end_of[audio.index] if audio is not None else None,
+            audio_start_s=starts_s,
+        )
 
 
 def length_s(file: Path) -> float:
@@ -88,12 +121,17 @@ def open_media(path: str | Path) -> Any:
         ClipError: `cannot_decode` if the file is of an unknown kind or damaged.
         UserError: if it does not exist or must not be read, which is not the clip's fault.
     """
-    try:
-        return av.open(str(path), metadata_errors="replace")
-    except (FileNotFoundError, PermissionError) as e:
-        raise UserError(f"{path}: {reason_of(e)}") from None
-    except (av.FFmpegError, OSError) as e:
-        raise ClipError("cannot_decode", f"{Path(path).name}: does not open ({reason_of(e)})") from e
+    # Asked of the system: FFmpeg says "not permitted" of damaged headers, too.
+    if not os.path.exists(path) or not os.access(path, os.R_OK):
+        why = "Permission denied" if os.path.exists(path) else "No such file or directory"
+        raise UserError(f"{path}: {why}")
+    with reading(path, "does not open"):
+        container = av.open(str(path), metadata_errors="replace")
+        if container.format.name == "mpeg" and not container.streams.audio:
+            # Program streams have no table of streams, and audio may begin beyond the 5 MB that FFmpeg tries.
+            container.close()
+            container = av.open(str(path), metadata_errors="replace", options=LONGER_TRY)
+        return container
 
 
 def video_stream(container: Any, path: str | Path) -> Any:
@@ -121,42 +159,33 @@ def origin_s(stream: Any, first: Any = None) -> float:
     return float(first.time) if first is not None and first.time is not None else 0.0
 
 
-def reason_of(error: Exception) -> str:
-    """Return FFmpeg's message, on one line."""
-    return (getattr(error, "strerror", None) or str(error)).replace("\n", " ")
-
-
-def quarter_turns(frame: Any) -> int:
-    """Return by how many quarter turns, counterclockwise, a frame is shown rotated: 0..3."""
-    return round((frame.rotation or 0) / 90) % 4
-
-
-def _shown_size(frame: Any, aspect: Fraction | None) -> tuple[int, int]:
-    """Return (width, height) in square pixels, rotated as the file says."""
-    width = round(frame.width * aspect) if aspect else frame.width
-    return (frame.height, width) if quarter_turns(frame) % 2 else (width, frame.height)
-
-
-def _end_s(container: Any, stream: Any, origin: float) -> float | None:
-    """Return the end of `stream` on the file's clock, as the container says; None where it does not."""
-    if stream.duration is not None:
-        start = stream.start_time if stream.start_time is not None else 0
-        return float((start + stream.duration) * stream.time_base) - origin
-    if container.duration is not None:
-        start = container.start_time or 0
-        return (start + container.duration) / av.time_base - origin
+def _first_frame(container: Any, stream: Any) -> Any | None:
+    """Return the first frame that decodes; what a cut recording begins with often does not."""
+    failure: Exception | None = None
+    for number, packet in enumerate(packets_of(container, stream)):
+        try:
+            for frame in packet.decode():
+                return frame
+        except av.InvalidDataError as e:
+            failure = failure or e
+            if number >= MAX_BROKEN_PACKETS:
+                break
+    if failure is not None:
+        raise failure
     return None
 
 
-def _scan_end_s(path: str | Path, origin: float) -> float:
-    """Return the end of the last frame by reading all packets, where the header gives no length."""
-    end = 0.0
-    with open_media(path) as container:
-        stream = video_stream(container, path)
-        try:
-            for packet in container.demux(stream):
-                if packet.pts is not None:
-                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        except av.FFmpegError as e:
-            logger.debug("%s: packets end at %.2f s (%s)", path, end, e)
-    return end - origin
+def _shown_size(frame: Any, aspect: Fraction | None, name: str) -> tuple[int, int]:
+    """Return (width, height) in square pixels, laid out as the file says."""
+    if aspect and not 1 / MAX_ASPECT <= aspect <= MAX_ASPECT:
+        raise ClipError("cannot_decode", f"{name}: pixels of {aspect.numerator}:{aspect.denominator}")
+    width = max(round(frame.width * aspect), 1) if aspect else frame.width
+    return (frame.height, width) if orientation(frame).transposed else (width, frame.height)
+
+
+def _said_end_s(container: Any, stream: Any) -> float | None:
+    """Return the end of a stream on the container's clock, as it says; None where it says none for it."""
+    length = stream.duration
+    if length is None or container.format.name in GUESSED or not 0 < length * stream.time_base < LONGEST_S:
+        return None
+    return float(((stream.start_time or 0) + length) * stream.time_base)

@@ -6,6 +6,7 @@ pipeline's own crops and samples are whole: they are read with decord, and with 
 """
 
 import io
+import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,10 @@ import av
 import numpy as np
 
 from difftalk.media.clock import FPS
-from difftalk.media.probe import open_media, origin_s, probe, quarter_turns, reason_of, video_stream
+from difftalk.media.damage import packets_of, reading
+from difftalk.media.picture import UPRIGHT, TimedFrame, deinterlaced, in_standard_range, is_hdr, orientation
+from difftalk.media.probe import open_media, origin_s, probe, video_stream
+from difftalk.media.timeline import LOOK_AHEAD, FrameClock
 from difftalk.runtime.errors import ClipError
 
 # Some containers round timestamps to whole milliseconds; a frame that is this little too
@@ -23,6 +27,10 @@ from difftalk.runtime.errors import ClipError
 TIME_TOLERANCE_S = 0.6e-3
 # A stream may end this much before its container says, without being called truncated.
 SHORTFALL_S = 0.5
+# Decoding begins so many seconds before a clip, in turn, until it reaches the clip's first frame.
+RUN_UPS_S = (1.0, 10.0)
+# A frame that stands for longer is no video.
+MAX_STILL_S = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +42,14 @@ class LazyFrame:
     1080p. `shape` is `(H, W, 3)`.
     """
 
-    def __init__(self, frame: Any, size: tuple[int, int]) -> None:
+    def __init__(self, frame: Any, size: tuple[int, int], path: str | Path) -> None:
+        self._path = path
         self.shape = (size[1], size[0], 3)
         self._frame = frame
         self._whole: np.ndarray | None = None
-        plain = frame.format.name in ("yuv420p", "yuvj420p") and not quarter_turns(frame)
-        self._in_parts = plain and size == (frame.width, frame.height)
+        plain = frame.format.name in ("yuv420p", "yuvj420p") and not is_hdr(frame)
+        as_it_is = size == (frame.width, frame.height) and orientation(frame) == UPRIGHT
+        self._in_parts = plain and as_it_is
 
     def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
         (y0, y1, _), (x0, x1, _) = (s.indices(n) for s, n in zip(part, self.shape, strict=False))
@@ -49,13 +59,16 @@ class LazyFrame:
         most = 2 * (right - left) * (bottom - top) > self.shape[0] * self.shape[1]
         if self._whole is not None or not self._in_parts or beyond or most:
             if self._whole is None:
-                self._whole = _rgb(self._frame, (self.shape[1], self.shape[0]))
+                self._whole = self.scaled(self.shape[1], self.shape[0])
             return self._whole[y0:y1, x0:x1]
-        return _rgb_part(self._frame, left, top, right, bottom)[y0 - top : y1 - top, x0 - left : x1 - left]
+        with reading(self._path, "a frame does not convert"):
+            cut = _rgb_part(self._frame, left, top, right, bottom)
+        return cut[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def scaled(self, width: int, height: int) -> np.ndarray:
         """Return the whole frame at another size, `(height, width, 3)`; a small one costs less."""
-        return _rgb(self._frame, (width, height))
+        with reading(self._path, "a frame does not convert"):
+            return _rgb(self._frame, (width, height))
 
 
 def read_frames(
@@ -100,18 +113,20 @@ def read_lazy_frames(
     k = 0
     shown: tuple[float, av.VideoFrame] | None = None
     reached = 0.0
-    for time_s, frame in _decode_from(path, start_s):
+    for time_s, duration_s, frame in _decode_from(path, start_s):
+        if shown is not None and k < count and time_s > max(shown[0], start_s) + MAX_STILL_S:
+            raise ClipError("cannot_decode", f"{name}: no frame from {shown[0]:.2f} s to {time_s:.2f} s")
         while k < count and shown is not None and start_s + k / fps < time_s - TIME_TOLERANCE_S:
-            yield LazyFrame(shown[1], shape)
+            yield LazyFrame(shown[1], shape, path)
             k += 1
         if k >= count:
             return
         shown = (time_s, frame)
-        reached = time_s + _frame_duration_s(frame, info.fps)
+        reached = time_s + duration_s
     expected_end = min(wanted_end, info.duration_s)
     if shown is None or reached < expected_end - SHORTFALL_S or reached < start_s:
         raise ClipError("cannot_decode", f"{name}: the video ends at {reached:.2f} s of {wanted_end:.2f} s")
-    last = LazyFrame(shown[1], shape)
+    last = LazyFrame(shown[1], shape, path)
     while k < count and start_s + k / fps < reached + 0.5 / fps:
         yield last
         k += 1
@@ -132,53 +147,78 @@ def read_video(data: bytes | str | Path) -> np.ndarray:
     except (decord.DECORDError, RuntimeError) as e:
         logger.debug("decord cannot read %s (%s): PyAV does", "bytes" if isinstance(data, bytes) else data, e)
     source = io.BytesIO(data) if isinstance(data, bytes) else str(data)
-    try:
-        with av.open(source, "r") as container:
-            return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
-    except (av.FFmpegError, IndexError, ValueError) as e:
-        raise ClipError("cannot_decode", f"{'bytes' if isinstance(data, bytes) else data}: {e}") from e
+    name = "bytes" if isinstance(data, bytes) else data
+    with reading(name), av.open(source, "r") as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
-def _decode_from(path: str | Path, start_s: float) -> Iterator[tuple[float, Any]]:
-    """Yield (seconds on the file's clock, frame), from the last frame up to `start_s` or an earlier one."""
-    for seek in [True, False] if start_s > 1.0 else [False]:
+def _decode_from(path: str | Path, start_s: float) -> Iterator[TimedFrame]:
+    """Yield frames with their times, from the last one up to `start_s` or from one before it.
+
+    Jumps to a key frame a second before it, then further back, then reads from the beginning, until the first
+    frame that decodes is not later.
+    """
+    for back_s in [*RUN_UPS_S, None] if start_s > RUN_UPS_S[0] else [None]:
         first = True
-        for time_s, frame in _decode_all(path, start_s - 1.0 if seek else None):
-            if first and seek and time_s > start_s:
-                break  # the index led past the start: read the file from its beginning
+        seek_s = None if back_s is None else start_s - back_s
+        for timed in deinterlaced(_decode_all(path, seek_s)):
+            if first and seek_s is not None and timed[0] > start_s:
+                break  # the index led past the start
             first = False
-            yield time_s, frame
+            yield timed
         else:
-            if not first or not seek:
+            if not first or seek_s is None:
                 return
 
 
-def _decode_all(path: str | Path, seek_s: float | None) -> Iterator[tuple[float, Any]]:
+def _decode_all(path: str | Path, seek_s: float | None) -> Iterator[TimedFrame]:
     name = Path(path).name
-    with open_media(path) as container:
+    time_s, shown_s = 0.0, 0.0
+    started = key_seen = False
+    with reading(path), open_media(path) as container:
         stream = video_stream(container, path)
         # Clips run in a pool of processes, one thread each.
         stream.codec_context.thread_count = 1
         origin = origin_s(stream)
-        time_s = 0.0
-        if seek_s is not None:
-            container.seek(round((seek_s + origin) / stream.time_base), stream=stream, backward=True)
-        key_seen = False
+        fps = float(stream.average_rate or stream.guessed_rate or FPS)
         try:
-            for number, frame in enumerate(container.decode(stream)):
-                if frame.time is not None:
-                    if number == 0 and stream.start_time is None and seek_s is None:
-                        origin = frame.time
-                    time_s = frame.time - origin
-                elif number:
-                    time_s += _frame_duration_s(frame, float(stream.average_rate or FPS))
-                key_seen = key_seen or bool(frame.key_frame)
-                # After a jump, frames before the first key frame lack what they refer to: no damage.
-                if frame.is_corrupt and (key_seen or seek_s is None):
-                    raise ClipError("cannot_decode", f"{name}: the stream is damaged at {time_s:.2f} s")
-                yield time_s, frame
+            if seek_s is not None:
+                container.seek(round((seek_s + origin) / stream.time_base), stream=stream, backward=True)
+            packets = packets_of(container, stream)
+            ahead = list(itertools.islice(packets, LOOK_AHEAD))
+            clock = FrameClock(stream, ahead)
+            for packet in itertools.chain(ahead, packets):
+                clock.send(packet)
+                for frame in _decoded(packet, may_fail=not started and seek_s is not None):
+                    told_s = clock.time_s(frame)
+                    if told_s is None:
+                        time_s += shown_s
+                    else:
+                        if not started and stream.start_time is None and seek_s is None:
+                            origin = told_s
+                        # Time never goes back: where it is set anew within a file, frames go on.
+                        back = started and told_s - origin < time_s - TIME_TOLERANCE_S
+                        time_s = time_s + shown_s if back else told_s - origin
+                    shown_s = _frame_duration_s(frame, fps)
+                    started = True
+                    key_seen = key_seen or bool(frame.key_frame)
+                    # After a jump, frames before the first key frame lack what they refer to: no damage.
+                    if frame.is_corrupt and (key_seen or seek_s is None):
+                        raise ClipError("cannot_decode", f"{name}: the stream is damaged at {time_s:.2f} s")
+                    yield time_s, shown_s, frame
         except av.FFmpegError as e:
-            raise ClipError("cannot_decode", f"{name}: broken after {time_s:.2f} s ({reason_of(e)})") from e
+            with reading(path, f"broken after {time_s:.2f} s"):
+                raise e
+
+
+def _decoded(packet: Any, may_fail: bool) -> list[Any]:
+    """Return the frames of a packet; none where it `may_fail`, as what follows a jump is often incomplete."""
+    try:
+        return list(packet.decode())
+    except av.InvalidDataError:
+        if not may_fail:
+            raise
+        return []
 
 
 def _frame_duration_s(frame: Any, fps: float) -> float:
@@ -189,15 +229,15 @@ def _frame_duration_s(frame: Any, fps: float) -> float:
 
 def _rgb(frame: Any, size: tuple[int, int]) -> np.ndarray:
     """Return a frame as shown, scaled to (width, height): `(height, width, 3)` uint8 RGB."""
-    turns = quarter_turns(frame)
+    shown = orientation(frame)
     width, height = size
-    if turns % 2:
+    if shown.transposed:
         width, height = height, width
     interpolation = "AREA" if width < frame.width else "BICUBIC"
-    pixels = frame.to_ndarray(
+    pixels = in_standard_range(frame).to_ndarray(
         format="rgb24", width=width, height=height, interpolation=interpolation, threads=1
     )
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+    return shown.apply(pixels)
 
 
 def _rgb_part(frame: Any, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:

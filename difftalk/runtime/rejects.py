@@ -38,6 +38,7 @@ REASONS = {
     "several_faces": "other faces of comparable size are in the frame",
     "frozen": "the video freezes",
     "out_of_sync": "lips and audio are not in sync",
+    "failed": "an unexpected error; the log has the traceback",
 }
 
 
@@ -59,7 +60,9 @@ class Reject:
     @classmethod
     def of(cls, clip_id: str, stage: str, error: ClipError) -> "Reject":
         """Return the reject that an error of one clip becomes."""
-        return cls(clip_id, stage, error.reason, " ".join(error.detail.split()))
+        # A file name may hold bytes that are no UTF-8, which a CSV file cannot.
+        detail = error.detail.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return cls(clip_id, stage, error.reason, " ".join(detail.split()))
 
 
 class RejectLog:

@@ -57,13 +57,12 @@ def _encoded(
     from difftalk.models.encoding import encode_clip
     from difftalk.runtime.device import default_device
     from difftalk.runtime.errors import ClipError
+    from difftalk.runtime.parallel import guarded
     from difftalk.runtime.progress import progress
     from difftalk.runtime.rejects import Reject
 
     model = load_autoencoder(autoencoder, default_device())
     clips = (crop for crop in read_crops(crops) if crop.clip_id in features)
     for crop in progress(clips, len(features), STAGE, "clips"):
-        try:
-            yield crop.clip_id, encode_clip(model, crop, features[crop.clip_id], settings)
-        except ClipError as e:
-            yield crop.clip_id, Reject.of(crop.clip_id, STAGE, e)
+        done = guarded(lambda c: encode_clip(model, c, features[c.clip_id], settings), crop, crop.clip_id)
+        yield crop.clip_id, Reject.of(crop.clip_id, STAGE, done) if isinstance(done, ClipError) else done

@@ -21,6 +21,8 @@ def run(
 ) -> None:
     """Write `{clip_id}.mp4` into the folder `out` for each clip of the encoded shard.
 
+    A clip that fails has no video, which `score` notes as its problem, and its reason is in the log.
+
     Args:
         method: ground_truth, reconstruction, reference_copy or the name of a model.
         crops: crops/SHARD.tar, for audio and ground truth.
@@ -29,11 +31,16 @@ def run(
         settings: the config's section `sampling`.
         out: folder for the videos.
         model: folder of the trained model, for methods that have one.
+
+    Raises:
+        UserError: where no clip could be sampled.
     """
     from difftalk.media.encode import write_video
-    from difftalk.media.shards import map_arrays, read_crops
+    from difftalk.media.shards import Crop, map_arrays, read_crops
+    from difftalk.runtime.errors import ClipError, UserError
     from difftalk.runtime.files import atomic_folder, inside
-    from difftalk.runtime.progress import progress
+    from difftalk.runtime.parallel import guarded
+    from difftalk.runtime.progress import progress, say
     from difftalk.sampling.methods import frame_maker
 
     with atomic_folder(out) as tmp:
@@ -45,7 +52,8 @@ def run(
         )
         tag = {} if method == "ground_truth" else SYNTHETIC
         clips = (crop for crop in read_crops(crops) if crop.clip_id in encoded)
-        for crop in progress(clips, len(encoded), "sample", "clips"):
+
+        def write(crop: Crop) -> None:
             write_video(
                 inside(tmp, f"{crop.clip_id}.mp4"),
                 make_frames(crop),
@@ -53,4 +61,14 @@ def run(
                 crf=settings.crf,
                 pix_fmt=PIXEL_FORMAT,
                 metadata=tag,
+            )
+
+        failed = 0
+        for crop in progress(clips, len(encoded), "sample", "clips"):
+            if isinstance(done := guarded(write, crop, crop.clip_id), ClipError):
+                say(f"sample: {crop.clip_id} has no video: {done}")
+                failed += 1
+        if failed == len(encoded):
+            raise UserError(
+                f"sample: none of {failed} clips could be sampled with {method}; the log says why"
             )

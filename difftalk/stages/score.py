@@ -18,8 +18,8 @@ def run(
 ) -> None:
     """Write the metrics of one method on one shard, a row per frame and a row per clip.
 
-    The videos may come from anywhere. A clip that is missing or damaged keeps its row, without figures and
-    with a `problem`. `ground_truth` gets no image metrics, as these compare with it.
+    The videos may come from anywhere. A clip that is missing, damaged or fails keeps its row, without figures
+    and with a `problem`. `ground_truth` gets no image metrics, as these compare with it.
 
     Args:
         method: the row's name in the tables.
@@ -31,12 +31,15 @@ def run(
         shard_file: shards/SHARD.tar, where only its clips count; `speech` or `encode` may have rejected some.
 
     Raises:
-        UserError: if `samples` is no folder, or holds videos but none under the name of a clip.
+        UserError: if `samples` is no folder, or holds videos but none under the name of a clip; where every
+            clip failed with an unexpected error.
     """
     from difftalk.evaluation.samples import check_folder, find_video
     from difftalk.evaluation.scorer import Scorer
     from difftalk.evaluation.scores import write_scores
     from difftalk.media.shards import map_arrays, read_crops
+    from difftalk.runtime.errors import ClipError, UserError
+    from difftalk.runtime.parallel import guarded
     from difftalk.runtime.progress import progress
 
     encoded = None if shard_file is None else set(map_arrays(shard_file))
@@ -44,7 +47,14 @@ def run(
     check_folder(samples, [clip.clip_id for clip in clips])
     scorer = Scorer.load(syncnet, settings)
     rows: list[dict[str, Any]] = []
+    failed = 0
     for clip in progress(clips, len(clips), "score", "clips"):
-        rows += scorer.score(method, clip, find_video(samples, clip.clip_id))
+        found = guarded(lambda c: scorer.score(method, c, find_video(samples, c.clip_id)), clip, clip.clip_id)
+        if isinstance(found, ClipError):
+            found = [scorer.problem(method, clip, found)]
+            failed += 1
+        rows += found
+    if clips and failed == len(clips):
+        raise UserError(f"score: none of {failed} clips could be scored; the first: {rows[0]['problem']}")
     sizes = sorted({int(clip.info["size"]) for clip in clips})
     write_scores(out, method, rows, {**scorer.protocol(), "crop_pixels": ", ".join(map(str, sizes))})
