@@ -238,7 +238,6 @@ def test_missing_weights_are_said_before_any_work(tmp_path: Path, monkeypatch: p
             settings=LandmarksSettings(backend="face_alignment"),
             out=tmp_path / "landmarks.parquet",
             quality=tmp_path / "quality.csv",
-            rejects=tmp_path / "rejects.csv",
-            max_reject_fraction=0.5,
+            scores=tmp_path / "scores.parquet",
             workers=2,
         )

@@ -10,7 +10,7 @@ from conftest import ROOT, TINY, Finished, Workflow, job_counts, snakemake
 
 from difftalk.config.workflow import read_yaml
 
-PER_SHARD = ("fetch", "landmarks", "crops", "speech", "encode")
+PER_SHARD = ("fetch", "landmarks", "gates", "crops", "speech", "encode")
 
 
 def expected(shards: int, models: int, test_shards: int = 1) -> dict[str, int]:
@@ -73,14 +73,15 @@ def test_parts_that_are_trained_wait_for_the_training_crops(workflow: Workflow) 
     embedded = workflow("results/demo/models/autoencoder", "results/demo/models/syncnet", "-n")
     assert embedded.jobs == {"autoencoder": 1, "syncnet": 1}
     trained = workflow("results/demo/models/autoencoder", "-n", "--config", "autoencoder=train")
-    assert trained.jobs == {"plan": 1, "fetch": 2, "landmarks": 2, "crops": 2, "autoencoder": 1}
+    assert trained.jobs == {"plan": 1, "fetch": 2, "landmarks": 2, "gates": 2, "crops": 2, "autoencoder": 1}
 
 
 def test_crops_wait_for_the_sync_expert_where_it_judges_them(workflow: Workflow) -> None:
     crops = "results/demo/crops/test-000.tar"
-    assert workflow(crops, "-n").jobs == {"plan": 1, "fetch": 1, "landmarks": 1, "crops": 1}
+    alone = dict.fromkeys(("plan", "fetch", "landmarks", "gates", "crops"), 1)
+    assert workflow(crops, "-n").jobs == alone
     judged = workflow(crops, "-n", "--config", "gates={sync: {min_confidence: 2}}")
-    assert judged.jobs == {"plan": 1, "fetch": 1, "landmarks": 1, "crops": 1, "syncnet": 1}
+    assert judged.jobs == alone | {"syncnet": 1}
     circular = workflow("-n", "--config", "gates={sync: {}}", "syncnet=train")
     assert circular.status != 0
     assert "difftalk: config: gates.sync needs a sync expert before there are crops" in circular.said

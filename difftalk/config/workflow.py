@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from difftalk.config.crops import CropsSettings
 from difftalk.config.dataset import LocalSettings
 from difftalk.config.explain import dotted, explain, origin
-from difftalk.config.gates import AudioGates, PictureGates
+from difftalk.config.gates import AudioGates, FaceGates, GatesSettings, PictureGates
 from difftalk.config.landmarks import LandmarksSettings
 from difftalk.config.report import ReportSettings, TablesSettings
 from difftalk.config.root import Config
@@ -121,8 +121,11 @@ def stage_settings(config: Config, stage: str) -> Section:
         )
     match stage:
         case "landmarks":
-            gates = {key: getattr(config.gates, key) for key in PictureGates.model_fields}
-            return LandmarksSettings(**config.landmarks.model_dump(), gates=PictureGates(**gates))
+            return LandmarksSettings.of(config.landmarks)
+        case "gates":
+            of_face = {key: getattr(config.landmarks, key) for key in FaceGates.model_fields}
+            of_picture = {key: getattr(config.gates, key) for key in PictureGates.model_fields}
+            return GatesSettings(**of_face, **of_picture)
         case "crops":
             gates = {key: getattr(config.gates, key) for key in AudioGates.model_fields}
             return CropsSettings(**config.crops.model_dump(), gates=AudioGates(**gates))
