@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
-from scenedetect.stats_manager import StatsManager
 
 from difftalk.media.clock import FPS
 from difftalk.media.video import LazyFrame
@@ -29,20 +28,29 @@ MIN_RATIO = 1.0
 FROZEN_LEVELS = 6.0
 
 
+class _RatioDetector(AdaptiveDetector):
+    """The detector, which also tells the ratio by which it decided.
+
+    Its own statistics tell it too, but look for edges in every frame.
+    """
+
+    def ratio(self) -> float:
+        """Return the change that was judged last, as a multiple of the mean of those around; 255 at most."""
+        changes = [change for _, change in self._buffer]
+        around = (sum(changes) - changes[CUT_WINDOW]) / (2 * CUT_WINDOW)
+        return min(changes[CUT_WINDOW] / around, 255.0) if around >= 1e-5 else 255.0
+
+
 class SceneMonitor:
     """Watches the frames of a clip as they pass."""
 
     def __init__(self) -> None:
-        self._stats = StatsManager()
-        self._detector = AdaptiveDetector(
+        self._detector = _RatioDetector(
             adaptive_threshold=MIN_RATIO,
             min_scene_len=1,
             window_width=CUT_WINDOW,
             min_content_val=MIN_CUT_CHANGE,
         )
-        self._detector.stats_manager = self._stats
-        self._ratio = self._detector.get_metrics()[-1]
-        self._stats.register_metrics(self._detector.get_metrics())
         self._fed = 0
         self._count = 0
         self._changes: list[tuple[int, float]] = []
@@ -112,6 +120,5 @@ class SceneMonitor:
     def _feed(self, small: np.ndarray) -> None:
         frame = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
         for at in self._detector.process_frame(FrameTimecode(self._fed, float(FPS)), frame):
-            (ratio,) = self._stats.get_metrics(at, [self._ratio])
-            self._changes.append((round(at.seconds * FPS) - CUT_WINDOW - 1, float(ratio)))
+            self._changes.append((round(at.seconds * FPS) - CUT_WINDOW - 1, self._detector.ratio()))
         self._fed += 1

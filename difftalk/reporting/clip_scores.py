@@ -212,7 +212,7 @@ def _panel(measure: Measure, rows: list[dict[str, Any]], gates: GatesSettings) -
     values = [float(row[measure.column]) for row in known]
     low, high = min(values), max(values)
     if low == high:
-        low, high = low - 0.5, high + 0.5
+        return panel | {"low": _text(low), "high": _text(high)}
     counts = [[0, 0] for _ in range(BINS)]
     for row, value in zip(known, values, strict=True):
         counts[min(int((value - low) / (high - low) * BINS), BINS - 1)][row["verdict"] != "kept"] += 1
