@@ -15,6 +15,7 @@ from difftalk.config.gates import GatesSettings
 from difftalk.datasets.clips import Clip, write_plan
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
 from difftalk.face.clip_scores import ClipScores, read_scores, write_scores
+from difftalk.face.dlib_backend import agreement
 from difftalk.face.gates import verdict
 from difftalk.face.measures import mouth_opening, outside_frames
 from difftalk.face.pose import FACE, head_angles
@@ -217,6 +218,32 @@ def test_the_voice_network_is_that_of_torchs_layers(film: Path) -> None:
     np.testing.assert_allclose(vad.speech_probabilities(audio), expected, atol=1e-3)
 
 
+# Something before the mouth
+
+
+def test_a_microphone_before_the_mouth_lowers_its_score(
+    stage: Stage, film_frames: np.ndarray, truth: np.ndarray
+) -> None:
+    frames = film_frames.copy()
+    for frame, points in zip(frames, truth, strict=True):
+        centre = points[48:68].mean(axis=0).astype(int)
+        cv2.ellipse(frame, [int(v) for v in centre], (28, 36), 0, 0, 360, (25, 25, 28), -1)
+    stage.add("hidden", encode_video(frames, audio=NOISE))
+    stage.add("free", encode_video(film_frames, audio=NOISE))
+    assert stage.landmarks(min_detection_rate=None) == {}
+    found = measured(stage)
+    assert found["hidden"].mouth_score < found["free"].mouth_score - 0.2
+    between = (found["hidden"].mouth_score + found["free"].mouth_score) / 2
+    assert stage.gates(min_detection_rate=None, min_mouth_score=between) == {"hidden": "occluded"}
+
+
+def test_predictions_that_are_equal_agree() -> None:
+    mouth = np.random.default_rng(0).uniform(size=(1, 20, 2))
+    assert agreement(mouth.repeat(3, axis=0)) == pytest.approx(1)
+    assert agreement(mouth + np.array([-0.01, 0, 0.01])[:, None, None]) == pytest.approx(0.42, abs=0.01)
+    assert agreement(mouth + np.array([-0.1, 0, 0.1])[:, None, None]) == 0
+
+
 # Gates
 
 
@@ -256,6 +283,16 @@ def test_each_threshold_is_applied_to_what_was_measured() -> None:
     assert (reason(still), reason(still, frozen_seconds=1.2)) == ("frozen", None)
     outside = scored(mouth_outside_frames=6)
     assert (reason(outside), reason(outside, mouth_outside_frames=6)) == ("out_of_frame", None)
+    turned = scored(yaw_min=-40.0, yaw_max=5.0, pitch_min=0.0, pitch_max=10.0)
+    assert (reason(turned), reason(turned, max_yaw_degrees=30.0)) == (None, "turned_head")
+    assert (reason(turned, max_pitch_degrees=5.0), reason(turned, max_pitch_degrees=10.0)) == (
+        "turned_head",
+        None,
+    )
+    soft = scored(face_sharpness=50.0)
+    assert (reason(soft), reason(soft, min_sharpness=60.0)) == (None, "blurred")
+    hidden = scored(mouth_score=0.3)
+    assert (reason(hidden), reason(hidden, min_mouth_score=0.5)) == (None, "occluded")
     assert (reason(scored(face_px=40.0)), reason(scored(face_px=40.0), min_face_px=40)) == (
         "small_face",
         None,

@@ -47,6 +47,22 @@ class PictureGates(Section):
         description="Frames of a clip in which a point of chin or mouth (5-11, 48-67) may lie outside the "
         "frame.",
     )
+    max_yaw_degrees: float | None = Field(
+        None, ge=0, le=90, description="Largest angle by which the head may be turned to a side."
+    )
+    max_pitch_degrees: float | None = Field(
+        None, ge=0, le=90, description="Largest angle by which the head may be turned up or down."
+    )
+    min_sharpness: float | None = Field(
+        None, ge=0, description="Least variance of the Laplacian of the face at 128 pixels."
+    )
+    min_mouth_score: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Least confidence of the backend in the points of the mouth: a hand or a microphone "
+        "before it lowers the confidence.",
+    )
 
 
 class GatesSettings(PictureGates, FaceGates):

@@ -43,6 +43,7 @@ SCHEMA = pa.schema(
         ("roll_max", pa.float32()),
         ("mouth_spread", pa.float32()),
         ("mouth_speed", pa.float32()),
+        ("mouth_score", pa.float32()),
         ("face_sharpness", pa.float32()),
         ("face_brightness", pa.float32()),
         ("brightness", pa.float32()),
@@ -64,10 +65,10 @@ class ClipScores:
         frames: that the plan gives the clip.
         inspected_frames: in which a face was looked for: all, or fewer where the first ones show none.
         tracks: the frames of each face track, in the order of time; together all frames with a face.
-        others_inspected, others_seen: frames in which other faces were counted; those with one at least half as
-            wide.
-        change_frames, change_ratios: of each candidate for a scene cut, its frame and the ratio of its change to
-            those around.
+        others_inspected, others_seen: frames in which other faces were counted; those with one at least half
+            as wide.
+        change_frames, change_ratios: of each candidate for a scene cut, its frame and the ratio of its change
+            to those around.
         freeze_start, freeze_frames: of the longest freeze.
         mouth_outside_frames: frames in which a point of chin or mouth lies outside the frame.
         width, height, fps, codec: of the source.
@@ -75,6 +76,7 @@ class ClipScores:
         yaw_min, yaw_max, pitch_min, pitch_max, roll_min, roll_max: degrees, 2nd and 98th percentile.
         mouth_spread: standard deviation of the inner lips' opening, in distances of the outer eye corners.
         mouth_speed: mean speed at which it changes, the same unit per second.
+        mouth_score: confidence of the backend in the points of the mouth, 0..1, 10th percentile.
         face_sharpness: variance of the Laplacian of the face at 128 pixels, median.
         face_brightness, brightness: mean grey level of the face and of the frames, 0..255.
         motion: mean change of a pixel from one frame to the next, in grey levels of a copy of 160 pixels.
@@ -109,6 +111,7 @@ class ClipScores:
     roll_max: float | None = None
     mouth_spread: float | None = None
     mouth_speed: float | None = None
+    mouth_score: float | None = None
     face_sharpness: float | None = None
     face_brightness: float | None = None
     brightness: float | None = None

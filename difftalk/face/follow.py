@@ -105,7 +105,7 @@ def track_clip(job: TrackJob) -> TrackedClip:
         brightness=monitor.brightness(),
         motion=monitor.motion(),
         picture=looks.picture(),
-        **face_measures(track, looks, (info.width, info.height)),
+        **face_measures(track, faces, looks, (info.width, info.height)),
         **_audio_measures(job.source, clip),
     )
     return TrackedClip(track, scores, nme)

@@ -41,20 +41,20 @@ def verdict(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
     if longest < rate * count:
         detail = f"the longest track has {longest} of {count} frames, min_detection_rate={rate:g}"
         return ClipError("unstable_face" if detected >= rate * count else "no_face", detail)
-    for gate in (small_face, several_faces, frozen, mouth_outside):
+    for gate in (small_face, several_faces, frozen, mouth_outside, turned_head, blurred, occluded):
         if (error := gate(scores, gates)) is not None:
             return error
     return None
 
 
 def cuts(scores: ClipScores, ratio: float) -> list[int]:
-    """Return the frames with which a new scene begins: their change is `ratio` times those around, or more."""
+    """Return the frames with which a scene begins: their change is `ratio` times those around, or more."""
     pairs = zip(scores.change_frames, scores.change_ratios, strict=True)
     return [k for k, of_change in pairs if of_change >= ratio]
 
 
 def scene_cut(scores: ClipScores, count: int, gates: GatesSettings) -> ClipError | None:
-    """Return the error `scene_cut` with the times of the first cuts among `count` frames; None without any."""
+    """Return the error `scene_cut` with the times of the first cuts in `count` frames; None without any."""
     if gates.scene_cut_ratio is None:
         return None
     found = [k for k in cuts(scores, gates.scene_cut_ratio) if k < count]
@@ -98,3 +98,29 @@ def mouth_outside(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
         return None
     detail = f"chin or mouth outside the frame in {outside} frames"
     return ClipError("out_of_frame", f"{detail}, mouth_outside_frames={limit}")
+
+
+def turned_head(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
+    """Return the error `turned_head` where the head is turned too far; else None."""
+    for angle, limit in (("yaw", gates.max_yaw_degrees), ("pitch", gates.max_pitch_degrees)):
+        low, high = getattr(scores, f"{angle}_min"), getattr(scores, f"{angle}_max")
+        if limit is not None and low is not None and high is not None and max(-low, high) > limit:
+            detail = f"{angle} from {low:.0f} to {high:.0f} degrees, max_{angle}_degrees={limit:g}"
+            return ClipError("turned_head", detail)
+    return None
+
+
+def blurred(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
+    """Return the error `blurred` where the face is not sharp enough; else None."""
+    limit, found = gates.min_sharpness, scores.face_sharpness
+    if limit is None or found is None or found >= limit:
+        return None
+    return ClipError("blurred", f"sharpness {found:.3g}, min_sharpness={limit:g}")
+
+
+def occluded(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
+    """Return the error `occluded` where the points of the mouth are too uncertain; else None."""
+    limit, found = gates.min_mouth_score, scores.mouth_score
+    if limit is None or found is None or found >= limit:
+        return None
+    return ClipError("occluded", f"mouth score {found:.2f}, min_mouth_score={limit:g}")

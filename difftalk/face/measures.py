@@ -1,6 +1,6 @@
 """What is measured of the face of a clip: pose, mouth, sharpness, brightness, a picture."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,6 +21,8 @@ SPEAKING = np.r_[5:12, 48:68]
 PERCENTILES = (2, 98)
 # Frames from one fit of the head to the next: a head takes longer to turn.
 POSE_EVERY = 5
+# Something may hide the mouth for a part of the clip: the score that a tenth of the frames does not reach.
+MOUTH_PERCENTILE = 10
 # Frames from one look at the pixels of the face to the next.
 LOOK_EVERY = 12
 # Side at which the sharpness of the square around the landmarks is measured.
@@ -93,11 +95,14 @@ def _fitted(frame: np.ndarray | LazyFrame) -> np.ndarray:
     return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
-def face_measures(track: Track, looks: FaceLooks, frame_size: tuple[int, int]) -> dict[str, Any]:
+def face_measures(
+    track: Track, faces: Sequence[Face | None], looks: FaceLooks, frame_size: tuple[int, int]
+) -> dict[str, Any]:
     """Return what is measured of a face track, by the names of `ClipScores`; nothing of an empty one.
 
     Args:
         track: of the clip.
+        faces: of every frame.
         looks: at its frames.
         frame_size: (width, height) in pixels.
     """
@@ -106,6 +111,8 @@ def face_measures(track: Track, looks: FaceLooks, frame_size: tuple[int, int]) -
     opening = mouth_opening(track.points)
     steps = np.diff(track.frames)
     speed = np.abs(np.diff(opening)) / np.maximum(steps, 1) * FPS
+    known = (faces[k] for k in track.frames)
+    mouths = [face.mouth_score for face in known if face is not None and face.mouth_score is not None]
     angles = head_angles(track.points[::POSE_EVERY], frame_size)
     angles = angles[np.isfinite(angles).all(axis=1)]
     measured: dict[str, Any] = {
@@ -115,6 +122,7 @@ def face_measures(track: Track, looks: FaceLooks, frame_size: tuple[int, int]) -
         "mouth_speed": float(speed.mean()) if len(speed) else None,
         "face_sharpness": float(np.median(looks.sharpness)) if looks.sharpness else None,
         "face_brightness": float(np.median(looks.brightness)) if looks.brightness else None,
+        "mouth_score": float(np.percentile(mouths, MOUTH_PERCENTILE)) if mouths else None,
     }
     if len(angles):
         low, high = np.percentile(angles, PERCENTILES, axis=0)

@@ -6,8 +6,8 @@ import numpy as np
 from difftalk.face.tracks import RIGID
 
 # Brows, nose and eyes (points 17-47) of MediaPipe's canonical face model (google-ai-edge/mediapipe, Apache
-# 2.0: modules/face_geometry/data/canonical_face_model.obj), in cm: x to the right of the frame, y up, z to the
-# camera. Given for the left half of the frame and the middle; the face is symmetric. The vertices are, in this
+# 2.0: modules/face_geometry/data/canonical_face_model.obj), in cm: x to the right of the frame, y up, z to
+# the camera. Given for the left half of the frame and the middle; the face is symmetric. The vertices are, in
 # order, 70 63 105 66 107 | 168+6 197+195 5 4 | 75 97 2 | 33 160 158 133 153 144; two are averaged.
 _BROW = [(-5.721, 4.255, 2.831), (-4.986, 4.802, 3.752), (-3.987, 5.109, 4.466), (-2.760, 5.101, 5.016)]
 _BROW += [(-1.396, 5.012, 5.316)]

@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         ("mouth_spread", pa.float32()),
         ("mouth_speed", pa.float32()),
         ("mouth_outside_frames", pa.int32()),
+        ("mouth_score", pa.float32()),
         ("face_sharpness", pa.float32()),
         ("face_brightness", pa.float32()),
         ("brightness", pa.float32()),
@@ -88,7 +89,10 @@ MEASURES = (
     Measure("mouth_spread", "deviation of the mouth's opening, eye distances"),
     Measure("mouth_speed", "speed of the mouth's opening, eye distances per second"),
     Measure("mouth_outside_frames", "frames with chin or mouth outside", "mouth_outside_frames"),
-    Measure("face_sharpness", "sharpness of the face, variance of the Laplacian at 128 pixels"),
+    Measure("mouth_score", "confidence in the points of the mouth", "min_mouth_score"),
+    Measure(
+        "face_sharpness", "sharpness of the face, variance of the Laplacian at 128 pixels", "min_sharpness"
+    ),
     Measure("face_brightness", "brightness of the face, grey level"),
     Measure("brightness", "brightness of the frames, grey level"),
     Measure("motion", "change from frame to frame, grey levels"),

@@ -32,11 +32,14 @@ REASONS = {
     "no_face": "a face was found in too few frames",
     "small_face": "the face is smaller than requested",
     "unstable_face": "the face track jumps",
-    "out_of_frame": "the face crop extends too far beyond the frame",
+    "out_of_frame": "the face crop or the mouth lies too far outside the frame",
     "length_mismatch": "audio and video differ in length",
     "scene_cut": "the scene changes within the clip",
     "several_faces": "other faces of comparable size are in the frame",
     "frozen": "the video freezes",
+    "turned_head": "the head is turned too far",
+    "blurred": "the face is not sharp enough",
+    "occluded": "something hides the mouth",
     "out_of_sync": "lips and audio are not in sync",
 }
 
