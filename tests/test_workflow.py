@@ -10,14 +10,17 @@ from conftest import ROOT, TINY, Finished, Workflow, job_counts, snakemake
 
 from difftalk.config.workflow import read_yaml
 
+PREPARED = ("autoencoder", "syncnet", "sync", "funnel", "clip_scores", "freeze")
 PER_SHARD = ("fetch", "landmarks", "gates", "crops", "speech", "encode")
 
 
-def expected(shards: int, models: int, test_shards: int = 1) -> dict[str, int]:
-    """The jobs of `all`: shards and models are all that they depend on."""
+def expected(shards: int, models: int, test_shards: int = 1, expert: bool = True) -> dict[str, int]:
+    """The jobs of `all`: shards and models are all that they depend on, and a sync expert for all crops."""
     measured = (models + 3) * test_shards
-    once = dict.fromkeys(("plan", "autoencoder", "syncnet", "funnel", "tables", "report", "all"), 1)
-    per_shard = dict.fromkeys(PER_SHARD, shards)
+    once = dict.fromkeys(
+        ("plan", "autoencoder", "syncnet", "funnel", "clip_scores", "tables", "report", "all"), 1
+    )
+    per_shard = dict.fromkeys((*PER_SHARD, "sync") if expert else PER_SHARD, shards)
     return once | per_shard | {"train": models, "sample": measured, "score": measured}
 
 
@@ -45,7 +48,7 @@ def test_hdtf_needs_nothing_but_its_shards_to_be_planned(workflow: Workflow) -> 
     overlay = ROOT / "config" / "hdtf256.yaml"
     shards = sum(read_yaml(overlay)["shards"].values())
     jobs = dict.fromkeys(PER_SHARD, shards)
-    jobs |= dict.fromkeys(("plan", "autoencoder", "funnel", "freeze", "prepare_all"), 1)
+    jobs |= dict.fromkeys(("plan", "autoencoder", "funnel", "clip_scores", "freeze", "prepare_all"), 1)
     assert workflow("prepare_all", "-n", "--configfile", overlay).jobs == jobs
     other = ("--config", "dataset={split: identity, max_frames: 50}")
     assert workflow("prepare_all", "-n", "--configfile", overlay, *other).jobs == jobs
@@ -54,13 +57,13 @@ def test_hdtf_needs_nothing_but_its_shards_to_be_planned(workflow: Workflow) -> 
 def test_a_folder_of_videos(workflow: Workflow, tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
     found = workflow("-n", "--configfile", ROOT / "config/videos.yaml", "--config", "videos=films")
-    assert found.jobs == expected(shards=2, models=2)
+    assert found.jobs == expected(shards=2, models=2, expert=False)
 
 
 @pytest.mark.parametrize(
     ("target", "rules"),
     [
-        ("prepare_all", {"plan", *PER_SHARD, "autoencoder", "funnel", "freeze", "prepare_all"}),
+        ("prepare_all", {"plan", *PER_SHARD, *PREPARED, "prepare_all"}),
         ("train_all", {"plan", *PER_SHARD, "autoencoder", "train", "train_all"}),
         ("sample_all", {"plan", *PER_SHARD, "autoencoder", "train", "sample", "sample_all"}),
     ],
@@ -157,6 +160,8 @@ def test_all_outputs_are_there(tiny_run: Path) -> None:
         "metrics/ground_truth/test-000.parquet",
         "tables/comparison.csv",
         "funnel.csv",
+        "clip_scores.parquet",
+        "clip_scores.html",
         "report/index.html",
         "report.zip",
         "rejects/crops/train-000.csv",
