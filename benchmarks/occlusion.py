@@ -1,7 +1,7 @@
-"""How far something before the mouth lowers the mouth score of `dlib`: python benchmarks/occlusion.py VIDEO ...
+"""How far something before the mouth lowers its score with `dlib`: python benchmarks/occlusion.py VIDEO ...
 
-Of each video some seconds are followed as they are, with a dark ellipse before the mouth, as of a microphone, and with
-a patch of the colour of the nose, as of a hand. One line a video: the clip's mouth score in each case.
+Of each video some seconds are followed as they are, with a dark ellipse before the mouth, as of a microphone,
+and with a patch of the colour of the nose, as of a hand. One line a video: the clip's mouth score in each case.
 """
 
 import argparse
