@@ -14,8 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from difftalk.config.gates import FrameGates
-from difftalk.face.gates import SceneMonitor
+from difftalk.face.scenes import SceneMonitor, cuts_of
 from difftalk.media.clock import FPS
 from difftalk.media.encode import write_video
 from difftalk.media.video import read_frames
@@ -27,13 +26,13 @@ BEFORE, FROZEN = 20, 2 * FPS  # frames
 
 
 def cuts(frames: list[np.ndarray], ratio: float) -> list[int]:
-    monitor = SceneMonitor(FrameGates(scene_cut_ratio=ratio))
+    monitor = SceneMonitor()
     list(monitor.through(frames))
-    return monitor.cuts()
+    return cuts_of(monitor.changes(), ratio)
 
 
 def longest_freeze_s(frames: list[np.ndarray]) -> float:
-    monitor = SceneMonitor(FrameGates())
+    monitor = SceneMonitor()
     list(monitor.through(frames))
     return monitor.longest_freeze()[1] / FPS
 

@@ -47,7 +47,7 @@ from difftalk.runtime.rejects import Reject, read_rejects
 from difftalk.stages import plan
 
 SHARD = "train-000"
-STAGES = ("fetch", "landmarks", "crops", "speech")
+STAGES = ("fetch", "landmarks", "gates", "crops", "speech")
 BASELINES = ("per-frame baseline", "the same, upsampled once more", "the same, seeking each frame")
 SEEKS = 4  # frames per clip and round
 UPSAMPLED_FRAMES = 3
@@ -164,16 +164,28 @@ class Preparation:
         ]
         manifest = ["--manifest", str(self.folder / "sources.csv")]
         size = ["--settings", json.dumps({"size": self.args.size})]
-        quality = ["--quality", str(self.folder / "quality.csv")]
+        scores = ["--scores", str(self.folder / "scores.parquet")]
+        measured = ["--quality", str(self.folder / "quality.csv"), *scores]
         speech = str(self.folder / "speech.parquet")
         workers = ["--workers", str(self.args.workers)]
         commands = {
             "fetch": [*planned, *dataset, "--out", at["sources"], *manifest, *workers],
-            "landmarks": [*sources, "--settings", "{}", "--out", at["landmarks.parquet"], *quality, *workers],
+            "landmarks": [
+                *sources,
+                "--settings",
+                "{}",
+                "--out",
+                at["landmarks.parquet"],
+                *measured,
+                *workers,
+            ],
+            "gates": [*scores, "--settings", "{}"],
             "crops": [
                 *sources,
                 "--landmarks",
                 at["landmarks.parquet"],
+                "--rejected",
+                str(self.folder / "gates.csv"),
                 *size,
                 "--out",
                 at["crops.tar"],
@@ -185,10 +197,17 @@ class Preparation:
 
     def rejected(self) -> set[str]:
         """Return the ids of the clips that a stage has rejected."""
-        return {r.clip_id for stage in STAGES for r in read_rejects(self.folder / f"{stage}.csv")}
+        return {
+            r.clip_id
+            for stage in STAGES
+            if stage != "landmarks"
+            for r in read_rejects(self.folder / f"{stage}.csv")
+        }
 
     def _command(self, stage: str, arguments: list[str]) -> None:
-        common = ["--rejects", str(self.folder / f"{stage}.csv"), "--max-reject-fraction", "1"]
+        common: list[str] = []
+        if stage != "landmarks":  # which measures, and rejects nothing
+            common = ["--rejects", str(self.folder / f"{stage}.csv"), "--max-reject-fraction", "1"]
         command = [sys.executable, "-m", "difftalk", stage, *arguments, *common]
         subprocess.run(
             [*command, "--log", str(self.folder / f"{stage}.log")], check=True, capture_output=True

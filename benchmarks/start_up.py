@@ -56,8 +56,9 @@ def commands(inputs: Path, outputs: Path) -> dict[str, list[str]]:
         ],
         "landmarks": [
             *shard, *sources, "--settings", "{}", "--out", out("landmarks.parquet"),
-            "--quality", out("quality.csv"), *rejects("landmarks"),
+            "--quality", out("quality.csv"), "--scores", out("scores.parquet"),
         ],
+        "gates": ["--scores", out("scores.parquet"), "--settings", "{}", *rejects("landmarks")],
         "crops": [
             *shard, *sources, "--landmarks", out("landmarks.parquet"), "--settings", '{"size": 64}',
             "--out", out("crops.tar"), *rejects("crops"),

@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 
 from difftalk.config.crops import CropsSettings
-from difftalk.config.landmarks import LandmarksSettings
+from difftalk.config.gates import FaceGates, FrameGates, GatesSettings
+from difftalk.config.landmarks import Landmarks, LandmarksSettings
 from difftalk.datasets.clips import Clip, write_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
 from difftalk.face.tracks import Face
 from difftalk.media.video import read_frames
 from difftalk.runtime.rejects import Reject, read_rejects
-from difftalk.stages import crops, landmarks
+from difftalk.stages import crops, gates, landmarks
 
 # Before torch is imported: threads that wait for one another take longer over small networks than one alone.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -133,7 +134,7 @@ def present(faces: Iterable[Face | None]) -> list[Face]:
 
 
 class Stage:
-    """Run `landmarks` and `crops` on video files laid out as a shard.
+    """Run `landmarks`, `gates` and `crops` on video files laid out as a shard.
 
     Each gives the reasons of the rejects by source; the rejects themselves are in `lost`.
     """
@@ -155,23 +156,41 @@ class Stage:
             path.write_bytes(video)
         self.clips.append(Clip(f"{name}-0", name, start_s, end_s, name, "train", "train-000", **clip))
 
-    def _common(self, stage: str, shard: str, workers: int) -> dict[str, Any]:
+    def _common(self, shard: str, workers: int) -> dict[str, Any]:
         write_plan(self.folder / "clips.parquet", self.clips)
         return {
             "plan": self.folder / "clips.parquet",
             "shard": shard,
             "sources": self.folder / "sources",
-            "rejects": self.folder / f"{stage}.csv",
-            "max_reject_fraction": 1.0,
             "workers": workers,
         }
 
-    def landmarks(self, shard: str = "train-000", workers: int = 1, **settings: Any) -> dict[str, str]:
+    def landmarks(
+        self,
+        shard: str = "train-000",
+        workers: int = 1,
+        gates: FrameGates = FrameGates(),  # noqa: B008 - frozen
+        **settings: Any,
+    ) -> dict[str, str]:
+        """Measure, and apply the gates: those of `gates` and of the section `landmarks`."""
+        section = Landmarks(**settings)
         landmarks.run(
-            **self._common("landmarks", shard, workers),
-            settings=LandmarksSettings(**settings),
+            **self._common(shard, workers),
+            settings=LandmarksSettings.of(section),
             out=self.folder / "landmarks.parquet",
             quality=self.folder / "quality.csv",
+            scores=self.folder / "scores.parquet",
+        )
+        of_face = {key: getattr(section, key) for key in FaceGates.model_fields}
+        return self.gates(**of_face, **gates.as_dict())
+
+    def gates(self, **settings: Any) -> dict[str, str]:
+        """Apply other gates to what was measured."""
+        gates.run(
+            scores=self.folder / "scores.parquet",
+            settings=GatesSettings(**settings),
+            rejects=self.folder / "landmarks.csv",
+            max_reject_fraction=1.0,
         )
         return self._reasons("landmarks")
 
@@ -179,8 +198,11 @@ class Stage:
         self, shard: str = "train-000", workers: int = 1, syncnet: Path | None = None, **settings: Any
     ) -> dict[str, str]:
         crops.run(
-            **self._common("crops", shard, workers),
+            **self._common(shard, workers),
             landmarks=self.folder / "landmarks.parquet",
+            rejects=self.folder / "crops.csv",
+            max_reject_fraction=1.0,
+            rejected=self.folder / "landmarks.csv",
             settings=CropsSettings(**{"size": 64, "min_frames": 10, **settings}),
             out=self.folder / "crops.tar",
             syncnet=syncnet,

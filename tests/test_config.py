@@ -12,6 +12,7 @@ from conftest import ROOT
 
 from difftalk.config.crops import CropsSettings
 from difftalk.config.dataset import DatasetSettings
+from difftalk.config.gates import FaceGates, FrameGates
 from difftalk.config.schema import Schema, coerce, keys
 from difftalk.config.section import Section, from_dict, from_json
 from difftalk.config.training import TrainingSettings
@@ -33,7 +34,17 @@ from difftalk.runtime.errors import UserError
 from difftalk.runtime.fingerprint import imported_modules
 
 FILE = "config/mine.yaml"
-SETTINGS_OF_STAGES = ("landmarks", "crops", "speech", "encode", "sample", "score", "tables", "report")
+SETTINGS_OF_STAGES = (
+    "landmarks",
+    "gates",
+    "crops",
+    "speech",
+    "encode",
+    "sample",
+    "score",
+    "tables",
+    "report",
+)
 
 
 @pytest.fixture(scope="module")
@@ -293,16 +304,30 @@ def test_a_stage_reads_what_the_workflow_hands_it(stage: str, default: dict[str,
 
 def test_a_stage_gets_the_gates_that_it_applies(default: dict[str, Any]) -> None:
     config = load(merge(default, {"gates": {"frozen_seconds": 2.0, "length_mismatch_seconds": None}}))
-    gates = {
-        "scene_cut_ratio": 4.5,
-        "several_faces_share": 0.2,
-        "frozen_seconds": 2.0,
-    }
-    assert stage_settings(config, "landmarks").as_dict() == config.landmarks.as_dict() | {"gates": gates}
+    gates = stage_settings(config, "gates").as_dict()
+    assert gates["frozen_seconds"] == 2.0
+    assert set(gates) == {*FaceGates.model_fields, *FrameGates.model_fields}
     assert stage_settings(config, "crops").as_dict()["gates"] == {
         "length_mismatch_seconds": None,
         "sync": None,
     }
+
+
+def test_no_threshold_is_among_the_settings_of_the_stage_that_measures(default: dict[str, Any]) -> None:
+    usual = stage_settings(load(default), "landmarks")
+    changed = {"min_face_px": 100, "min_detection_rate": None}
+    for overlay in ({"landmarks": changed}, {"gates": {"scene_cut_ratio": None, "frozen_seconds": 9.0}}):
+        assert stage_settings(load(merge(default, overlay)), "landmarks") == usual
+
+
+def test_smaller_faces_are_searched_for_where_the_gate_lets_them_through(default: dict[str, Any]) -> None:
+    searched = {
+        limit: stage_settings(load(merge(default, {"landmarks": {"min_face_px": limit}})), "landmarks")
+        for limit in (20, 48, 100, None)
+    }
+    assert {k: s.as_dict()["searched_face_px"] for k, s in searched.items()} == {
+        20: 20, 48: 48, 100: 48, None: 40,
+    }  # fmt: skip
 
 
 def test_a_sync_gate_does_not_wait_for_an_expert_that_waits_for_crops(default: dict[str, Any]) -> None:

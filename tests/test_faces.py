@@ -192,7 +192,11 @@ def test_clips_that_cannot_be_used_say_why(stage: Stage, film_frames: np.ndarray
         "small": "small_face",
         "damaged": "cannot_decode",
     }, "and a clip that fetch has lost is not lost twice"
-    assert read_landmarks(stage.folder / "landmarks.parquet") == {}
+    assert set(read_landmarks(stage.folder / "landmarks.parquet")) == {"cut-0", "small-0"}, (
+        "they are measured"
+    )
+    assert stage.crops() == {}
+    assert list(read_crops(stage.folder / "crops.tar")) == []
 
 
 def test_a_face_that_is_missing_for_some_frames_is_missing_in_the_table(

@@ -92,7 +92,7 @@ def boxes_in(seed: int, count: int, height: int = 240, width: int = 320) -> list
 def test_points_are_those_of_the_library_for_the_same_boxes(ours: Networks, library: FaceAlignment) -> None:
     frames, boxes = noise(1, 3), boxes_in(2, 3)
     found, scores = ours.landmarks(frames, boxes)
-    assert scores.shape == (3,)
+    assert scores.shape == (3, 68)
     for frame, box, points in zip(frames, boxes, found, strict=True):
         np.testing.assert_allclose(points, library_points(library, frame, box), atol=0.05)
 
@@ -239,7 +239,6 @@ def test_missing_weights_are_said_before_any_work(tmp_path: Path, monkeypatch: p
             settings=LandmarksSettings(backend="face_alignment"),
             out=tmp_path / "landmarks.parquet",
             quality=tmp_path / "quality.csv",
-            rejects=tmp_path / "rejects.csv",
-            max_reject_fraction=0.5,
+            scores=tmp_path / "scores.parquet",
             workers=2,
         )

@@ -11,13 +11,14 @@ from conftest import ROOT, Workflow
 from test_plan import described, run_fetch, speech
 
 from difftalk.config.dataset import LocalSettings, Shards
+from difftalk.config.gates import FrameGates
 from difftalk.datasets.clips import Clip, clips_with_sources, read_plan, write_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
 from difftalk.datasets.local import LocalDataset, cut_scenes
 from difftalk.datasets.sides import require_both_sides
 from difftalk.datasets.split import split_groups
 from difftalk.datasets.survey import Survey
-from difftalk.face.gates import FrameGates, SceneMonitor
+from difftalk.face.scenes import CutFinder
 from difftalk.media.audio import read_audio
 from difftalk.media.encode import encode_video
 from difftalk.media.video import read_frames
@@ -306,8 +307,8 @@ def test_a_clip_ends_at_a_cut_and_a_rest_that_is_too_short_is_a_row(folder: Path
     assert clips(clip_at_cuts=False) == [(0.0, 10.0, "")]
 
 
-def monitor() -> SceneMonitor:
-    return SceneMonitor(FrameGates(frozen_seconds=None))
+def monitor() -> CutFinder:
+    return CutFinder(FrameGates.model_fields["scene_cut_ratio"].default)
 
 
 def test_scenes_and_rests_fill_a_source() -> None:

@@ -11,7 +11,7 @@ from conftest import Stage
 
 from difftalk.config.gates import AudioGates, FrameGates, SyncGate
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
-from difftalk.face.gates import SceneMonitor
+from difftalk.face.scenes import SceneMonitor
 from difftalk.media.audio import read_audio
 from difftalk.media.encode import encode_video
 from difftalk.media.shards import read_crops
@@ -23,9 +23,15 @@ NOISE = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
 
 
 def watched(frames: list[np.ndarray] | np.ndarray) -> SceneMonitor:
-    monitor = SceneMonitor(FrameGates())
+    monitor = SceneMonitor()
     assert sum(1 for _ in monitor.through(frames)) == len(frames)
     return monitor
+
+
+def cut_frames(monitor: SceneMonitor) -> list[int]:
+    limit = FrameGates().scene_cut_ratio
+    assert limit is not None
+    return [k for k, ratio in monitor.changes() if ratio >= limit]
 
 
 def other_scene(film_frames: np.ndarray) -> np.ndarray:
@@ -48,25 +54,23 @@ def test_a_cut_is_reported_with_its_time(stage: Stage, film_frames: np.ndarray) 
 @pytest.mark.parametrize("at", [1, 2, 25, 48, 49])
 def test_a_cut_is_found_at_the_very_ends_too(at: int, film_frames: np.ndarray) -> None:
     frames = np.concatenate([film_frames[:at], other_scene(film_frames[at:])])
-    assert watched(frames).cuts() == [at]
+    assert cut_frames(watched(frames)) == [at]
 
 
 def test_a_photographers_flash_is_no_cut(film_frames: np.ndarray) -> None:
     frames = film_frames.copy()
     frames[20] = np.minimum(frames[20].astype(int) + 120, 255)
-    assert watched(frames).cuts() == []
+    assert cut_frames(watched(frames)) == []
 
 
-def test_where_the_face_is_gone_after_a_cut_the_reason_is_the_cut(
-    stage: Stage, film_frames: np.ndarray
-) -> None:
+def test_where_the_face_is_gone_after_a_cut_the_cut_is_told(stage: Stage, film_frames: np.ndarray) -> None:
     frames = film_frames.copy()
     frames[25:] = (40, 90, 160)
     stage.add("a", encode_video(frames))
     assert stage.landmarks() == {"a": "scene_cut"}
 
 
-def test_where_there_was_hardly_a_face_the_reason_is_no_face(stage: Stage, film_frames: np.ndarray) -> None:
+def test_where_there_was_hardly_a_face_that_is_told(stage: Stage, film_frames: np.ndarray) -> None:
     frames = np.full_like(film_frames, 128)
     frames[1:] = (40, 90, 160)
     stage.add("a", encode_video(frames))
@@ -114,7 +118,7 @@ def next_to_another(film_frames: np.ndarray, width: int) -> np.ndarray:
     return frames
 
 
-def test_a_second_face_of_comparable_size_is_rejected(stage: Stage, film_frames: np.ndarray) -> None:
+def test_a_second_face_of_comparable_size_is_told(stage: Stage, film_frames: np.ndarray) -> None:
     stage.add("two", encode_video(next_to_another(film_frames, 200)))
     stage.add("small", encode_video(next_to_another(film_frames, 100)))
     assert stage.landmarks() == {"two": "several_faces"}
@@ -201,6 +205,7 @@ def test_torch_is_imported_for_the_sync_gate_alone() -> None:
     program = (
         "import sys, difftalk.stages.crops, difftalk.stages.landmarks;"
         "import difftalk.face.crops, difftalk.face.follow, difftalk.face.dlib_backend;"
+        "import numpy; difftalk.face.follow.speech_share(numpy.zeros(9000, numpy.int16));"
         "print('torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -15,6 +15,7 @@ from difftalk.config.crops import CropsSettings
 from difftalk.config.dataset import LocalSettings
 from difftalk.config.download import Download
 from difftalk.config.encode import Encode
+from difftalk.config.gates import GatesSettings
 from difftalk.config.landmarks import LandmarksSettings
 from difftalk.config.speech import Speech
 from difftalk.datasets.clips import Clip, write_plan
@@ -25,7 +26,7 @@ from difftalk.models.autoencoder import build_autoencoder
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.rejects import REASONS, Reject, RejectLog, read_rejects
 from difftalk.speech.table import speech_writer
-from difftalk.stages import crops, encode, fetch, landmarks, speech
+from difftalk.stages import crops, encode, fetch, gates, landmarks, speech
 
 NOISE = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
 LOST = Reject("a", "speech", "silent", "level -90 dB")
@@ -122,15 +123,20 @@ def of_landmarks(tmp_path: Path, film: Path) -> Shard:
     (tmp_path / "sources").mkdir()
     (tmp_path / "sources" / "a.mp4").symlink_to(film)
 
-    def run(*, bad: bool, **common: Any) -> None:
-        landmarks.run(
-            plan=clip(tmp_path),
-            shard="train-000",
-            sources=tmp_path / "sources",
-            settings=LandmarksSettings(min_face_px=255 if bad else 48),
-            quality=tmp_path / "quality.csv",
-            **common,
-        )
+    landmarks.run(
+        plan=clip(tmp_path),
+        shard="train-000",
+        sources=tmp_path / "sources",
+        settings=LandmarksSettings(),
+        out=tmp_path / "landmarks.parquet",
+        quality=tmp_path / "quality.csv",
+        scores=tmp_path / "scores.parquet",
+    )
+
+    def run(*, bad: bool, out: Path, **common: Any) -> None:
+        settings = GatesSettings(min_face_px=255 if bad else 48)
+        gates.run(scores=tmp_path / "scores.parquet", settings=settings, **common)
+        out.touch()  # it has no other output
 
     return Shard(run, "small_face")
 

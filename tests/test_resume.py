@@ -29,7 +29,11 @@ class Case:
 CASES = [
     Case(
         "landmarks",
-        ["landmarks/train-000.parquet", "landmarks/train-000.quality.csv", "rejects/landmarks/train-000.csv"],
+        [
+            "landmarks/train-000.parquet",
+            "landmarks/train-000.quality.csv",
+            "landmarks/train-000.scores.parquet",
+        ],
         lambda run: (run / "landmarks").glob(".train-000*"),
     ),
     Case(

@@ -10,14 +10,17 @@ from conftest import ROOT, TINY, Finished, Workflow, job_counts, snakemake
 
 from difftalk.config.workflow import read_yaml
 
-PER_SHARD = ("fetch", "landmarks", "crops", "speech", "encode")
+PREPARED = ("autoencoder", "syncnet", "sync", "funnel", "clip_scores", "freeze")
+PER_SHARD = ("fetch", "landmarks", "gates", "crops", "speech", "encode")
 
 
-def expected(shards: int, models: int, test_shards: int = 1) -> dict[str, int]:
-    """The jobs of `all`: shards and models are all that they depend on."""
+def expected(shards: int, models: int, test_shards: int = 1, expert: bool = True) -> dict[str, int]:
+    """The jobs of `all`: shards and models are all that they depend on, and a sync expert for all crops."""
     measured = (models + 3) * test_shards
-    once = dict.fromkeys(("plan", "autoencoder", "syncnet", "funnel", "tables", "report", "all"), 1)
-    per_shard = dict.fromkeys(PER_SHARD, shards)
+    once = dict.fromkeys(
+        ("plan", "autoencoder", "syncnet", "funnel", "clip_scores", "tables", "report", "all"), 1
+    )
+    per_shard = dict.fromkeys((*PER_SHARD, "sync") if expert else PER_SHARD, shards)
     return once | per_shard | {"train": models, "sample": measured, "score": measured}
 
 
@@ -45,7 +48,7 @@ def test_hdtf_needs_nothing_but_its_shards_to_be_planned(workflow: Workflow) -> 
     overlay = ROOT / "config" / "hdtf256.yaml"
     shards = sum(read_yaml(overlay)["shards"].values())
     jobs = dict.fromkeys(PER_SHARD, shards)
-    jobs |= dict.fromkeys(("plan", "autoencoder", "funnel", "freeze", "prepare_all"), 1)
+    jobs |= dict.fromkeys(("plan", "autoencoder", "funnel", "clip_scores", "freeze", "prepare_all"), 1)
     assert workflow("prepare_all", "-n", "--configfile", overlay).jobs == jobs
     other = ("--config", "dataset={split: identity, max_frames: 50}")
     assert workflow("prepare_all", "-n", "--configfile", overlay, *other).jobs == jobs
@@ -54,13 +57,13 @@ def test_hdtf_needs_nothing_but_its_shards_to_be_planned(workflow: Workflow) -> 
 def test_a_folder_of_videos(workflow: Workflow, tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
     found = workflow("-n", "--configfile", ROOT / "config/videos.yaml", "--config", "videos=films")
-    assert found.jobs == expected(shards=2, models=2)
+    assert found.jobs == expected(shards=2, models=2, expert=False)
 
 
 @pytest.mark.parametrize(
     ("target", "rules"),
     [
-        ("prepare_all", {"plan", *PER_SHARD, "autoencoder", "funnel", "freeze", "prepare_all"}),
+        ("prepare_all", {"plan", *PER_SHARD, *PREPARED, "prepare_all"}),
         ("train_all", {"plan", *PER_SHARD, "autoencoder", "train", "train_all"}),
         ("sample_all", {"plan", *PER_SHARD, "autoencoder", "train", "sample", "sample_all"}),
     ],
@@ -73,14 +76,15 @@ def test_parts_that_are_trained_wait_for_the_training_crops(workflow: Workflow) 
     embedded = workflow("results/demo/models/autoencoder", "results/demo/models/syncnet", "-n")
     assert embedded.jobs == {"autoencoder": 1, "syncnet": 1}
     trained = workflow("results/demo/models/autoencoder", "-n", "--config", "autoencoder=train")
-    assert trained.jobs == {"plan": 1, "fetch": 2, "landmarks": 2, "crops": 2, "autoencoder": 1}
+    assert trained.jobs == {"plan": 1, "fetch": 2, "landmarks": 2, "gates": 2, "crops": 2, "autoencoder": 1}
 
 
 def test_crops_wait_for_the_sync_expert_where_it_judges_them(workflow: Workflow) -> None:
     crops = "results/demo/crops/test-000.tar"
-    assert workflow(crops, "-n").jobs == {"plan": 1, "fetch": 1, "landmarks": 1, "crops": 1}
+    alone = dict.fromkeys(("plan", "fetch", "landmarks", "gates", "crops"), 1)
+    assert workflow(crops, "-n").jobs == alone
     judged = workflow(crops, "-n", "--config", "gates={sync: {min_confidence: 2}}")
-    assert judged.jobs == {"plan": 1, "fetch": 1, "landmarks": 1, "crops": 1, "syncnet": 1}
+    assert judged.jobs == alone | {"syncnet": 1}
     circular = workflow("-n", "--config", "gates={sync: {}}", "syncnet=train")
     assert circular.status != 0
     assert "difftalk: config: gates.sync needs a sync expert before there are crops" in circular.said
@@ -156,6 +160,8 @@ def test_all_outputs_are_there(tiny_run: Path) -> None:
         "metrics/ground_truth/test-000.parquet",
         "tables/comparison.csv",
         "funnel.csv",
+        "clip_scores.parquet",
+        "clip_scores.html",
         "report/index.html",
         "report.zip",
         "rejects/crops/train-000.csv",

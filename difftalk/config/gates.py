@@ -1,4 +1,4 @@
-"""Section `gates`: quality gates, each held by the settings of the one stage that applies it."""
+"""Section `gates`: quality gates on clips, each held by the settings of the one stage that applies it."""
 
 from pydantic import Field
 
@@ -6,8 +6,26 @@ from difftalk.config.section import Section
 from difftalk.media.clock import MAX_SHIFT_FRAMES
 
 
+class FaceGates(Section):
+    """Gates of the stage `gates` that the section `landmarks` has."""
+
+    min_detection_rate: float | None = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Part of a clip's frames in which the face must be found; null takes a clip with one "
+        "in any frame.",
+    )
+    min_face_px: int | None = Field(
+        48,
+        ge=1,
+        description="Median width of the face box below which a clip is rejected, pixels of the source; "
+        "null takes all.",
+    )
+
+
 class FrameGates(Section):
-    """The gates of the stage `landmarks`."""
+    """Gates of the stage `gates` that the section `gates` has."""
 
     scene_cut_ratio: float | None = Field(
         4.5,
@@ -23,6 +41,32 @@ class FrameGates(Section):
         "tolerated.",
     )
     frozen_seconds: float | None = Field(1.0, ge=0.2, description="Longest tolerated freeze of the video.")
+    mouth_outside_frames: int | None = Field(
+        5,
+        ge=0,
+        description="Frames of a clip in which a point of chin or mouth (5-11, 48-67) may lie outside the "
+        "frame.",
+    )
+    max_yaw_degrees: float | None = Field(
+        None, ge=0, le=90, description="Largest angle by which the head may be turned to a side."
+    )
+    max_pitch_degrees: float | None = Field(
+        None, ge=0, le=90, description="Largest angle by which the head may be turned up or down."
+    )
+    min_sharpness: float | None = Field(
+        None, ge=0, description="Least variance of the Laplacian of the face at 128 pixels."
+    )
+    min_mouth_score: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Least confidence of the backend in the points of the mouth: a hand or a microphone "
+        "before it lowers the confidence.",
+    )
+
+
+class GatesSettings(FrameGates, FaceGates):
+    """What the stage `gates` reads."""
 
 
 class SyncGate(Section):

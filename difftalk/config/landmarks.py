@@ -1,15 +1,19 @@
-"""Section `landmarks`: face track and 68 points per frame."""
+"""Section `landmarks`: face track and 68 points per frame, and two gates on them."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from difftalk.config.gates import FrameGates
+from difftalk.config.gates import FaceGates
 from difftalk.config.section import Section
 
+# Faces are searched for down to this width in pixels; further down where the gate lets smaller ones through,
+# to the second where it lets all.
+SEARCHED_FACE_PX, SMALLEST_FACE_PX = 48, 40
 
-class Landmarks(Section):
-    """Face track and 68 points per frame."""
+
+class Tracking(Section):
+    """How faces are found and followed."""
 
     backend: Literal["dlib", "face_alignment"] = Field(
         "dlib",
@@ -22,22 +26,21 @@ class Landmarks(Section):
         description="Frames from one run of the face detector to the next; in between the box follows the "
         "points.",
     )
-    min_detection_rate: float | None = Field(
-        0.95,
-        ge=0,
-        le=1,
-        description="Part of a clip's frames in which the face must be found; null takes a clip with one "
-        "in any frame.",
+
+
+class Landmarks(FaceGates, Tracking):
+    """Face track and 68 points per frame."""
+
+
+class LandmarksSettings(Tracking):
+    """What the stage `landmarks` reads: no threshold of a gate, so that none of them reruns it."""
+
+    searched_face_px: int = Field(
+        SEARCHED_FACE_PX, ge=1, description="Width in pixels down to which faces are searched for."
     )
-    min_face_px: int | None = Field(
-        48,
-        ge=1,
-        description="Median width of the face box below which a clip is rejected, pixels of the source; "
-        "null takes all.",
-    )
 
-
-class LandmarksSettings(Landmarks):
-    """What the stage `landmarks` reads."""
-
-    gates: FrameGates = Field(FrameGates(), description="Gates on the frames.")
+    @classmethod
+    def of(cls, section: Landmarks) -> "LandmarksSettings":
+        """Return the settings for a section; faces that its gate lets through are searched for."""
+        searched = min(section.min_face_px or SMALLEST_FACE_PX, SEARCHED_FACE_PX)
+        return cls(backend=section.backend, detect_every=section.detect_every, searched_face_px=searched)

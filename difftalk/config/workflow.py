@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from difftalk.config.crops import CropsSettings
 from difftalk.config.dataset import LocalSettings, Table
 from difftalk.config.explain import dotted, explain, origin
-from difftalk.config.gates import AudioGates, FrameGates
+from difftalk.config.gates import AudioGates, FaceGates, FrameGates, GatesSettings
 from difftalk.config.landmarks import LandmarksSettings
 from difftalk.config.report import ReportSettings, TablesSettings
 from difftalk.config.root import Config
@@ -171,8 +171,11 @@ def stage_settings(config: Config, stage: str) -> Section:
         )
     match stage:
         case "landmarks":
-            gates = {key: getattr(config.gates, key) for key in FrameGates.model_fields}
-            return LandmarksSettings(**config.landmarks.model_dump(), gates=FrameGates(**gates))
+            return LandmarksSettings.of(config.landmarks)
+        case "gates":
+            of_face = {key: getattr(config.landmarks, key) for key in FaceGates.model_fields}
+            of_frames = {key: getattr(config.gates, key) for key in FrameGates.model_fields}
+            return GatesSettings(**of_face, **of_frames)
         case "crops":
             gates = {key: getattr(config.gates, key) for key in AudioGates.model_fields}
             return CropsSettings(**config.crops.model_dump(), gates=AudioGates(**gates))

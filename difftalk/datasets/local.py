@@ -31,7 +31,7 @@ class LocalDataset:
 
     Args:
         settings: the section `dataset`, with the folder.
-        monitor: makes what finds cuts, such as `difftalk.face.gates.SceneMonitor`; None cuts no video there.
+        monitor: makes what finds cuts, such as `difftalk.face.scenes.CutFinder`; None cuts no video there.
         workers: processes that look at files.
     """
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class CutMonitor(Protocol):
-    """What watches the frames of a video for cuts, such as `difftalk.face.gates.SceneMonitor`."""
+    """What watches the frames of a video for cuts, such as `difftalk.face.scenes.CutFinder`."""
 
     def through(self, frames: Iterable[LazyFrame]) -> Iterator[LazyFrame]:
         """Yield the frames unchanged, and look at each."""

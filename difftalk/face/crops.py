@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from difftalk.media.flac import encode_flac
 from difftalk.media.probe import VideoInfo, probe
 from difftalk.media.video import read_lazy_frames
 from difftalk.runtime.errors import ClipError
+
+if TYPE_CHECKING:
+    from difftalk.evaluation.sync import Sync
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,27 @@ class CropJob:
     syncnet: Path | None
 
 
-def crop_clip(job: CropJob) -> dict[str, Any]:
-    """Return the files of one clip: `{extension: content}` of its sample in the shard.
+@dataclass(frozen=True)
+class CroppedClip:
+    """The crop of one clip.
+
+    Args:
+        files: `{extension: content}` of its sample in the shard; empty where the sync gate rejects it.
+        sync: what the sync expert found; None where it was not asked or cannot tell.
+        reject: of the sync gate; None where the clip passes it.
+    """
+
+    files: dict[str, Any]
+    sync: "Sync | None" = None
+    reject: ClipError | None = None
+
+
+def crop_clip(job: CropJob) -> CroppedClip:
+    """Cut one clip, and apply the gates on audio.
 
     Raises:
-        ClipError: `too_short`, `out_of_frame`, `length_mismatch`, `out_of_sync`, `cannot_decode`, `no_audio`.
+        ClipError: `too_short`, `out_of_frame`, `length_mismatch`, `cannot_decode`, `no_audio`; those of the
+            sync gate are in the result.
     """
     clip, settings = job.clip, job.settings
     info = probe(job.source)
@@ -60,7 +79,7 @@ def crop_clip(job: CropJob) -> dict[str, Any]:
     limit = settings.gates.length_mismatch_seconds
     audio = read_audio(job.source, clip.start_s, clip.start_s + count / FPS, max_gap_s=limit)
     assert len(audio) == count * SAMPLES_PER_FRAME
-    facts = {
+    facts: dict[str, Any] = {
         "clip_id": clip.clip_id,
         "source_id": clip.source_id,
         "identity": clip.identity,
@@ -71,27 +90,32 @@ def crop_clip(job: CropJob) -> dict[str, Any]:
         "box": list(placement.box),
         "crop": placement.mode,
     }
+    found = None
     if settings.gates.sync is not None:
         assert job.syncnet is not None
-        from difftalk.face.sync_gate import check_sync  # imports torch
+        from difftalk.face.sync_gate import measure_crop, sync_facts, sync_verdict  # imports torch
 
-        sync = check_sync(np.stack(frames), landmarks, audio, settings.gates.sync, job.syncnet)
-        facts["sync"] = sync
-        if sync["repaired"]:
+        found = measure_crop(np.stack(frames), landmarks, audio, job.syncnet)
+        reject = sync_verdict(found, count, settings.gates.sync)
+        if found is None or reject is not None:
+            return CroppedClip({}, found, reject)
+        facts["sync"] = sync_facts(found, settings.gates.sync)
+        if facts["sync"]["repaired"]:
             # Audio that leads by so many frames was heard too early: what belongs here lies before it.
-            start_s = clip.start_s - sync["offset"] / FPS
+            start_s = clip.start_s - found.offset / FPS
             audio = read_audio(job.source, start_s, start_s + count / FPS)
             # Beyond the file's audio there are zeros: it is said how many.
             missing_s = max(-start_s, 0.0) + max(start_s + count / FPS - (info.audio_s or np.inf), 0.0)
             if missing_s > 0:
-                sync["silence_added_s"] = round(missing_s, 3)
-    return {
+                facts["sync"]["silence_added_s"] = round(missing_s, 3)
+    files = {
         # Three times as fast as x264's `medium` at 256 pixels, and no worse: it is the file that gets larger.
         "mp4": encode_video(frames, crf=settings.crf, preset="superfast", pix_fmt="yuv444p"),
         "flac": encode_flac(audio),
         "landmarks.npy": landmarks,
         "json": facts,
     }
+    return CroppedClip(files, found)
 
 
 def check_length(clip: Clip, info: VideoInfo, frames: int, gates: AudioGates) -> None:

@@ -18,7 +18,7 @@ import cv2
 import dlib
 import numpy as np
 
-from difftalk.face.tracks import SAME_FACE_IOU, Face, FaceBox, iou
+from difftalk.face.tracks import MOUTH, SAME_FACE_IOU, Face, FaceBox, iou
 from difftalk.media.video import LazyFrame
 from difftalk.runtime.errors import UserError
 
@@ -34,6 +34,8 @@ MIN_SCORE_OTHER = 0.2  # of one that counts against a clip
 # Shifts (parts of the side) and sizes of the boxes over which landmarks are averaged: on drawn speakers,
 # whose landmarks are known, one box jitters half as much again as these three, and five are hardly better.
 BOXES = ((0.0, -0.03, 1.0), (0.03, 0.02, 1.03), (-0.03, 0.02, 0.97))
+# Deviation of the predictions over these boxes, in face widths, from which on nothing is known of a mouth.
+NO_AGREEMENT = 0.02
 
 
 def follow(
@@ -67,12 +69,13 @@ def follow(
                 # At the scale at which it will be confirmed from now on: boxes differ by scale.
                 box, score = _confirm(frame, box) or found
                 known = FaceBox(box)
-                known.follow(_points(frame, box))
+                known.follow(_points(frame, box)[0])
             else:
                 known.correct(box)
-        points = _points(frame, known.box)
+        points, mouth_score = _points(frame, known.box)
         last = known.box
-        yield Face(last, points, score, _others(frame, last) if k % OTHERS_EVERY == 0 else None)
+        others = _others(frame, last) if k % OTHERS_EVERY == 0 else None
+        yield Face(last, points, score, others, mouth_score)
         known.follow(points)
 
 
@@ -136,20 +139,36 @@ def _detect(
     return [(side / scale + offset, float(s)) for side, s in zip(sides, scores, strict=True)]
 
 
-def _points(frame: np.ndarray | LazyFrame, box: np.ndarray) -> np.ndarray:
-    """Return the landmarks of the face in `box`: `(68, 2)` float32 in pixels of the frame."""
+def _points(frame: np.ndarray | LazyFrame, box: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the landmarks of the face in `box`, `(68, 2)` float32 in pixels, and the score of its mouth."""
     grey, corner = _surroundings(frame, box, 0.5)
     scale = FACE_PX / (box[2] - box[0])
     large = _resize(grey, scale)
     x0, y0, x1, y1 = (box - [*corner, *corner]) * scale
     total = np.zeros((68, 2))
+    mouths = []
     for dx, dy, size in BOXES:
         centre = np.array([(x0 + x1) / 2 + dx * (x1 - x0), (y0 + y1) / 2 + dy * (y1 - y0)])
         half = np.array([x1 - x0, y1 - y0]) * size / 2
         left_top, right_bottom = np.round(centre - half).astype(int), np.round(centre + half).astype(int) - 1
         shape = predictor()(large, dlib.rectangle(*map(int, left_top), *map(int, right_bottom)))
-        total += [(p.x, p.y) for p in shape.parts()]
-    return ((total / len(BOXES) + 0.5) / scale - 0.5 + corner).astype(np.float32)
+        predicted = np.array([(p.x, p.y) for p in shape.parts()])
+        total += predicted
+        mouths.append(predicted[MOUTH])
+    points = ((total / len(BOXES) + 0.5) / scale - 0.5 + corner).astype(np.float32)
+    return points, agreement(np.stack(mouths) / FACE_PX)
+
+
+def agreement(predicted: np.ndarray) -> float:
+    """Return how well several predictions of the same points agree, 0..1: 1 where they are equal.
+
+    Where something hides a mouth, the predictor finds it elsewhere from each box.
+
+    Args:
+        predicted: `(predictions, points, 2)` in widths of the face.
+    """
+    spread = float(np.linalg.norm(predicted.std(axis=0), axis=1).mean())
+    return max(1 - spread / NO_AGREEMENT, 0.0)
 
 
 def _surroundings(

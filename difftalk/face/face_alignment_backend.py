@@ -23,7 +23,7 @@ from face_alignment.models import FAN
 from face_alignment.utils import crop
 from safetensors.torch import load_file
 
-from difftalk.face.tracks import SAME_FACE_IOU, Face, iou
+from difftalk.face.tracks import MOUTH, SAME_FACE_IOU, Face, iou
 from difftalk.media.video import LazyFrame
 from difftalk.pretrained.table import locate
 from difftalk.runtime.device import default_device
@@ -193,9 +193,10 @@ def _landmarks(
     faces: list[Face | None] = [None] * len(window)
     there = [(k, s) for k, s in enumerate(every) if s is not None]
     points, scores = nets.landmarks([window[k] for k, _ in there], [s.box for _, s in there])
-    for (k, s), own, score in zip(there, points, scores, strict=True):
+    means = scores.mean(axis=1)
+    for (k, s), own, score, each in zip(there, points, means, scores, strict=True):
         if score >= MIN_LANDMARK_SCORE:
-            faces[k] = Face(s.box, own, float(score), s.others)
+            faces[k] = Face(s.box, own, float(score), s.others, float(np.clip(each[MOUTH].mean(), 0, 1)))
     return faces
 
 
@@ -228,12 +229,12 @@ class Networks:
     def landmarks(
         self, frames: Sequence[np.ndarray], boxes: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return points `(n, 68, 2)` float32 in pixels, and mean scores `(n,)`, of one box in each frame.
+        """Return points `(n, 68, 2)` float32 in pixels, and their scores `(n, 68)`, of one box in each frame.
 
         They are those of `face_alignment.FaceAlignment.get_landmarks_from_image(frame, [box])`.
         """
         if not frames:
-            return np.zeros((0, 68, 2), np.float32), np.zeros(0, np.float32)
+            return np.zeros((0, 68, 2), np.float32), np.zeros((0, 68), np.float32)
         corners = np.asarray(boxes, np.float64).reshape(-1, 2, 2)
         sides = corners[:, 1] - corners[:, 0]
         centres = corners[:, 1] - sides / 2
@@ -245,7 +246,7 @@ class Networks:
         cells, scores = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
         within = cells.astype(np.float64) / 64 - 0.5
         points = within * (CROP_PX * scales)[:, None, None] + centres[:, None]
-        return np.trunc(points).astype(np.float32), scores.mean(axis=1)
+        return np.trunc(points).astype(np.float32), scores
 
     def _peaks(self, crops: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.inference_mode(), self._precision():

@@ -1,21 +1,28 @@
-"""Follow the face of one clip, and decide whether the clip can be used."""
+"""Follow the face of one clip, and measure what the gates and the scores of clips ask for."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from difftalk.config.landmarks import LandmarksSettings
 from difftalk.datasets.clips import Clip
-from difftalk.face.gates import SceneMonitor, frozen, scene_cut, several_faces
+from difftalk.face.clip_scores import ClipScores
+from difftalk.face.measures import FaceLooks, face_measures
+from difftalk.face.scenes import SceneMonitor
 from difftalk.face.tracks import Face, Track, smooth_track, split_tracks
+from difftalk.media.audio import read_audio
 from difftalk.media.clock import FPS
+from difftalk.media.probe import probe
 from difftalk.media.video import LazyFrame, read_lazy_frames
 from difftalk.runtime.errors import ClipError
+from difftalk.speech.features import level_db
+from difftalk.speech.vad import speech_share
 
-# Width in pixels down to which faces are detected where `min_face_px` is null.
-SMALLEST_FACE_PX = 40
+# A clip is given up where none of its first frames, so many, has a face.
+MAX_FRAMES_WITHOUT = 100
 
 
 @dataclass(frozen=True)
@@ -32,17 +39,15 @@ class TrackedClip:
     """The face of one clip.
 
     Args:
-        track: the longest track of a face.
-        inspected: number of frames in which a face was looked for: all, or fewer where the clip was given up.
+        track: the longest track of a face; of no frame where there is none.
+        scores: what was measured.
         nme: mean distance to the true landmarks over that of the outer eye corners; None without ground
             truth.
-        reject: why the clip cannot be used; None where it can.
     """
 
     track: Track
-    inspected: int
+    scores: ClipScores
     nme: float | None
-    reject: ClipError | None
 
 
 def processes(settings: LandmarksSettings, workers: int) -> int:
@@ -59,77 +64,70 @@ def processes(settings: LandmarksSettings, workers: int) -> int:
 
 
 def track_clip(job: TrackJob) -> TrackedClip:
-    """Follow the face of one clip until too many frames lack it.
+    """Follow the face of one clip to its end, or until its first frames have shown none, and measure it.
 
     Raises:
-        ClipError: where the source cannot be decoded; other reasons are in the result.
+        ClipError: where the source cannot be decoded.
     """
-    clip, settings = job.clip, job.settings
-    asked = clip.frames
-    max_missing = asked - (settings.min_detection_rate or 0.0) * asked
-    monitor = SceneMonitor(settings.gates)
+    clip = job.clip
+    info = probe(job.source)
+    monitor = SceneMonitor()
+    looks = FaceLooks(middle=clip.frames // 2)
     faces: list[Face | None] = []
-    missing = 0
-    for face in _follow(monitor.through(read_lazy_frames(job.source, clip.start_s, clip.end_s)), settings):
+    frames = monitor.through(looks.through(read_lazy_frames(job.source, clip.start_s, clip.end_s)))
+    for k, face in enumerate(_follow(frames, job.settings)):
         faces.append(face)
-        missing += face is None
-        if missing > max_missing:
+        looks.look(k, face)
+        if k + 1 >= MAX_FRAMES_WITHOUT and not any(faces):
             break
-    tracks = sorted(split_tracks(faces), key=len, reverse=True)
-    track = smooth_track(faces, tracks[0] if tracks else [])
+    tracks = split_tracks(faces)
+    track = smooth_track(faces, max(tracks, key=len, default=[]))
     truth = job.source.with_name(f"{clip.source_id}.landmarks.npy")
     nme = normalised_error(track, truth, round(clip.start_s * FPS)) if truth.is_file() else None
-    reject = _verdict(faces, track, monitor, settings, stopped=missing > max_missing, asked=asked)
-    return TrackedClip(track, len(faces), nme, reject)
+    others = [f.others for f in faces if f is not None and f.others is not None]
+    changes = monitor.changes()
+    freeze_start, freeze_frames = monitor.longest_freeze()
+    scores = ClipScores(
+        clip.clip_id,
+        frames=clip.frames,
+        inspected_frames=len(faces),
+        tracks=tuple(map(tuple, tracks)),
+        others_inspected=len(others),
+        others_seen=sum(n > 0 for n in others),
+        change_frames=tuple(k for k, _ in changes),
+        change_ratios=tuple(ratio for _, ratio in changes),
+        freeze_start=freeze_start,
+        freeze_frames=freeze_frames,
+        width=info.width,
+        height=info.height,
+        fps=info.fps,
+        codec=info.codec,
+        brightness=monitor.brightness(),
+        motion=monitor.motion(),
+        picture=looks.picture(),
+        **face_measures(track, faces, looks, (info.width, info.height)),
+        **_audio_measures(job.source, clip),
+    )
+    return TrackedClip(track, scores, nme)
+
+
+def _audio_measures(source: Path, clip: Clip) -> dict[str, Any]:
+    """Return loudness and share of speech of a clip; nothing where its audio cannot be read."""
+    try:
+        audio = read_audio(source, clip.start_s, clip.end_s)
+    except ClipError:
+        return {}
+    return {"loudness_db": level_db(audio) if len(audio) else None, "speech_share": speech_share(audio)}
 
 
 def _follow(frames: Iterable[LazyFrame], settings: LandmarksSettings) -> Iterator[Face | None]:
-    min_face_px = settings.min_face_px or SMALLEST_FACE_PX
     if settings.backend == "dlib":
         from difftalk.face import dlib_backend
 
-        return dlib_backend.follow(frames, settings.detect_every, min_face_px)
+        return dlib_backend.follow(frames, settings.detect_every, settings.searched_face_px)
     from difftalk.face import face_alignment_backend
 
-    return face_alignment_backend.follow(frames, settings.detect_every, min_face_px)
-
-
-def _verdict(
-    faces: list[Face | None],
-    track: Track,
-    monitor: SceneMonitor,
-    settings: LandmarksSettings,
-    *,
-    stopped: bool,
-    asked: int,
-) -> ClipError | None:
-    """Return why a clip cannot be used; None if it can.
-
-    The reason that explains the others comes first: after a cut the face is often gone or elsewhere. But
-    where hardly any frame before it had a face, that is the reason.
-    """
-    rate = settings.min_detection_rate or 0.0
-    detected = sum(f is not None for f in faces)
-    hardly_any = ClipError(
-        "no_face",
-        f"a face in {detected} of the first {len(faces)} of {asked} frames, min_detection_rate={rate:g}",
-    )
-    if detected == 0 or (stopped and len(track.frames) < len(faces) / 2):
-        return hardly_any
-    if (cut := scene_cut(monitor.cuts(), settings.gates)) is not None:
-        return cut
-    if stopped:
-        return hardly_any
-    if len(track.frames) < rate * len(faces):
-        detail = (
-            f"the longest track has {len(track.frames)} of {len(faces)} frames, min_detection_rate={rate:g}"
-        )
-        return ClipError("unstable_face" if detected >= rate * len(faces) else "no_face", detail)
-    width = float(np.median(track.boxes[:, 2] - track.boxes[:, 0]))
-    if settings.min_face_px is not None and width < settings.min_face_px:
-        return ClipError("small_face", f"median width {width:.0f} pixels, min_face_px={settings.min_face_px}")
-    several = several_faces(faces, settings.gates)
-    return several if several is not None else frozen(monitor.longest_freeze(), settings.gates)
+    return face_alignment_backend.follow(frames, settings.detect_every, settings.searched_face_px)
 
 
 def normalised_error(track: Track, truth: Path, first: int) -> float | None:

@@ -1,151 +1,126 @@
-"""Quality gates on the frames of a clip: scene cuts, freezes, other faces.
+"""The quality gates on what was measured of a clip: each says what it measured and what it asks for."""
 
-Cuts and freezes are looked for in small copies of the frames, on their way to the tracker. docs/prepare.md
-has the figures behind the constants.
-"""
-
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
-
-import cv2
 import numpy as np
-from scenedetect import FrameTimecode
-from scenedetect.detectors import AdaptiveDetector
 
-from difftalk.config.gates import FrameGates
-from difftalk.face.tracks import Face
+from difftalk.config.gates import GatesSettings
+from difftalk.face.clip_scores import ClipScores
+from difftalk.face.scenes import cuts_of
 from difftalk.media.clock import FPS
-from difftalk.media.video import LazyFrame
 from difftalk.runtime.errors import ClipError
 
-P = TypeVar("P", np.ndarray, LazyFrame)
-
-SMALL_PX = 160  # longer side of the small copies
-# A cut must also change the mean of hue, saturation and brightness by this much, of 255.
-MIN_CUT_CHANGE = 15.0
-# Frames on each side of a change that it is compared with.
-CUT_WINDOW = 2
-# Grey levels, in 3x3 means of the small copy, within which every pixel stays while the video is frozen.
-FROZEN_LEVELS = 6.0
 # Cuts whose times are in the detail of a reject.
 CUTS_LISTED = 5
 
 
-class SceneMonitor:
-    """Watches the frames of a clip as they pass, for scene cuts and the longest freeze.
+def verdict(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
+    """Return why a clip cannot be used; None if it can.
 
-    Args:
-        gates: those that are off are not computed.
+    The reason that explains the others comes first: after a cut the face is often gone or elsewhere. But
+    where hardly any frame before it had a face, that is the reason. Once too many frames lack the face, the
+    rest of the clip has no say.
     """
-
-    def __init__(self, gates: FrameGates) -> None:
-        self._gates = gates
-        self._detector = AdaptiveDetector(
-            adaptive_threshold=gates.scene_cut_ratio or 0.0,
-            min_scene_len=1,
-            window_width=CUT_WINDOW,
-            min_content_val=MIN_CUT_CHANGE,
-        )
-        self._fed = 0
-        self._count = 0
-        self._cuts: list[int] = []
-        self._last: np.ndarray | None = None
-        self._anchor: np.ndarray | None = None
-        self._freeze_start = 0
-        self._longest_freeze = (0, 0)
-
-    def through(self, frames: Iterable[P]) -> Iterator[P]:
-        """Yield the `(H, W, 3)` uint8 RGB frames unchanged, and look at each."""
-        if self._gates.scene_cut_ratio is None and self._gates.frozen_seconds is None:
-            yield from frames
-            return
-        for frame in frames:
-            self._look(frame)
-            yield frame
-
-    def cuts(self) -> list[int]:
-        """Return the numbers of the frames with which a new scene begins; no frame may follow."""
-        if self._last is not None and self._gates.scene_cut_ratio is not None:
-            # The detector compares a change with those around it: let there be some after the last, too.
-            for _ in range(CUT_WINDOW + 1):
-                self._feed(self._last)
-        self._last = None
-        return self._cuts
-
-    def longest_freeze(self) -> tuple[int, int]:
-        """Return the first frame and the length, in frames, of the longest freeze of the video."""
-        return self._longest_freeze
-
-    def _look(self, frame: np.ndarray | LazyFrame) -> None:
-        scale = SMALL_PX / max(frame.shape[:2])
-        height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
-        if isinstance(frame, LazyFrame) and scale < 1:
-            small = frame.scaled(width, height)
-        else:
-            interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-            small = cv2.resize(frame[:, :], (width, height), interpolation=interpolation)
-        if self._gates.scene_cut_ratio is not None:
-            if self._last is None:
-                for _ in range(CUT_WINDOW + 1):
-                    self._feed(small)
-            self._feed(small)
-        self._last = small
-        # Every frame is compared with the first of its freeze: slow movement adds up, compression noise does
-        # not.
-        grey = cv2.blur(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32), (3, 3))
-        if self._anchor is None or np.abs(grey - self._anchor).max() > FROZEN_LEVELS:
-            self._anchor, self._freeze_start = grey, self._count
-        self._count += 1
-        if self._count - self._freeze_start > self._longest_freeze[1]:
-            self._longest_freeze = self._freeze_start, self._count - self._freeze_start
-
-    def _feed(self, small: np.ndarray) -> None:
-        frame = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        found = self._detector.process_frame(FrameTimecode(self._fed, float(FPS)), frame)
-        self._cuts += [round(at.seconds * FPS) - CUT_WINDOW - 1 for at in found]
-        self._fed += 1
+    if scores.reason:
+        return ClipError(scores.reason, scores.detail)
+    rate = gates.min_detection_rate or 0.0
+    seen = np.zeros(scores.inspected_frames, bool)
+    seen[[k for track in scores.tracks for k in track]] = True
+    too_many = np.flatnonzero(np.cumsum(~seen) > scores.frames - rate * scores.frames)
+    lost = len(too_many) > 0
+    count = int(too_many[0]) + 1 if lost else scores.inspected_frames
+    detected = int(seen[:count].sum())
+    longest = max((sum(k < count for k in track) for track in scores.tracks), default=0)
+    hardly_any = ClipError(
+        "no_face",
+        f"a face in {detected} of the first {count} of {scores.frames} frames, min_detection_rate={rate:g}",
+    )
+    if detected == 0 or (lost and longest < count / 2):
+        return hardly_any
+    if (cut := scene_cut(scores, count, gates)) is not None:
+        return cut
+    if lost:
+        return hardly_any
+    if longest < rate * count:
+        detail = f"the longest track has {longest} of {count} frames, min_detection_rate={rate:g}"
+        return ClipError("unstable_face" if detected >= rate * count else "no_face", detail)
+    for gate in (small_face, several_faces, frozen, mouth_outside, turned_head, blurred, occluded):
+        if (error := gate(scores, gates)) is not None:
+            return error
+    return None
 
 
-def scene_cut(cuts: list[int], gates: FrameGates) -> ClipError | None:
-    """Return the error `scene_cut` with the times of the first few cuts; None without any.
+def cuts(scores: ClipScores, ratio: float) -> list[int]:
+    """Return the frames with which a scene begins: their change is `ratio` times those around, or more."""
+    return cuts_of(zip(scores.change_frames, scores.change_ratios, strict=True), ratio)
 
-    Args:
-        cuts: of `SceneMonitor.cuts`.
-        gates: of the stage `landmarks`.
-    """
-    if gates.scene_cut_ratio is None or not cuts:
+
+def scene_cut(scores: ClipScores, count: int, gates: GatesSettings) -> ClipError | None:
+    """Return the error `scene_cut` with the times of the first cuts in `count` frames; None without any."""
+    if gates.scene_cut_ratio is None:
         return None
-    times = ", ".join(f"{k / FPS:.2f} s" for k in cuts[:CUTS_LISTED])
-    more = f" and {len(cuts) - CUTS_LISTED} more" if len(cuts) > CUTS_LISTED else ""
+    found = [k for k in cuts(scores, gates.scene_cut_ratio) if k < count]
+    if not found:
+        return None
+    times = ", ".join(f"{k / FPS:.2f} s" for k in found[:CUTS_LISTED])
+    more = f" and {len(found) - CUTS_LISTED} more" if len(found) > CUTS_LISTED else ""
     return ClipError("scene_cut", f"at {times}{more} of the clip")
 
 
-def several_faces(faces: Iterable[Face | None], gates: FrameGates) -> ClipError | None:
-    """Return the error `several_faces` where too many of the inspected frames show another face; else None.
-
-    Args:
-        faces: the tracked face of each frame, with `others` where the frame was inspected.
-        gates: of the stage `landmarks`.
-    """
-    counts = [f.others for f in faces if f is not None and f.others is not None]
-    limit = gates.several_faces_share
-    crowded = sum(n > 0 for n in counts)
-    if limit is None or crowded <= limit * len(counts):
+def small_face(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
+    """Return the error `small_face` where the face is too narrow; else None."""
+    limit, width = gates.min_face_px, scores.face_px
+    if limit is None or width is None or width >= limit:
         return None
-    detail = f"another face at least half as wide in {crowded} of {len(counts)} inspected frames"
+    return ClipError("small_face", f"median width {width:.0f} pixels, min_face_px={limit}")
+
+
+def several_faces(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
+    """Return the error `several_faces` where too many of the inspected frames show another; else None."""
+    limit, seen, inspected = gates.several_faces_share, scores.others_seen, scores.others_inspected
+    if limit is None or seen <= limit * inspected:
+        return None
+    detail = f"another face at least half as wide in {seen} of {inspected} inspected frames"
     return ClipError("several_faces", f"{detail}, several_faces_share={limit:g}")
 
 
-def frozen(freeze: tuple[int, int], gates: FrameGates) -> ClipError | None:
-    """Return the error `frozen` where the video freezes for too long; else None.
-
-    Args:
-        freeze: of `SceneMonitor.longest_freeze`.
-        gates: of the stage `landmarks`.
-    """
-    limit = gates.frozen_seconds
-    start, length = freeze
+def frozen(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
+    """Return the error `frozen` where the video freezes for too long; else None."""
+    limit, start, length = gates.frozen_seconds, scores.freeze_start, scores.freeze_frames
     if limit is None or length <= limit * FPS:
         return None
     detail = f"the video freezes for {length / FPS:.2f} s from {start / FPS:.2f} s of the clip on"
     return ClipError("frozen", f"{detail}, frozen_seconds={limit:g}")
+
+
+def mouth_outside(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
+    """Return the error `out_of_frame` where chin or mouth leave the frame for too long; else None."""
+    limit, outside = gates.mouth_outside_frames, scores.mouth_outside_frames
+    if limit is None or outside is None or outside <= limit:
+        return None
+    detail = f"chin or mouth outside the frame in {outside} frames"
+    return ClipError("out_of_frame", f"{detail}, mouth_outside_frames={limit}")
+
+
+def turned_head(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
+    """Return the error `turned_head` where the head is turned too far; else None."""
+    for angle, limit in (("yaw", gates.max_yaw_degrees), ("pitch", gates.max_pitch_degrees)):
+        low, high = getattr(scores, f"{angle}_min"), getattr(scores, f"{angle}_max")
+        if limit is not None and low is not None and high is not None and max(-low, high) > limit:
+            detail = f"{angle} from {low:.0f} to {high:.0f} degrees, max_{angle}_degrees={limit:g}"
+            return ClipError("turned_head", detail)
+    return None
+
+
+def blurred(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
+    """Return the error `blurred` where the face is not sharp enough; else None."""
+    limit, found = gates.min_sharpness, scores.face_sharpness
+    if limit is None or found is None or found >= limit:
+        return None
+    return ClipError("blurred", f"sharpness {found:.3g}, min_sharpness={limit:g}")
+
+
+def occluded(scores: ClipScores, gates: GatesSettings) -> ClipError | None:
+    """Return the error `occluded` where the points of the mouth are too uncertain; else None."""
+    limit, found = gates.min_mouth_score, scores.mouth_score
+    if limit is None or found is None or found >= limit:
+        return None
+    return ClipError("occluded", f"mouth score {found:.2f}, min_mouth_score={limit:g}")

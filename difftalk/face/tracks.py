@@ -13,6 +13,7 @@ MAX_GAP_FRAMES = 12
 RIGID = np.arange(17, 48)
 # The sides of the jaw, which jitter with the predictor, without the chin, which speech moves.
 JAW_SIDES = np.r_[0:5, 12:17]
+MOUTH = slice(48, 68)
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Face:
         points: `(68, 2)` x, y in pixels.
         score: confidence of the backend.
         others: number of further faces that are at least half as wide; None where they were not counted.
+        mouth_score: the backend's confidence in the points of the mouth, 0..1; None where it has none.
     """
 
     box: np.ndarray
     points: np.ndarray
     score: float
     others: int | None = None
+    mouth_score: float | None = None
 
 
 @dataclass(frozen=True)

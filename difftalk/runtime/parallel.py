@@ -118,7 +118,8 @@ def _pooled(
             try:
                 for k in left:
                     futures[k] = pool.submit(_noted, work, k, jobs[k])
-                    started = started or {p.pid: p for p in multiprocessing.active_children()}
+                    # The pool starts a worker with a job, until it has all.
+                    started |= {p.pid: p for p in multiprocessing.active_children()}
                 while given < len(jobs):
                     result = done.pop(given) if given in done else futures[given].result()
                     yield result

@@ -1,6 +1,8 @@
 """Cut the square face crops of a shard, with their audio."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from difftalk.config.crops import CropsSettings
 from difftalk.runtime.errors import UserError
@@ -18,8 +20,10 @@ def run(
     out: Path,
     rejects: Path,
     max_reject_fraction: float,
+    rejected: Path | None = None,
     workers: int = 1,
     syncnet: Path | None = None,
+    sync: Path | None = None,
 ) -> None:
     """Write the crops of the clips that have landmarks, as a WebDataset shard.
 
@@ -35,25 +39,43 @@ def run(
         out: crops/SHARD.tar, to be written.
         rejects: rejects/crops/SHARD.csv, to be written.
         max_reject_fraction: fail where more than this part of the clips is rejected.
+        rejected: rejects/landmarks/SHARD.csv: clips that did not pass the gates and are left out.
         workers: processes, each with one clip at a time.
         syncnet: folder of the sync expert; needed where `gates.sync` is on.
+        sync: sync/SHARD.csv, to be written: what the gate `gates.sync` has measured.
 
     Raises:
         UserError: as `RejectLog`; if there is a sync gate and no expert.
     """
     from difftalk.datasets.clips import clips_with_sources
     from difftalk.face.crops import CropJob, crop_clip
+    from difftalk.face.sync_table import write_sync
     from difftalk.face.table import read_landmarks
     from difftalk.media.shards import write_shard
     from difftalk.runtime.parallel import map_clips
-    from difftalk.runtime.rejects import RejectLog
+    from difftalk.runtime.rejects import Reject, RejectLog, read_rejects
 
     if settings.gates.sync is not None and syncnet is None:
         raise UserError("crops: gates.sync needs the folder of a sync expert: --syncnet")
     found = read_landmarks(landmarks)
+    for reject in read_rejects(rejected) if rejected is not None else ():
+        found.pop(reject.clip_id, None)
     pairs = [(clip, file) for clip, file in clips_with_sources(plan, shard, sources) if clip.clip_id in found]
     jobs = [(c.clip_id, CropJob(c, file, *found[c.clip_id], settings, syncnet)) for c, file in pairs]
     lengths = [clip.frames for clip, _ in pairs]
+    measured: list[tuple[str, int, float]] = []
     with RejectLog(STAGE, rejects, max_reject_fraction, len(jobs)) as lost:
-        clips = map_clips(crop_clip, jobs, stage=STAGE, workers=workers, lengths=lengths)
-        write_shard(out, lost.kept(clips))
+
+        def files() -> Iterator[tuple[str, dict[str, Any]]]:
+            clips = map_clips(crop_clip, jobs, stage=STAGE, workers=workers, lengths=lengths)
+            for clip_id, cropped in lost.kept(clips):
+                if (judged := cropped.sync) is not None:
+                    measured.append((clip_id, judged.offset, judged.confidence))
+                if cropped.reject is not None:
+                    lost.add(Reject.of(clip_id, STAGE, cropped.reject))
+                else:
+                    yield clip_id, cropped.files
+
+        write_shard(out, files())
+    if sync is not None:
+        write_sync(sync, measured)

@@ -54,10 +54,10 @@ def run(
         survey = Survey(read_frozen(frozen))
     elif isinstance(dataset, LocalSettings):
         from difftalk.datasets.local import LocalDataset
-        from difftalk.face.gates import SceneMonitor
+        from difftalk.face.scenes import CutFinder
 
         # A decode of every file that the gate on frames would make anyway: what it finds, is cut before.
-        monitor = partial(SceneMonitor, FrameGates(frozen_seconds=None))
+        monitor = partial(CutFinder, FrameGates.model_fields["scene_cut_ratio"].default)
         survey = LocalDataset(dataset, monitor, workers).survey()
         frames = sum(clip.frames for clip in survey.clips if not clip.left_out)
         say(

@@ -4,6 +4,7 @@
 rule prepare_all:
     input:
         rules.funnel.output,
+        rules.clip_scores.output,
         rules.freeze.output,
         expand("<run>/shards/{shard}.tar", shard=SHARDS),
     localrule: True

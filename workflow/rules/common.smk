@@ -35,7 +35,17 @@ try:
     DATASET = configuration.dataset_settings(CONFIG)
     SETTINGS = {
         stage: configuration.as_json(configuration.stage_settings(CONFIG, stage))
-        for stage in ["landmarks", "crops", "speech", "encode", "sample", "score", "tables", "report"]
+        for stage in [
+            "landmarks",
+            "gates",
+            "crops",
+            "speech",
+            "encode",
+            "sample",
+            "score",
+            "tables",
+            "report",
+        ]
     }
 except UserError as error:
     # A line for a person. Raised, it would come with the lines of this file.
@@ -56,9 +66,14 @@ IS_DOWNLOADED = DATASET.name in ("hdtf", "table")
 IS_FOLDER = DATASET.name == "local"
 ALL_REJECTS = expand("<run>/rejects/{stage}/{shard}.csv", stage=REJECTING_STAGES, shard=SHARDS)
 SYNC_GATE = CONFIG.gates.sync is not None
+# One that is trained on the run's own crops is no judge of them; one whose weights are missing judges nothing.
+SYNC_EXPERT = CONFIG.syncnet != "train" and (
+    not pretrained.stands_for("syncnet", CONFIG.syncnet) or pretrained.recorded(CONFIG.syncnet) is not None
+)
+SYNC_SCORES = expand("<run>/sync/{shard}.csv", shard=SHARDS) if SYNC_EXPERT or SYNC_GATE else []
 OTHER_DATASETS = configuration.unused_modules(configuration.DATASET_MODULES, DATASET.name)
 # Files of a folder alone are cut where the scene changes.
-NOT_PLANNED_WITH = OTHER_DATASETS + ([] if IS_FOLDER else ["difftalk.face.gates"])
+NOT_PLANNED_WITH = OTHER_DATASETS + ([] if IS_FOLDER else ["difftalk.face.scenes"])
 OTHER_BACKENDS = configuration.unused_modules(configuration.LANDMARK_MODULES, CONFIG.landmarks.backend)
 FACE_ALIGNMENT = CONFIG.landmarks.backend == "face_alignment"
 OTHER_SPEECH = configuration.unused_modules(configuration.SPEECH_MODULES, CONFIG.speech.backend)

@@ -75,7 +75,7 @@ rule landmarks:
     output:
         landmarks="<run>/landmarks/{shard}.parquet",
         quality="<run>/landmarks/{shard}.quality.csv",
-        rejects="<run>/rejects/landmarks/{shard}.csv",
+        scores="<run>/landmarks/{shard}.scores.parquet",
     log:
         "<run>/logs/landmarks/{shard}.log",
     benchmark:
@@ -97,7 +97,34 @@ rule landmarks:
         """
         difftalk landmarks --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
             --settings {params.settings:q} --out {output.landmarks} --quality {output.quality} \
-            --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
+            --scores {output.scores} --workers {threads} --log {log}
+        """
+
+
+rule gates:
+    input:
+        scores="<run>/landmarks/{shard}.scores.parquet",
+    output:
+        # Under the name of the stage that measured.
+        rejects="<run>/rejects/landmarks/{shard}.csv",
+    log:
+        "<run>/logs/gates/{shard}.log",
+    localrule: True
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        settings=SETTINGS["gates"],
+        code=fingerprint("difftalk.stages.gates"),
+    message:
+        "Apply the gates to {wildcards.shard}"
+    shell:
+        """
+        difftalk gates --scores {input.scores} --settings {params.settings:q} --rejects {output.rejects} \
+            --max-reject-fraction $max_reject_fraction --log {log}
         """
 
 
@@ -106,10 +133,12 @@ rule crops:
         plan="<run>/plan/clips.parquet",
         sources="<run>/sources/{shard}",
         landmarks="<run>/landmarks/{shard}.parquet",
+        rejected="<run>/rejects/landmarks/{shard}.csv",
         syncnet="<run>/models/syncnet" if SYNC_GATE else [],
     output:
         crops="<run>/crops/{shard}.tar",
         rejects="<run>/rejects/crops/{shard}.csv",
+        sync="<run>/sync/{shard}.csv" if SYNC_GATE else [],
     log:
         "<run>/logs/crops/{shard}.log",
     benchmark:
@@ -129,9 +158,39 @@ rule crops:
     shell:
         """
         difftalk crops --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
-            --landmarks {input.landmarks} --syncnet {input.syncnet} --settings {params.settings:q} --out {output.crops} \
-            --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
+            --landmarks {input.landmarks} --rejected {input.rejected} --syncnet {input.syncnet} \
+            --settings {params.settings:q} --out {output.crops} --sync {output.sync} --rejects {output.rejects} \
+            --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
         """
+
+
+if SYNC_EXPERT and not SYNC_GATE:
+
+    rule sync:
+        input:
+            crops="<run>/crops/{shard}.tar",
+            syncnet="<run>/models/syncnet",
+        output:
+            sync="<run>/sync/{shard}.csv",
+        log:
+            "<run>/logs/sync/{shard}.log",
+        benchmark:
+            "<run>/benchmarks/sync/{shard}.tsv"
+        conda:
+            "../../envs/difftalk.yaml"
+        threads: 1
+        resources:
+            mem_mb=8000,
+            runtime=240,
+            gpu=CONFIG.gpu,
+        params:
+            code=fingerprint("difftalk.stages.sync"),
+        message:
+            "Measure the sync of {wildcards.shard}"
+        shell:
+            """
+            difftalk sync --crops {input.crops} --syncnet {input.syncnet} --out {output.sync} --log {log}
+            """
 
 
 rule speech:
@@ -217,9 +276,9 @@ rule funnel:
         ),
     log:
         "<run>/logs/funnel.log",
-    localrule: True
     # Above the trainings: whatever becomes of them, it is written.
     priority: 20
+    localrule: True
     conda:
         "../../envs/difftalk.yaml"
     threads: 1
@@ -236,6 +295,42 @@ rule funnel:
         difftalk funnel --plan {input.plan} --rejects {input.rejects} --quality {input.quality} \
             --crops {input.crops} --not-videos {input.not_videos} --out {output.funnel} \
             --by-subset {output.by_subset} --page {output.page} --log {log}
+        """
+
+
+rule clip_scores:
+    input:
+        plan="<run>/plan/clips.parquet",
+        scores=expand("<run>/landmarks/{shard}.scores.parquet", shard=SHARDS),
+        rejects=ALL_REJECTS,
+        sync=SYNC_SCORES,
+    output:
+        table="<run>/clip_scores.parquet",
+        page=report(
+            "<run>/clip_scores.html",
+            caption="../report/clip_scores.rst",
+            category="Data",
+            labels={"table": "clip scores"},
+        ),
+    log:
+        "<run>/logs/clip_scores.log",
+    localrule: True
+    conda:
+        "../../envs/difftalk.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        settings=SETTINGS["gates"],
+        code=fingerprint("difftalk.stages.clip_scores"),
+        templates=TEMPLATES,
+    message:
+        "Gather what was measured of each clip"
+    shell:
+        """
+        difftalk clip_scores --plan {input.plan} --scores {input.scores} --rejects {input.rejects} --sync {input.sync} \
+            --settings {params.settings:q} --out {output.table} --page {output.page} --log {log}
         """
 
 

@@ -1,0 +1,149 @@
+"""What changes from frame to frame: candidates for scene cuts, the longest freeze, brightness, motion.
+
+All is looked for in small copies of the frames, on their way to the tracker, and measured without any
+threshold of a gate. docs/prepare.md has the figures behind the constants.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from scenedetect import FrameTimecode
+from scenedetect.detectors import AdaptiveDetector
+
+from difftalk.media.clock import FPS
+from difftalk.media.video import LazyFrame
+
+P = TypeVar("P", np.ndarray, LazyFrame)
+
+SMALL_PX = 160  # longer side of the small copies
+# A cut must also change the mean of hue, saturation and brightness by this much, of 255.
+MIN_CUT_CHANGE = 15.0
+# Frames on each side of a change that it is compared with.
+CUT_WINDOW = 2
+# Changes that are not larger than those around them are no candidates.
+MIN_RATIO = 1.0
+# Grey levels, in 3x3 means of the small copy, within which every pixel stays while the video is frozen.
+FROZEN_LEVELS = 6.0
+
+
+class _RatioDetector(AdaptiveDetector):
+    """The detector, which also tells the ratio by which it decided.
+
+    Its own statistics tell it too, but look for edges in every frame.
+    """
+
+    def ratio(self) -> float:
+        """Return the change that was judged last, as a multiple of the mean of those around; 255 at most."""
+        changes = [change for _, change in self._buffer]
+        around = (sum(changes) - changes[CUT_WINDOW]) / (2 * CUT_WINDOW)
+        return min(changes[CUT_WINDOW] / around, 255.0) if around >= 1e-5 else 255.0
+
+
+def cuts_of(changes: Iterable[tuple[int, float]], ratio: float) -> list[int]:
+    """Return the frames whose change is at least `ratio` times the mean of those around.
+
+    >>> cuts_of([(12, 1.5), (40, 9.0)], 4.5)
+    [40]
+    """
+    return [k for k, of_change in changes if of_change >= ratio]
+
+
+class SceneMonitor:
+    """Watches the frames of a clip as they pass."""
+
+    def __init__(self) -> None:
+        self._detector = _RatioDetector(
+            adaptive_threshold=MIN_RATIO,
+            min_scene_len=1,
+            window_width=CUT_WINDOW,
+            min_content_val=MIN_CUT_CHANGE,
+        )
+        self._fed = 0
+        self._count = 0
+        self._changes: list[tuple[int, float]] = []
+        self._last: np.ndarray | None = None
+        self._grey: np.ndarray | None = None
+        self._anchor: np.ndarray | None = None
+        self._freeze_start = 0
+        self._longest_freeze = (0, 0)
+        self._brightness = self._motion = 0.0
+
+    def through(self, frames: Iterable[P]) -> Iterator[P]:
+        """Yield the `(H, W, 3)` uint8 RGB frames unchanged, and look at each."""
+        for frame in frames:
+            self._look(frame)
+            yield frame
+
+    def changes(self) -> list[tuple[int, float]]:
+        """Return frames that may begin a new scene, each with the ratio of its change to those around.
+
+        No frame may follow.
+        """
+        if self._last is not None:
+            # The detector compares a change with those around it: let there be some after the last, too.
+            for _ in range(CUT_WINDOW + 1):
+                self._feed(self._last)
+        self._last = None
+        return self._changes
+
+    def longest_freeze(self) -> tuple[int, int]:
+        """Return the first frame and the length, in frames, of the longest freeze of the video."""
+        return self._longest_freeze
+
+    def brightness(self) -> float | None:
+        """Return the mean grey level of the frames, 0..255; None without any."""
+        return self._brightness / self._count if self._count else None
+
+    def motion(self) -> float | None:
+        """Return the mean change of a pixel to the next frame, grey levels; None without two frames."""
+        return self._motion / (self._count - 1) if self._count > 1 else None
+
+    def _look(self, frame: np.ndarray | LazyFrame) -> None:
+        scale = SMALL_PX / max(frame.shape[:2])
+        height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
+        if isinstance(frame, LazyFrame) and scale < 1:
+            small = frame.scaled(width, height)
+        else:
+            interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            small = cv2.resize(frame[:, :], (width, height), interpolation=interpolation)
+        if self._last is None:
+            for _ in range(CUT_WINDOW + 1):
+                self._feed(small)
+        self._feed(small)
+        self._last = small
+        # Every frame is compared with the first of its freeze: slow movement adds up, compression noise does
+        # not.
+        grey = cv2.blur(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32), (3, 3))
+        if self._anchor is None or np.abs(grey - self._anchor).max() > FROZEN_LEVELS:
+            self._anchor, self._freeze_start = grey, self._count
+        if self._grey is not None:
+            self._motion += float(np.abs(grey - self._grey).mean())
+        self._brightness += float(grey.mean())
+        self._grey = grey
+        self._count += 1
+        if self._count - self._freeze_start > self._longest_freeze[1]:
+            self._longest_freeze = self._freeze_start, self._count - self._freeze_start
+
+    def _feed(self, small: np.ndarray) -> None:
+        frame = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+        for at in self._detector.process_frame(FrameTimecode(self._fed, float(FPS)), frame):
+            self._changes.append((round(at.seconds * FPS) - CUT_WINDOW - 1, self._detector.ratio()))
+        self._fed += 1
+
+
+class CutFinder(SceneMonitor):
+    """Finds the frames with which new scenes begin.
+
+    Args:
+        ratio: a cut changes the frame at least so many times as much as the frames around it change.
+    """
+
+    def __init__(self, ratio: float) -> None:
+        super().__init__()
+        self._ratio = ratio
+
+    def cuts(self) -> list[int]:
+        """Return the numbers of the frames with which a new scene begins; no frame may follow."""
+        return cuts_of(self.changes(), self._ratio)

@@ -1,0 +1,147 @@
+"""Voice activity: Silero VAD 6 (MIT), whose weights come with the package `silero-vad`, computed with NumPy.
+
+The package is located and never imported: it would bring torch into stages that have no other network, and
+its own loader runs a TorchScript archive. Of its ONNX file, which has the same weights, the tensors alone are
+read. (Its safetensors file holds the weights of another version.)
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from difftalk.runtime.errors import UserError
+
+WEIGHTS = "data/silero_vad_16k_op15.onnx"
+# The network sees 32 ms, with the last 4 ms before them.
+WINDOW, CONTEXT = 512, 64
+# Of its short-time Fourier transform, whose last window is filled up by reflection.
+FFT, HOP, REFLECTED = 256, 128, 64
+SPEECH_PROBABILITY = 0.5
+
+
+def speech_share(audio: np.ndarray) -> float | None:
+    """Return the part of the audio, 0..1, that is speech; None without audio.
+
+    Args:
+        audio: `(N,)` int16 mono 16 kHz.
+
+    Raises:
+        UserError: if the package `silero-vad` is not installed.
+    """
+    probabilities = speech_probabilities(audio)
+    return float((probabilities >= SPEECH_PROBABILITY).mean()) if len(probabilities) else None
+
+
+def speech_probabilities(audio: np.ndarray) -> np.ndarray:
+    """Return how likely each 32 ms are speech: `(ceil(N / 512),)` float32 in 0..1.
+
+    The last ones are filled up with silence.
+
+    Args:
+        audio: `(N,)` int16 mono 16 kHz.
+
+    Raises:
+        UserError: if the package `silero-vad` is not installed.
+    """
+    count = -(-len(audio) // WINDOW)
+    if count == 0:
+        return np.zeros(0, np.float32)
+    w = weights()
+    padded = np.zeros(CONTEXT + count * WINDOW, np.float32)
+    padded[CONTEXT : CONTEXT + len(audio)] = audio / np.float32(32768)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT + WINDOW)[::WINDOW]
+    windows = np.concatenate([windows, windows[:, -2 : -2 - REFLECTED : -1]], axis=1)
+    pieces = np.lib.stride_tricks.sliding_window_view(windows, FFT, axis=1)[:, ::HOP]
+    spectrum = (pieces @ w["stft.forward_basis_buffer"][:, 0].T).transpose(0, 2, 1)
+    bins = FFT // 2 + 1
+    x = np.sqrt(spectrum[:, :bins] ** 2 + spectrum[:, bins:] ** 2)
+    for layer, stride in enumerate((1, 2, 2, 1)):
+        name = f"encoder.{layer}.reparam_conv"
+        x = np.maximum(_convolve(x, w[f"{name}.weight"], stride) + w[f"{name}.bias"][:, None], 0)
+    hidden = _lstm(x[:, :, 0], w)
+    logits = np.maximum(hidden, 0) @ w["decoder.decoder.2.weight"][0, :, 0] + w["decoder.decoder.2.bias"]
+    return _sigmoid(logits).astype(np.float32)
+
+
+def _convolve(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
+    """Convolve `(N, C, T)` with kernels `(O, C, 3)`, zeros beyond both ends: `(N, O, T')`."""
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1)))
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, 3, axis=2)[:, :, ::stride]
+    return np.tensordot(pieces, kernel, axes=([1, 3], [1, 2])).transpose(0, 2, 1)
+
+
+def _lstm(x: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the hidden state `(N, 128)` of the LSTM after each input `(N, 128)`."""
+    given = x @ w["decoder.rnn.weight_ih"].T + w["decoder.rnn.bias_ih"] + w["decoder.rnn.bias_hh"]
+    recurrent = np.ascontiguousarray(w["decoder.rnn.weight_hh"].T)
+    hidden = cell = np.zeros(recurrent.shape[0], np.float32)
+    states = np.empty((len(x), len(hidden)), np.float32)
+    for k, gates in enumerate(given):
+        enter, forget, value, leave = np.split(gates + hidden @ recurrent, 4)
+        cell = _sigmoid(forget) * cell + _sigmoid(enter) * np.tanh(value)
+        hidden = _sigmoid(leave) * np.tanh(cell)
+        states[k] = hidden
+    return states
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+@cache
+def weights() -> dict[str, np.ndarray]:
+    """Return the network's weights, float32, by their names without `model.`.
+
+    Raises:
+        UserError: if the package `silero-vad` is not installed, or is another version.
+    """
+    found = importlib.util.find_spec("silero_vad")
+    folders = found.submodule_search_locations if found is not None else None
+    path = Path(folders[0]) / WEIGHTS if folders else None
+    if path is None or not path.is_file():
+        raise UserError(f"landmarks: {WEIGHTS} of silero-vad is missing: pip install 'silero-vad>=6.0,<7'")
+    return {name.removeprefix("model."): value for name, value in _onnx_tensors(path.read_bytes())}
+
+
+# Field numbers of ONNX's messages (onnx.proto): the graph of a model, the initializers of a graph, and of a
+# tensor its sizes, its name and its bytes.
+_GRAPH, _INITIALIZER, _DIMS, _NAME, _RAW = 7, 5, 1, 8, 9
+
+
+def _onnx_tensors(model: bytes) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield names and values of the float32 weights of an ONNX model."""
+    for graph in (content for number, content in _fields(model) if number == _GRAPH):
+        for tensor in (content for number, content in _fields(graph) if number == _INITIALIZER):
+            parts = list(_fields(tensor))
+            shape = [size for number, size in parts if number == _DIMS]
+            of = dict(parts)
+            yield of[_NAME].decode(), np.frombuffer(of[_RAW], "<f4").reshape(shape)
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Yield number and content of each field of a protobuf message: an int, or bytes."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(message):
+        number, kind = divmod(varint(), 8)
+        if kind == 0:
+            yield number, varint()
+            continue
+        length = {1: 8, 5: 4}.get(kind) or varint()
+        yield number, message[at : at + length]
+        at += length
