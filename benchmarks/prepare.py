@@ -42,6 +42,7 @@ from difftalk.media.audio import read_audio
 from difftalk.media.clock import FPS, SAMPLE_RATE
 from difftalk.media.probe import open_media, video_stream
 from difftalk.media.video import read_frames
+from difftalk.pretrained.dlib_models import face_detector
 from difftalk.runtime.parallel import map_clips
 from difftalk.runtime.rejects import Reject, read_rejects
 from difftalk.stages import plan
@@ -257,7 +258,7 @@ class Sample:
             frame = cv2.imread(str(self.folder / f"{k}.jpg"))
             assert frame is not None, f"{k}.jpg cannot be read"
             grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-            faces = dlib_backend.detector()(grey, upsampled)
+            faces = face_detector()(grey, upsampled)
             if faces:
                 self.found += 1
                 face = max(faces, key=lambda f: f.width())
@@ -287,7 +288,7 @@ def upsampling(video: Path, clip: Clip) -> int:
     """Return how often frames must be doubled for the detector to find the face in three; 2 at most."""
     frames = [next(read_frames(video, t, t + 1 / FPS)) for t in np.linspace(0, clip.end_s - 0.2, 3)]
     greys = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]
-    return next((n for n in (0, 1) if all(len(dlib_backend.detector()(g, n)) for g in greys)), 2)
+    return next((n for n in (0, 1) if all(len(face_detector()(g, n)) for g in greys)), 2)
 
 
 def decode_raw(job: tuple[Path, float]) -> int:

@@ -56,9 +56,9 @@ def test_what_is_measured_of_a_drawn_speaker_is_what_was_drawn(
     assert scores.mouth_spread == pytest.approx(mouth_opening(truth).std(), rel=0.3)
     assert scores.mouth_outside_frames == 0
     assert scores.brightness == pytest.approx(film_frames.mean(), rel=0.1)
-    assert scores.picture is not None
-    picture = cv2.imdecode(np.frombuffer(scores.picture, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None and picture.shape == (96, 96, 3)
+    assert scores.thumbnail is not None
+    thumbnail = cv2.imdecode(np.frombuffer(scores.thumbnail, np.uint8), cv2.IMREAD_COLOR)
+    assert thumbnail is not None and thumbnail.shape == (96, 96, 3)
     assert scores.speech_share is not None and scores.speech_share > 0.5
 
 
@@ -99,11 +99,13 @@ def test_of_a_clip_that_cannot_be_decoded_nothing_is_known(stage: Stage) -> None
     assert stage.landmarks() == {"damaged": "cannot_decode"}
     scores = measured(stage)["damaged"]
     assert scores.reason == "cannot_decode"
-    assert (scores.width, scores.brightness, scores.loudness_db, scores.picture) == (None,) * 4
+    assert (scores.width, scores.brightness, scores.loudness_db, scores.thumbnail) == (None,) * 4
 
 
 def test_scores_come_back_as_they_were_written(tmp_path: Path) -> None:
-    scores = ClipScores("a", tracks=((0, 1), (5,)), change_frames=(3,), change_ratios=(2.5,), picture=b"jpeg")
+    scores = ClipScores(
+        "a", tracks=((0, 1), (5,)), change_frames=(3,), change_ratios=(2.5,), thumbnail=b"jpeg"
+    )
     write_scores(tmp_path / "s.parquet", [scores, ClipScores("b", "no_video", "b.mp4: no video stream")])
     assert read_scores(tmp_path / "s.parquet") == [
         scores,
@@ -152,7 +154,7 @@ def test_a_point_is_outside_beyond_the_edges_of_the_outermost_pixels() -> None:
     assert list(outside_frames(points, (20, 20))) == [False, True, True, False]
 
 
-def test_a_mouth_outside_the_picture_is_out_of_frame(
+def test_a_mouth_outside_the_frame_is_out_of_frame(
     stage: Stage, film_frames: np.ndarray, truth: np.ndarray
 ) -> None:
     below = int(truth[:, 57, 1].min())  # through the lower lip

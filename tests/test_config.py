@@ -249,7 +249,7 @@ def test_a_folder_of_videos_replaces_the_demo(default: dict[str, Any], tmp_path:
         "seed": 1,
         "clip_at_cuts": True,
         "same_person_distance": 0.6,
-        "near_copies": "together",
+        "near_duplicates": "together",
     }
 
 

@@ -169,13 +169,13 @@ def test_copies_are_found_by_frames_and_sound_and_stay_together(drawn: Path) -> 
         assert {row[1]: row[-1] for row in found.identities if row[-1]} == {"copy.mkv": "ann1.mp4"}
         sides = splits(found)
         assert sides["ann1.mp4"] == sides["copy.mkv"] and set(sides.values()) == {"train", "test"}
-    rejected = {c.uri: c.left_out for c in survey(drawn, near_copies="reject").clips if c.left_out}
-    assert rejected == {"copy.mkv": "duplicate: the same frames and sound as ann1.mp4"}
+    rejected = {c.uri: c.left_out for c in survey(drawn, near_duplicates="reject").clips if c.left_out}
+    assert rejected == {"copy.mkv": "duplicate: the same frames and audio as ann1.mp4"}
 
 
 def test_videos_of_one_face_stay_together_and_are_one_identity(drawn: Path) -> None:
     # Drawn faces are nearer to each other than people's, so that 0.3 tells them apart.
-    found = survey(drawn, same_person_distance=0.3, near_copies="ignore")
+    found = survey(drawn, same_person_distance=0.3, near_duplicates="ignore")
     identity = {clip.uri: clip.identity for clip in found.clips}
     assert identity["ann1.mp4"] == identity["ann2.mp4"] == identity["copy.mkv"] == "ann1"
     assert len(set(identity.values())) > 1

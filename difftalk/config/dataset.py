@@ -54,9 +54,9 @@ class Local(Section):
         "one side of the split. Null takes each file for another speaker, unless a sub-folder or "
         "`speakers.csv` says who it is.",
     )
-    near_copies: Literal["together", "reject", "ignore"] = Field(
+    near_duplicates: Literal["together", "reject", "ignore"] = Field(
         "together",
-        description="Files with the same frames and sound, encoded or scaled anew: kept on one side of the "
+        description="Files with the same frames and audio, re-encoded or rescaled: kept on one side of the "
         "split, rejected but for the first (`duplicate`), or not looked for. The same bytes are always "
         "rejected.",
     )
@@ -112,7 +112,7 @@ class Table(Section):
         lt=1,
         description="Part of the speakers that is kept for testing, of those without a split in the table.",
     )
-    seed: int = Field(1, description="Seed of that draw.")
+    seed: int = Field(1, description="Seed of the split of rows that have none.")
     shared_identities: bool = Field(
         False, description="Accept a table whose split has a speaker or a source on both sides."
     )
@@ -132,7 +132,7 @@ class Table(Section):
 class LocalSettings(Local):
     """What the stages `plan` and `fetch` read of a local dataset."""
 
-    videos: str = Field(description="Folder of the files, and of a sub-folder a speaker, if you like.")
+    videos: str = Field(description="Folder of the video files; a sub-folder with videos is a speaker.")
 
 
 KINDS: dict[str, type[Section]] = {"demo": Demo, "local": Local, "hdtf": Hdtf, "table": Table}

@@ -1,7 +1,7 @@
-"""What tells copies of a video, and videos of one person, apart from others: frames, sound and face.
+"""What tells copies of a video, and videos of one person, apart from others: frames, audio and face.
 
 Frames: the perceptual hash of Zauner, "Implementation and benchmarking of perceptual image hash functions"
-(2010): signs of the 8 x 8 lowest frequencies of a 32 x 32 grey copy. Sound: the fingerprint of Haitsma and
+(2010): signs of the 8 x 8 lowest frequencies of a 32 x 32 grey copy. Audio: the fingerprint of Haitsma and
 Kalker, "A highly robust audio fingerprinting system" (ISMIR 2002): signs of the differences of neighbouring
 bands and moments. Face: the descriptor of dlib's ResNet.
 """
@@ -16,15 +16,15 @@ from difftalk.media.clock import SAMPLE_RATE
 from difftalk.media.video import read_lazy_frames
 from difftalk.pretrained.dlib_models import face_descriptor, face_detector, five_points
 
-# Of a file, this much from its start is looked at: a frame a second, and all of the sound.
+# Of a file, this much from its start is looked at: a frame a second, and all of the audio.
 LOOKED_AT_S = 8.0
 FIRST_S = 0.48  # on the 25 fps grid
 FACES = 4  # frames, at most, whose face is described
 HASHED_PX, LOW_FREQUENCIES = 32, 8
-# Sound: windows, their step, and the edges of the bands.
+# Audio: windows, their step, and the edges of the bands.
 WINDOW, HOP = 8192, 1024  # samples: 0.51 s, 0.06 s
 BANDS_HZ = np.geomspace(300.0, 3000.0, 18)
-# Steps by which the sound of a copy may be shifted.
+# Steps by which the audio of a copy may be shifted.
 MAX_SHIFT = 4
 # Longer sides at which faces are searched for, until there is one.
 SEARCHED_PX = (640, 1280)
@@ -63,8 +63,8 @@ def frame_hash(frame: np.ndarray) -> np.ndarray:
     return np.asarray(low > np.median(low[1:]))
 
 
-def read_sound(path: Path, length_s: float) -> np.ndarray:
-    """Return the sound of the start of a video: `(N,)` int16 at 16 kHz.
+def read_audio_start(path: Path, length_s: float) -> np.ndarray:
+    """Return the audio of the start of a video: `(N,)` int16 at 16 kHz.
 
     Raises:
         ClipError: `cannot_decode`, `no_audio`.
@@ -72,7 +72,7 @@ def read_sound(path: Path, length_s: float) -> np.ndarray:
     return read_audio(path, 0.0, min(length_s, LOOKED_AT_S))
 
 
-def sound_bits(samples: np.ndarray) -> np.ndarray:
+def audio_fingerprint(samples: np.ndarray) -> np.ndarray:
     """Return the fingerprint of `(N,)` int16 samples at 16 kHz: `(T, 16)` bool, T = 0 for too few."""
     if len(samples) < WINDOW + HOP:
         return np.zeros((0, len(BANDS_HZ) - 2), bool)
@@ -83,14 +83,14 @@ def sound_bits(samples: np.ndarray) -> np.ndarray:
     return np.asarray(np.diff(np.diff(energy, axis=1), axis=0) > 0)
 
 
-def frames_differ(a: np.ndarray, b: np.ndarray) -> float:
+def frame_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return the share of the bits in which the hashes of two videos differ, `(N, 64)` each: 0..1."""
     common = min(len(a), len(b))
     return float(np.mean(a[:common] != b[:common])) if common else 1.0
 
 
-def sounds_differ(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the share of bits in which two sounds differ, `(T, 16)` each: about 0.5 for unrelated ones."""
+def audio_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the share of bits in which two fingerprints `(T, 16)` differ: about 0.5 for unrelated ones."""
     shares = [1.0]
     for shift in range(-MAX_SHIFT, MAX_SHIFT + 1):
         x, y = a[max(shift, 0) :], b[max(-shift, 0) :]

@@ -1,18 +1,18 @@
 """Which files of a folder belong on one side of the split: copies, and videos of one person."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from difftalk.datasets.fingerprints import frames_differ, sounds_differ
-from difftalk.datasets.looks import Look
+from difftalk.datasets.file_features import FileFeatures
+from difftalk.datasets.fingerprints import audio_distance, frame_distance
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import checksum
 
 # Largest shares of differing bits between a copy and its original: docs/videos.md has the measurement.
-COPY_FRAMES, COPY_SOUND = 0.15, 0.35
+COPY_FRAMES, COPY_AUDIO = 0.15, 0.35
 
 
 @dataclass(frozen=True)
@@ -21,33 +21,6 @@ class Nearest:
 
     name: str
     distance: float
-
-
-class Groups:
-    """Disjoint groups of names, each called by its first name in the given order."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._order = {name: k for k, name in enumerate(names)}
-        self._above = {name: name for name in names}
-
-    def join(self, a: str, b: str) -> None:
-        """Put the groups of two names together."""
-        a, b = self.of(a), self.of(b)
-        first, second = sorted((a, b), key=self._order.__getitem__)
-        self._above[second] = first
-
-    def of(self, name: str) -> str:
-        """Return the first name of the group."""
-        while self._above[name] != name:
-            name = self._above[name]
-        return name
-
-    def sizes(self, names: Iterable[str]) -> dict[str, int]:
-        """Return how many of some names are in each group."""
-        sizes: dict[str, int] = {}
-        for name in names:
-            sizes[self.of(name)] = sizes.get(self.of(name), 0) + 1
-        return sizes
 
 
 def same_bytes(folder: Path, names: Sequence[str]) -> dict[str, str]:
@@ -72,29 +45,29 @@ def same_bytes(folder: Path, names: Sequence[str]) -> dict[str, str]:
     return repeated
 
 
-def near_copies(looks: Mapping[str, Look]) -> dict[str, str]:
+def near_duplicates(looks: Mapping[str, FileFeatures]) -> dict[str, str]:
     """Return `{name: first name of which it is a copy}`: encoded or scaled anew, from the same start.
 
-    Both frames and sound must agree: one speaker in one room fills many frames alike.
+    Both frames and audio must agree: one speaker in one room fills many frames alike.
     """
-    names = [name for name, look in looks.items() if look.hashes is not None and look.sound is not None]
+    names = [name for name, look in looks.items() if look.hashes is not None and look.audio is not None]
     copies: dict[str, str] = {}
     for k, name in enumerate(names):
         mine = looks[name]
         for other in names[:k]:
             theirs = looks[other]
             assert mine.hashes is not None and theirs.hashes is not None
-            if frames_differ(mine.hashes, theirs.hashes) > COPY_FRAMES:
+            if frame_distance(mine.hashes, theirs.hashes) > COPY_FRAMES:
                 continue
-            assert mine.sound is not None and theirs.sound is not None
-            if sounds_differ(mine.sound, theirs.sound) <= COPY_SOUND:
+            assert mine.audio is not None and theirs.audio is not None
+            if audio_distance(mine.audio, theirs.audio) <= COPY_AUDIO:
                 copies[name] = other
                 break
     return copies
 
 
-def same_people(
-    looks: Mapping[str, Look], limit: float, speakers: Mapping[str, str]
+def same_identity_pairs(
+    looks: Mapping[str, FileFeatures], limit: float, speakers: Mapping[str, str]
 ) -> tuple[list[tuple[str, str]], dict[str, Nearest]]:
     """Return the pairs of files in which one person is taken to speak, and the nearest other of each file.
 

@@ -20,7 +20,7 @@ def safe_ids(names: Iterable[str]) -> dict[str, str]:
     return _unique({name: str(PurePosixPath(name).parent / PurePosixPath(name).stem) for name in names})
 
 
-def safe_names(speakers: Iterable[str]) -> dict[str, str]:
+def safe_identities(speakers: Iterable[str]) -> dict[str, str]:
     """Return `{speaker: identity}`, as `safe_ids` does for files."""
     return _unique({speaker: speaker for speaker in sorted(speakers)})
 

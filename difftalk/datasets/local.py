@@ -7,18 +7,19 @@ from pathlib import Path
 from difftalk.config.dataset import LocalSettings
 from difftalk.config.download import Download
 from difftalk.datasets.clips import Clip
-from difftalk.datasets.groups import Groups, Nearest, near_copies, same_bytes, same_people
-from difftalk.datasets.ids import safe_ids, safe_names
-from difftalk.datasets.looks import CutMonitor, Look, LookJob, look_at
+from difftalk.datasets.disjoint_sets import DisjointSets
+from difftalk.datasets.file_features import CutMonitor, FeaturesJob, FileFeatures, file_features
+from difftalk.datasets.groups import Nearest, near_duplicates, same_bytes, same_identity_pairs
+from difftalk.datasets.ids import safe_identities, safe_ids
 from difftalk.datasets.split import split_groups
 from difftalk.datasets.survey import Survey
 from difftalk.media.clock import FPS
 from difftalk.runtime.errors import ClipError, UserError
-from difftalk.runtime.files import read_csv
 from difftalk.runtime.parallel import map_clips
 from difftalk.runtime.progress import say
 from difftalk.runtime.rejects import Reject
 from difftalk.runtime.suggest import did_you_mean
+from difftalk.runtime.tabular import read_tabular
 from difftalk.runtime.video_folder import SPEAKERS, SUFFIXES, VideoFolder, from_uri, list_videos, to_uri
 
 # The rest of a source after whole clips is a clip of its own if it is at least this long; so is what lies
@@ -68,11 +69,11 @@ class LocalDataset:
         speakers = read_speakers(folder, names)
         repeated = same_bytes(folder, names)
         looks = self._look([name for name in names if name not in repeated])
-        copies = near_copies(looks) if settings.near_copies != "ignore" else {}
+        copies = near_duplicates(looks) if settings.near_duplicates != "ignore" else {}
         limit = settings.same_person_distance
-        people, nearest = same_people(looks, limit, speakers) if limit is not None else ([], {})
+        people, nearest = same_identity_pairs(looks, limit, speakers) if limit is not None else ([], {})
         usable = [n for n, look in looks.items() if not look.unusable]
-        if settings.near_copies == "reject":
+        if settings.near_duplicates == "reject":
             usable = [name for name in usable if name not in copies]
         groups = _grouped(names, speakers, list(copies.items()), people, usable)
         sides = self._sides(groups, usable, looks, repeated, ids)
@@ -84,8 +85,8 @@ class LocalDataset:
             left_out = ""
             if name in repeated:
                 left_out = f"duplicate: the same bytes as {to_uri(original)}"
-            elif settings.near_copies == "reject" and name in copies:
-                left_out = f"duplicate: the same frames and sound as {to_uri(copies[name])}"
+            elif settings.near_duplicates == "reject" and name in copies:
+                left_out = f"duplicate: the same frames and audio as {to_uri(copies[name])}"
             survey.clips += self._clips_of(name, ids[name], identity, split, looks[original], left_out)
             near = nearest.get(name, Nearest("", math.nan))
             survey.identities.append(
@@ -106,9 +107,9 @@ class LocalDataset:
 
     def _sides(
         self,
-        groups: Groups,
+        groups: DisjointSets,
         usable: Sequence[str],
-        looks: Mapping[str, Look],
+        looks: Mapping[str, FileFeatures],
         repeated: Mapping[str, str],
         ids: Mapping[str, str],
     ) -> dict[str, str]:
@@ -140,20 +141,25 @@ class LocalDataset:
             f"{f'; lost: {said}' if said else ''}: add at least one more video"
         )
 
-    def _look(self, names: Sequence[str]) -> dict[str, Look]:
+    def _look(self, names: Sequence[str]) -> dict[str, FileFeatures]:
         settings = self.settings
-        faces, compare = settings.same_person_distance is not None, settings.near_copies != "ignore"
+        faces, compare = settings.same_person_distance is not None, settings.near_duplicates != "ignore"
         jobs = [
-            (name, LookJob(Path(settings.videos) / name, faces, compare, self._monitor)) for name in names
+            (name, FeaturesJob(Path(settings.videos) / name, faces, compare, self._monitor)) for name in names
         ]
-        looks = {}
-        for name, look in map_clips(look_at, jobs, stage="plan", workers=self._workers, unit="files"):
-            looks[name] = Look(0.0, f"{look.reason}: {look.detail}") if isinstance(look, Reject) else look
-        return looks
+        found = {}
+        for name, features in map_clips(
+            file_features, jobs, stage="plan", workers=self._workers, unit="files"
+        ):
+            if isinstance(features, Reject):
+                features = FileFeatures(0.0, f"{features.reason}: {features.detail}")
+            found[name] = features
+        return found
 
     def _clips_of(
-        self, name: str, source_id: str, identity: str, split: str, look: Look, left_out: str
+        self, name: str, source_id: str, identity: str, split: str, look: FileFeatures, left_out: str
     ) -> list[Clip]:
+        failed = look.unusable if look.unusable.startswith("failed:") else ""
         clips: list[Clip] = []
         for start_s, end_s, why in cut_scenes(look.length_s, look.cuts, self.settings.clip_seconds):
             clips.append(
@@ -165,7 +171,7 @@ class LocalDataset:
                     identity,
                     split,
                     uri=to_uri(name),
-                    left_out=left_out or why,
+                    left_out=left_out or why or failed,
                 )  # fmt: skip
             )
         return clips
@@ -182,15 +188,18 @@ def read_speakers(folder: Path, names: Sequence[str]) -> dict[str, str]:
     if not table.is_file():
         return speakers
     said: dict[str, str] = {}
-    for number, row in enumerate(read_csv(table, ("file", "speaker")), start=2):
-        name, speaker = from_uri(row["file"] or ""), (row["speaker"] or "").strip()
-        if name not in names:
-            hint = did_you_mean(row["file"] or "", [to_uri(n) for n in names])
-            raise UserError(f"{table}:{number}: no video {row['file']!a} in the folder; {hint}")
+    known = set(names)
+    for where, row in read_tabular(table):
+        if not {"file", "speaker"} <= row.keys():
+            raise UserError(f"{table}:1: the columns file and speaker are needed, it has {', '.join(row)}")
+        name, speaker = from_uri(row["file"]), row["speaker"]
+        if name not in known:
+            hint = did_you_mean(row["file"], [to_uri(n) for n in names])
+            raise UserError(f"{where}: no video {row['file']!a} in the folder; {hint}")
         if not speaker:
-            raise UserError(f"{table}:{number}: {row['file']} has no speaker")
+            raise UserError(f"{where}: {row['file']} has no speaker")
         if said.setdefault(name, speaker) != speaker:
-            raise UserError(f"{table}:{number}: {row['file']} has two speakers, {said[name]} and {speaker}")
+            raise UserError(f"{where}: {row['file']} has two speakers, {said[name]} and {speaker}")
     return speakers | said
 
 
@@ -252,10 +261,10 @@ def _grouped(
     copies: Sequence[tuple[str, str]],
     people: Sequence[tuple[str, str]],
     usable: Sequence[str],
-) -> Groups:
+) -> DisjointSets:
     """Return the groups that stay on one side: of one speaker, of one content, of one face."""
     for faces in (people, ()):
-        groups = Groups(names)
+        groups = DisjointSets(names)
         first: dict[str, str] = {}
         for name, speaker in speakers.items():
             groups.join(first.setdefault(speaker, name), name)
@@ -272,10 +281,10 @@ def _grouped(
 
 
 def _identities(
-    groups: Groups, names: Sequence[str], ids: Mapping[str, str], speakers: Mapping[str, str]
+    groups: DisjointSets, names: Sequence[str], ids: Mapping[str, str], speakers: Mapping[str, str]
 ) -> dict[str, str]:
     """Return `{file name: identity}`: its speaker, or that of its group, or else the group's first file."""
-    spoken_by = safe_names(set(speakers.values()))
+    spoken_by = safe_identities(set(speakers.values()))
     of_group: dict[str, str] = {}
     for name in sorted(names, key=lambda n: n not in speakers):
         of_group.setdefault(groups.of(name), spoken_by[speakers[name]] if name in speakers else "")

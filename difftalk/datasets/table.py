@@ -9,10 +9,12 @@ from urllib.parse import urlsplit
 from difftalk.config.dataset import Table
 from difftalk.config.download import Download
 from difftalk.datasets.clips import Clip
+from difftalk.datasets.disjoint_sets import DisjointSets
 from difftalk.datasets.download import fetch_video
 from difftalk.datasets.ids import USABLE_ID, hash_of, reduced, safe_ids
 from difftalk.datasets.split import split_identities
 from difftalk.datasets.table_file import Row, read_rows, youtube_id
+from difftalk.media.boxes import iou
 from difftalk.media.clock import FPS
 from difftalk.media.probe import length_s
 from difftalk.runtime.errors import ClipError, UserError
@@ -150,18 +152,12 @@ def linked(sources: Sequence[str], identities: Sequence[str]) -> dict[str, str]:
     >>> groups["identity ann"] == groups["identity bob"] != groups["identity carl"]
     True
     """
-    first: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while first.setdefault(name, name) != name:
-            first[name] = first.setdefault(first[name], first[name])
-            name = first[name]
-        return name
-
-    for source, identity in zip(sources, identities, strict=True):
-        a, b = sorted((find(f"source {source}"), find(f"identity {identity}")))
-        first[b] = a  # the first by name, whatever the order of the rows
-    return {name: find(name) for name in list(first)}
+    pairs = [(f"source {source}", f"identity {i}") for source, i in zip(sources, identities, strict=True)]
+    # Sorted, so that a group is called the same whatever the order of the rows.
+    groups = DisjointSets(sorted({name for pair in pairs for name in pair}))
+    for source, identity in pairs:
+        groups.join(source, identity)
+    return {name: groups.of(name) for pair in pairs for name in pair}
 
 
 def source_ids(uris: Sequence[str]) -> dict[str, str]:
@@ -253,12 +249,4 @@ def _is_same(clip: Clip, other: Clip) -> bool:
         return True
     if (clip.box_width, clip.box_height) != (other.box_width, other.box_height):
         return True
-    return _iou(clip.box, other.box) >= SAME_FACE_IOU
-
-
-def _iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the area that two boxes share, over that of both."""
-    sides = [max(min(a[k + 2], b[k + 2]) - max(a[k], b[k]), 0.0) for k in (0, 1)]
-    shared = sides[0] * sides[1]
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return shared / (sum(areas) - shared)
+    return iou(clip.box, other.box) >= SAME_FACE_IOU

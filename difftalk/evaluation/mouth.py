@@ -1,11 +1,8 @@
 """How far a mouth is open in the frames of a clip, and how well that follows the truth."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 
-from difftalk.runtime.errors import UserError
+from difftalk.pretrained.dlib_models import LANDMARKS_68, model_file
 
 
 class MouthOpening:
@@ -25,11 +22,7 @@ class MouthOpening:
     def __init__(self, scale: int = 4) -> None:
         import dlib
 
-        package = importlib.util.find_spec("face_recognition_models")
-        if package is None or package.origin is None:
-            raise UserError("mouth_corr needs the package face_recognition_models (pip install it)")
-        weights = Path(package.origin).parent / "models" / "shape_predictor_68_face_landmarks.dat"
-        self._predict = dlib.shape_predictor(str(weights))
+        self._predict = dlib.shape_predictor(str(model_file(LANDMARKS_68)))
         self._rectangle = dlib.rectangle
         self.scale = scale
 

@@ -71,7 +71,7 @@ class Scorer:
             "mouth": f"box around points 48-67 of the true clip, enlarged by {s.mouth_margin:g} of its "
             "longer side, fixed for a clip; SSIM and LPIPS are means of the full frame's map",
             "sync": f"{self.expert.config.architecture}, shifts of {s.max_shift} frames either way, {ends}, "
-            "with the sound of the true clip, region from the true landmarks",
+            "with the audio of the true clip, region from the true landmarks",
             "sync_expert": json.dumps(expert, sort_keys=True),
             "mouth_corr": "Pearson correlation over a clip of the inner lip opening (dlib, points 62-66) "
             "with that of the crop's landmarks",

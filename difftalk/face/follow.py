@@ -10,15 +10,14 @@ import numpy as np
 from difftalk.config.landmarks import LandmarksSettings
 from difftalk.datasets.clips import Clip
 from difftalk.face.clip_scores import ClipScores
-from difftalk.face.measures import FaceLooks, face_measures
+from difftalk.face.measures import FaceMonitor, face_measures
 from difftalk.face.scenes import SceneMonitor
 from difftalk.face.tracks import Face, Track, smooth_track, split_tracks
-from difftalk.media.audio import read_audio
+from difftalk.media.audio import level_db, read_audio
 from difftalk.media.clock import FPS
 from difftalk.media.probe import probe
 from difftalk.media.video import LazyFrame, read_lazy_frames
 from difftalk.runtime.errors import ClipError
-from difftalk.speech.features import level_db
 from difftalk.speech.vad import speech_share
 
 # A clip is given up where none of its first frames, so many, has a face.
@@ -72,7 +71,7 @@ def track_clip(job: TrackJob) -> TrackedClip:
     clip = job.clip
     info = probe(job.source)
     monitor = SceneMonitor()
-    looks = FaceLooks(middle=clip.frames // 2)
+    looks = FaceMonitor(middle=clip.frames // 2)
     faces: list[Face | None] = []
     frames = monitor.through(looks.through(read_lazy_frames(job.source, clip.start_s, clip.end_s)))
     for k, face in enumerate(_follow(frames, job.settings)):
@@ -104,7 +103,7 @@ def track_clip(job: TrackJob) -> TrackedClip:
         codec=info.codec,
         brightness=monitor.brightness(),
         motion=monitor.motion(),
-        picture=looks.picture(),
+        thumbnail=looks.thumbnail(),
         **face_measures(track, faces, looks, (info.width, info.height)),
         **_audio_measures(job.source, clip),
     )

@@ -1,4 +1,4 @@
-"""What is measured of the face of a clip: pose, mouth, sharpness, brightness, a picture."""
+"""What is measured of the face of a clip: pose, mouth, sharpness, brightness, a thumbnail."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,22 +27,22 @@ MOUTH_PERCENTILE = 10
 LOOK_EVERY = 12
 # Side at which the sharpness of the square around the landmarks is measured.
 FACE_PX = 128
-PICTURE_PX = 96
+THUMBNAIL_PX = 96
 
 
 @dataclass
-class FaceLooks:
+class FaceMonitor:
     """Looks at the pixels of a face in every twelfth frame, on the frames' way to the tracker.
 
     Args:
-        middle: number of the frame whose picture is kept; that of an earlier one until then.
+        middle: number of the frame whose thumbnail is kept; that of an earlier one until then.
     """
 
     middle: int
     sharpness: list[float] = field(default_factory=list)
     brightness: list[float] = field(default_factory=list)
     _waiting: dict[int, np.ndarray | LazyFrame] = field(default_factory=dict)
-    _picture: np.ndarray | None = None
+    _thumbnail: np.ndarray | None = None
     _shows_face: bool = False
 
     def through(self, frames: Iterable[P]) -> Iterator[P]:
@@ -58,8 +58,8 @@ class FaceLooks:
         if frame is None:
             return
         if face is None:
-            if self._picture is None:
-                self._picture = _fitted(frame)
+            if self._thumbnail is None:
+                self._thumbnail = _fitted(frame)
             return
         low, high = face.points.min(axis=0), face.points.max(axis=0)
         side = max(int(np.ceil((high - low).max())), 2)
@@ -68,13 +68,13 @@ class FaceLooks:
         self.brightness.append(float(grey.mean()))
         if not self._shows_face or k <= self.middle:
             self._shows_face = True
-            self._picture = self._square(frame, (low + high) / 2, 2 * side, PICTURE_PX)
+            self._thumbnail = self._square(frame, (low + high) / 2, 2 * side, THUMBNAIL_PX)
 
-    def picture(self) -> bytes | None:
-        """Return the picture of the clip as JPEG; None without any frame."""
-        if self._picture is None:
+    def thumbnail(self) -> bytes | None:
+        """Return the thumbnail of the clip as JPEG; None without any frame."""
+        if self._thumbnail is None:
             return None
-        bgr = cv2.cvtColor(self._picture, cv2.COLOR_RGB2BGR)
+        bgr = cv2.cvtColor(self._thumbnail, cv2.COLOR_RGB2BGR)
         return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
 
     @staticmethod
@@ -88,7 +88,7 @@ class FaceLooks:
 
 def _fitted(frame: np.ndarray | LazyFrame) -> np.ndarray:
     height, width = frame.shape[:2]
-    scale = PICTURE_PX / max(height, width)
+    scale = THUMBNAIL_PX / max(height, width)
     size = max(round(width * scale), 1), max(round(height * scale), 1)
     if isinstance(frame, LazyFrame):
         return frame.scaled(*size)
@@ -96,7 +96,7 @@ def _fitted(frame: np.ndarray | LazyFrame) -> np.ndarray:
 
 
 def face_measures(
-    track: Track, faces: Sequence[Face | None], looks: FaceLooks, frame_size: tuple[int, int]
+    track: Track, faces: Sequence[Face | None], looks: FaceMonitor, frame_size: tuple[int, int]
 ) -> dict[str, Any]:
     """Return what is measured of a face track, by the names of `ClipScores`; nothing of an empty one.
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from difftalk.media.boxes import iou
+
 # Boxes of consecutive detections that overlap less belong to different faces.
 SAME_FACE_IOU = 0.3
 # After this many frames without a face, what comes next starts a new track.
@@ -50,19 +52,6 @@ class Track:
     boxes: np.ndarray
     points: np.ndarray
     scores: np.ndarray
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the intersection over union of two boxes (x0, y0, x1, y1).
-
-    >>> iou(np.array([0, 0, 2, 2]), np.array([1, 0, 3, 2]))
-    0.3333333333333333
-    """
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    both = max(width, 0) * max(height, 0)
-    either = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
-    return float(both / either) if either > 0 else 0.0
 
 
 class FaceBox:

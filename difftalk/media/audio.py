@@ -235,7 +235,17 @@ def _energy(frame: Any) -> np.ndarray:
     """Return the sums of squares of left, right and their mean; zeros where the frame is not stereo."""
     if frame.layout.nb_channels != 2:
         return np.zeros(3)
-    left, right = _channels(frame).astype(np.float64)
-    if not np.issubdtype(frame.to_ndarray().dtype, np.floating):
-        left, right = left / 2**15, right / 2**15
+    samples = _channels(frame)
+    left, right = samples.astype(np.float64)
+    if samples.dtype == np.uint8:
+        left, right = (left - 128) / 128, (right - 128) / 128
+    elif not np.issubdtype(samples.dtype, np.floating):
+        full = -float(np.iinfo(samples.dtype).min)
+        left, right = left / full, right / full
     return np.array([left @ left, right @ right, (left + right) @ (left + right) / 4])
+
+
+def level_db(audio: np.ndarray) -> float:
+    """Return the root mean square of int16 audio in dB below full scale; -120 for digital silence."""
+    rms = np.sqrt(np.mean((audio / 32768.0) ** 2)) if len(audio) else 0.0
+    return float(20 * np.log10(max(rms, 1e-6)))

@@ -16,8 +16,8 @@ import av
 
 from difftalk.media.clock import FPS
 from difftalk.media.damage import packets_of, reading
+from difftalk.media.display import orientation
 from difftalk.media.ends import LONGEST_S, measured_ends
-from difftalk.media.picture import orientation
 from difftalk.runtime.errors import ClipError, UserError
 
 # Packets that a cut recording may begin with before its first frame decodes.

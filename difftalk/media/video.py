@@ -17,7 +17,7 @@ import numpy as np
 
 from difftalk.media.clock import FPS
 from difftalk.media.damage import packets_of, reading
-from difftalk.media.picture import UPRIGHT, TimedFrame, deinterlaced, in_standard_range, is_hdr, orientation
+from difftalk.media.display import UPRIGHT, TimedFrame, deinterlaced, in_standard_range, is_hdr, orientation
 from difftalk.media.probe import open_media, origin_s, probe, video_stream
 from difftalk.media.timeline import LOOK_AHEAD, FrameClock
 from difftalk.runtime.errors import ClipError

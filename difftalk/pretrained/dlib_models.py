@@ -1,12 +1,12 @@
 """dlib's models, from the package `face_recognition_models`, which is located and never imported."""
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from difftalk.runtime.errors import UserError
+from difftalk.pretrained.package_files import package_file
 
+LANDMARKS_68 = "shape_predictor_68_face_landmarks.dat"
 LANDMARKS_5 = "shape_predictor_5_face_landmarks.dat"
 DESCRIPTOR = "dlib_face_recognition_resnet_model_v1.dat"
 
@@ -17,12 +17,7 @@ def model_file(name: str) -> Path:
     Raises:
         UserError: if it is not installed.
     """
-    found = importlib.util.find_spec("face_recognition_models")
-    folders = found.submodule_search_locations if found is not None else None
-    path = Path(folders[0]) / "models" / name if folders else None
-    if path is None or not path.is_file():
-        raise UserError(f"{name} is missing: pip install face_recognition_models")
-    return path
+    return package_file("face_recognition_models", f"models/{name}")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The table of clip scores of a run, one row a planned clip, and its page of histograms and pictures."""
+"""The table of clip scores of a run, one row a planned clip, and its page of histograms and thumbnails."""
 
 import base64
 from collections import Counter
@@ -172,19 +172,19 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp)
 
 
-def page(rows: list[dict[str, Any]], pictures: Mapping[str, bytes], gates: GatesSettings) -> str:
+def page(rows: list[dict[str, Any]], thumbnails: Mapping[str, bytes], gates: GatesSettings) -> str:
     """Return the page: of each measure a histogram, kept clips below rejected ones, and both of its ends.
 
     Args:
         rows: of the table.
-        pictures: JPEG by clip.
+        thumbnails: JPEG by clip.
         gates: of the run, whose thresholds are lines in the histograms.
     """
     panels = [_panel(measure, rows, gates) for measure in MEASURES]
     shown = {clip["clip_id"] for panel in panels for end in panel["ends"] for clip in end["clips"]}
     images = {
-        clip_id: (f"p{number}", base64.b64encode(pictures[clip_id]).decode())
-        for number, clip_id in enumerate(sorted(shown & set(pictures)))
+        clip_id: (f"p{number}", base64.b64encode(thumbnails[clip_id]).decode())
+        for number, clip_id in enumerate(sorted(shown & set(thumbnails)))
     }
     verdicts = Counter(row["verdict"] for row in rows)
     codecs = Counter(row["codec"] or "not measured" for row in rows)

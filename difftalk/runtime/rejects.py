@@ -17,7 +17,7 @@ COLUMNS = ("clip_id", "stage", "reason", "detail")
 REJECTING_STAGES = ("fetch", "landmarks", "crops", "speech", "encode")
 
 REASONS = {
-    "duplicate": "the dataset has the same interval in another clip",
+    "duplicate": "another clip or file has the same content",
     "cannot_fetch": "the source cannot be obtained",
     "removed": "the site says that the video was removed",
     "private": "the site shows the video to some users only",

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from difftalk.media.audio import level_db
 from difftalk.runtime.errors import ClipError
 from difftalk.speech.windows import STEPS_PER_FRAME
 
@@ -56,9 +57,3 @@ def clip_features(job: SpeechJob) -> np.ndarray:
     if level < job.silence_db:
         raise ClipError("silent", f"level {level:.0f} dB, below silence_db={job.silence_db:g}")
     return job.backend(job.audio, STEPS_PER_FRAME * job.frames)
-
-
-def level_db(audio: np.ndarray) -> float:
-    """Return the root mean square of int16 audio in dB below full scale; -120 for digital silence."""
-    rms = np.sqrt(np.mean((audio / 32768.0) ** 2)) if len(audio) else 0.0
-    return float(20 * np.log10(max(rms, 1e-6)))

@@ -5,15 +5,13 @@ its own loader runs a TorchScript archive. Of its ONNX file, which has the same 
 read. (Its safetensors file holds the weights of another version.)
 """
 
-import importlib.util
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from difftalk.runtime.errors import UserError
+from difftalk.pretrained.package_files import package_file
 
 WEIGHTS = "data/silero_vad_16k_op15.onnx"
 # The network sees 32 ms, with the last 4 ms before them.
@@ -99,11 +97,7 @@ def weights() -> dict[str, np.ndarray]:
     Raises:
         UserError: if the package `silero-vad` is not installed, or is another version.
     """
-    found = importlib.util.find_spec("silero_vad")
-    folders = found.submodule_search_locations if found is not None else None
-    path = Path(folders[0]) / WEIGHTS if folders else None
-    if path is None or not path.is_file():
-        raise UserError(f"landmarks: {WEIGHTS} of silero-vad is missing: pip install 'silero-vad>=6.0,<7'")
+    path = package_file("silero_vad", WEIGHTS, "silero-vad>=6.0,<7")
     return {name.removeprefix("model."): value for name, value in _onnx_tensors(path.read_bytes())}
 
 

@@ -15,7 +15,7 @@ def run(
     page: Path,
     sync: list[Path],
 ) -> None:
-    """Write clip_scores.parquet, one row a planned clip, and a page with histograms and pictures.
+    """Write clip_scores.parquet, one row a planned clip, and a page with histograms and thumbnails.
 
     What was not measured is null: nothing is known of a clip that could not be fetched or decoded.
 
@@ -39,9 +39,9 @@ def run(
     from difftalk.runtime.rejects import read_rejects
 
     measured = {of_clip.clip_id: of_clip for path in scores for of_clip in read_scores(path)}
-    pictures = {clip_id: s.picture for clip_id, s in measured.items() if s.picture is not None}
+    thumbnails = {clip_id: s.thumbnail for clip_id, s in measured.items() if s.thumbnail is not None}
     rejected = [reject for path in rejects for reject in read_rejects(path)]
     rows = clip_scores.score_rows(read_plan(plan), measured, read_sync(sync), rejected, settings)
     clip_scores.write_table(out, rows)
     with atomic_file(page) as tmp:
-        tmp.write_text(clip_scores.page(rows, pictures, settings), encoding="utf-8")
+        tmp.write_text(clip_scores.page(rows, thumbnails, settings), encoding="utf-8")

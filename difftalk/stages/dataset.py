@@ -92,6 +92,8 @@ def _write(out: Path, entries: "Iterable[Entry]") -> None:
     from difftalk.runtime.progress import say
 
     found = list(entries)
+    if not found:
+        raise UserError(f"{out} is not written: the dataset lists no clip")
     rejected = [e for e in found if e.row is None]
     if len(rejected) == len(found):
         raise UserError(f"no clip can be used: {rejected[0].name}: {rejected[0].problem}")

@@ -30,7 +30,7 @@ def run(
         plan: plan/clips.parquet.
         shard: name of the shard, such as train-003.
         sources: sources/SHARD.
-        settings: backend and rhythm of the section `landmarks` of the configuration.
+        settings: backend and detection interval of the section `landmarks` of the configuration.
         out: landmarks/SHARD.parquet, to be written.
         quality: landmarks/SHARD.quality.csv, to be written.
         scores: landmarks/SHARD.scores.parquet, to be written.

@@ -1,12 +1,17 @@
 """Measure how well lips and audio of the crops of a shard are in sync."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from difftalk.evaluation.sync import Sync
+    from difftalk.media.shards import Crop
 
 
 def run(*, crops: Path, syncnet: Path, out: Path) -> None:
     """Write offset and confidence of each crop, as the run's sync expert finds them.
 
-    A clip that is too short to tell has no row.
+    A clip that is too short to tell, or fails, has no row.
 
     Args:
         crops: crops/SHARD.tar.
@@ -16,12 +21,17 @@ def run(*, crops: Path, syncnet: Path, out: Path) -> None:
     from difftalk.face.sync_gate import measure_crop
     from difftalk.face.sync_table import write_sync
     from difftalk.media.shards import read_crops
+    from difftalk.runtime.errors import ClipError
+    from difftalk.runtime.parallel import guarded
     from difftalk.runtime.progress import progress
+
+    def measure(crop: "Crop") -> "Sync | None":
+        return measure_crop(crop.frames(), crop.landmarks, crop.audio, syncnet)
 
     measured = []
     clips = list(read_crops(crops))
     for crop in progress(clips, len(clips), "sync", "clips"):
-        found = measure_crop(crop.frames(), crop.landmarks, crop.audio, syncnet)
-        if found is not None:
+        found = guarded(measure, crop, crop.clip_id)
+        if found is not None and not isinstance(found, ClipError):
             measured.append((crop.clip_id, found.offset, found.confidence))
     write_sync(out, measured)

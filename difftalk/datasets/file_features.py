@@ -8,14 +8,16 @@ from typing import Protocol
 
 import numpy as np
 
+from difftalk.config.speech import Speech
 from difftalk.datasets import fingerprints
+from difftalk.media.audio import level_db
 from difftalk.media.clock import FPS
 from difftalk.media.probe import length_s, probe
 from difftalk.media.video import LazyFrame, read_lazy_frames
 from difftalk.runtime.errors import ClipError
 
-# Below this level the sound of a file counts as none for the draw of the split, as for `speech.silence_db`.
-SILENCE_DB = -50.0
+# Below this level the audio of a file counts as none for the draw of the split.
+SILENCE_DB: float = Speech.model_fields["silence_db"].default
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class CutMonitor(Protocol):
 
 
 @dataclass(frozen=True)
-class LookJob:
+class FeaturesJob:
     """A file to look at.
 
     Args:
@@ -50,7 +52,7 @@ class LookJob:
 
 
 @dataclass(frozen=True)
-class Look:
+class FileFeatures:
     """What a file is.
 
     Args:
@@ -58,7 +60,7 @@ class Look:
         unusable: the reason for which `fetch` will reject it, with a detail; empty for others.
         silent: whether nothing is to be heard at its start.
         hashes: of a frame a second of its start, `(N, 64)` bool.
-        sound: fingerprint of the sound of its start, `(T, 16)` bool.
+        audio: fingerprint of the audio of its start, `(T, 16)` bool.
         face: descriptor of its speaker, `(128,)`; None where no face was found, or none was looked for.
         cuts: the frames, at 25 a second, with which a new scene begins.
     """
@@ -67,40 +69,40 @@ class Look:
     unusable: str = ""
     silent: bool = False
     hashes: np.ndarray | None = None
-    sound: np.ndarray | None = None
+    audio: np.ndarray | None = None
     face: np.ndarray | None = None
     cuts: tuple[int, ...] = ()
 
 
-def look_at(job: LookJob) -> Look:
+def file_features(job: FeaturesJob) -> FileFeatures:
     """Return what a file is. A file that cannot be read is one that is unusable, never an error."""
     try:
         has_audio = probe(job.path).has_audio
         length = length_s(job.path)
     except ClipError as e:
-        return Look(0.0, f"{e.reason}: {e.detail}")
+        return FileFeatures(0.0, f"{e.reason}: {e.detail}")
     if not has_audio:
-        return Look(length, f"no_audio: {job.path.name}: no audio stream")
+        return FileFeatures(length, f"no_audio: {job.path.name}: no audio stream")
     if round(length * FPS) < 1:
-        return Look(0.0, f"cannot_decode: {job.path.name}: neither video nor audio of any length")
+        return FileFeatures(0.0, f"cannot_decode: {job.path.name}: neither video nor audio of any length")
     cuts: tuple[int, ...] = ()
     frames: list[np.ndarray] = []
-    sound: np.ndarray | None = None
+    audio: np.ndarray | None = None
     try:
         if job.monitor is not None:
             frames, cuts = _scan(job.path, length, job.monitor())
         elif job.faces or job.compare:
             frames = fingerprints.read_looks(job.path, length)
         if job.faces or job.compare:
-            sound = fingerprints.read_sound(job.path, length)
+            audio = fingerprints.read_audio_start(job.path, length)
     except ClipError as e:
         # Damage somewhere: which clips it costs, the stages say.
         logger.debug("%s: looked at up to its damage (%s)", job.path, e)
-    return Look(
+    return FileFeatures(
         length,
-        silent=sound is not None and _level_db(sound) < SILENCE_DB,
+        silent=audio is not None and level_db(audio) < SILENCE_DB,
         hashes=np.array([fingerprints.frame_hash(f) for f in frames]) if job.compare and frames else None,
-        sound=fingerprints.sound_bits(sound) if job.compare and sound is not None else None,
+        audio=fingerprints.audio_fingerprint(audio) if job.compare and audio is not None else None,
         face=fingerprints.describe_face(frames) if job.faces and frames else None,
         cuts=cuts,
     )
@@ -117,8 +119,3 @@ def _scan(path: Path, length: float, monitor: CutMonitor) -> tuple[list[np.ndarr
     except ClipError as e:
         logger.debug("%s: scanned for cuts up to its damage (%s)", path, e)
     return frames, tuple(monitor.cuts())
-
-
-def _level_db(samples: np.ndarray) -> float:
-    mean = float(np.mean(np.square(samples.astype(np.float64)))) if len(samples) else 0.0
-    return 10 * float(np.log10(max(mean, 1e-9) / 32768.0**2))

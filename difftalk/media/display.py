@@ -102,20 +102,20 @@ def deinterlaced(frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
 
     Frames that are not flagged as interlaced stay as they are, and nothing is filtered before the first one.
     """
-    weaver: _Deinterlacer | None = None
+    deinterlacer: _Deinterlacer | None = None
     for timed in frames:
         frame = timed[2]
-        if weaver is not None and not weaver.fits(frame):
-            yield from weaver.drain()
-            weaver = None
-        if weaver is None and frame.interlaced_frame:
-            weaver = _Deinterlacer(frame)
-        if weaver is None:
+        if deinterlacer is not None and not deinterlacer.fits(frame):
+            yield from deinterlacer.drain()
+            deinterlacer = None
+        if deinterlacer is None and frame.interlaced_frame:
+            deinterlacer = _Deinterlacer(frame)
+        if deinterlacer is None:
             yield timed
         else:
-            yield from weaver.put(timed)
-    if weaver is not None:
-        yield from weaver.drain()
+            yield from deinterlacer.put(timed)
+    if deinterlacer is not None:
+        yield from deinterlacer.drain()
 
 
 class _Deinterlacer:
