@@ -88,8 +88,8 @@ def test_the_index_names_the_rule_the_log_and_the_outputs_of_each_stage() -> Non
     rows = table_rows((ROOT / "docs" / "stages.md").read_text(encoding="utf-8"))
     seen = set()
     for file in ROOT.glob("workflow/rules/*.smk"):
-        for rule, body in re.findall(
-            r"^rule (\w+):\n((?:[ \t].*\n|\n)*)", file.read_text(encoding="utf-8"), re.MULTILINE
+        for _, rule, body in re.findall(
+            r"^( *)rule (\w+):\n((?:\1[ \t].*\n|\n)*)", file.read_text(encoding="utf-8"), re.MULTILINE
         ):
             if rule not in STAGES:
                 continue
