@@ -191,7 +191,7 @@ def read_speakers(folder: Path, names: Sequence[str]) -> dict[str, str]:
     known = set(names)
     for where, row in read_tabular(table):
         if not {"file", "speaker"} <= row.keys():
-            raise UserError(f"{table}:1: the columns file and speaker are needed, it has {', '.join(row)}")
+            raise UserError(f"{table}:1: the columns are not file,speaker but {','.join(row)}")
         name, speaker = from_uri(row["file"]), row["speaker"]
         if name not in known:
             hint = did_you_mean(row["file"], [to_uri(n) for n in names])

@@ -4,8 +4,12 @@ No network is used, and no video is opened but local files.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from difftalk.config.dataset import DatasetSettings, Shards
+from difftalk.config.dataset import DatasetSettings, LocalSettings, Shards
+
+if TYPE_CHECKING:
+    from difftalk.datasets.survey import Survey
 
 # Of a CPU core for landmarks and crops of a 1080p frame: docs/speed.md.
 PREPARE_S = 0.03
@@ -36,34 +40,18 @@ def run(
     Raises:
         UserError: for settings that give no plan.
     """
-    import math
-    from functools import partial
-
-    from difftalk.config.dataset import LocalSettings
-    from difftalk.config.gates import FrameGates
     from difftalk.datasets.clips import write_plan
     from difftalk.datasets.dataset import open_dataset
     from difftalk.datasets.frozen import read_frozen
     from difftalk.datasets.split import assign_shards, refuse_shared_identities
     from difftalk.datasets.survey import IDENTITY_COLUMNS, OTHERS_COLUMNS, Survey
     from difftalk.runtime.files import write_csv
-    from difftalk.runtime.progress import say
 
     opened = open_dataset(dataset)
     if frozen is not None:
         survey = Survey(read_frozen(frozen))
     elif isinstance(dataset, LocalSettings):
-        from difftalk.datasets.local import LocalDataset
-        from difftalk.face.scenes import CutFinder
-
-        # A decode of every file that the gate on frames would make anyway: what it finds, is cut before.
-        monitor = partial(CutFinder, FrameGates.model_fields["scene_cut_ratio"].default)
-        survey = LocalDataset(dataset, monitor, workers).survey()
-        frames = sum(clip.frames for clip in survey.clips if not clip.left_out)
-        say(
-            f"plan: {len(survey.clips)} clips, {frames} frames: landmarks and crops take about "
-            f"{max(math.ceil(frames * PREPARE_S / 60), 1)} min of one CPU core in all"
-        )
+        survey = _survey(dataset, workers)
     else:
         survey = Survey(opened.clips())
     if opened.shares_no_identity:
@@ -73,3 +61,25 @@ def run(
     if identities is not None:
         write_csv(identities, IDENTITY_COLUMNS, survey.identities)
     write_plan(out, assign_shards(survey.clips, shards))
+
+
+def _survey(dataset: LocalSettings, workers: int) -> "Survey":
+    """Look at every file of a folder, and say how much work it is."""
+    import math
+    from functools import partial
+
+    from difftalk.config.gates import FrameGates
+    from difftalk.datasets.local import LocalDataset
+    from difftalk.face.scenes import CutFinder
+    from difftalk.runtime.progress import say
+
+    # A decode of every file that the gate on frames would make anyway: what it finds, is cut before.
+    monitor = partial(CutFinder, FrameGates.model_fields["scene_cut_ratio"].default)
+    survey = LocalDataset(dataset, monitor, workers).survey()
+    frames = sum(clip.frames for clip in survey.clips if not clip.left_out)
+    minutes = max(math.ceil(frames * PREPARE_S / 60), 1)
+    say(
+        f"plan: {len(survey.clips)} clips, {frames} frames: landmarks and crops take about {minutes} min of "
+        "one CPU core in all"
+    )
+    return survey
