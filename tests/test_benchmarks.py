@@ -53,8 +53,15 @@ def test_the_preparation_is_timed_stage_by_stage_and_against_other_ways() -> Non
     small = ["--demo", "2", "--rounds", "1", "--sample", "2", "--size", "64", "--workers", "1"]
     said = benchmark("prepare.py", *small)
     rows = [line.split(" | ") for line in said.splitlines() if line.startswith("| demo")]
-    assert [row[1] for row in rows[:5]] == ["fetch", "landmarks", "crops", "speech", "**all stages**"]
+    assert [row[1] for row in rows[:6]] == [
+        "fetch",
+        "landmarks",
+        "gates",
+        "crops",
+        "speech",
+        "**all stages**",
+    ]
     # The line is the sum of its stages, each rounded to a tenth of a second.
-    assert abs(sum(float(row[2]) for row in rows[:4]) - float(rows[4][2])) < 0.25
-    assert len(rows) == 10 and all(float(row[4]) > 0 for row in rows)
+    assert abs(sum(float(row[2]) for row in rows[:5]) - float(rows[5][2])) < 0.25
+    assert len(rows) == 11 and all(float(row[4]) > 0 for row in rows)
     assert "2 of 2 clips kept, 300 frames; the per-frame baseline found a face in 4 of 4" in said
