@@ -232,6 +232,12 @@ def test_what_is_none_of_a_dataset_is_one_line(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_a_list_without_clips_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty.json").write_text("[]")
+    with pytest.raises(UserError, match="the dataset lists no clip"):
+        dataset.talkvid(tmp_path / "empty.json", out=tmp_path / "clips.csv")
+
+
 def test_a_later_run_takes_the_list_of_rejected_entries_away(tmp_path: Path) -> None:
     file, out = tmp_path / "clips.json", tmp_path / "out.csv"
     file.write_text(json.dumps(TALKVID))

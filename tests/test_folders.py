@@ -222,6 +222,49 @@ def test_sub_folders_and_the_table_say_who_speaks(folder: Path) -> None:
         assert set(sides.values()) == {"train", "test"}
 
 
+def test_the_same_bytes_are_one_speakers_whichever_of_them_is_named(folder: Path) -> None:
+    for seed, name in enumerate(["1.mp4", "Ann/2.mp4", "other.mp4"]):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(video(seed))
+    (folder / "Ann/1.mp4").write_bytes((folder / "1.mp4").read_bytes())
+    for seed in range(1, 5):
+        sides = splits(survey(folder, seed=seed))
+        assert sides["1.mp4"] == sides["Ann/2.mp4"] != sides["other.mp4"]
+
+
+def test_a_file_that_is_called_as_a_speaker_is_another_one(folder: Path) -> None:
+    for seed, name in enumerate(["Ann/1.mp4", "Ann.mp4", "c.mp4"]):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(video(seed))
+    for seed in range(1, 5):
+        identity = {clip.uri: clip.identity for clip in survey(folder, seed=seed).clips}
+        assert len(set(identity.values())) == 3 and identity["Ann/1.mp4"] == "Ann"
+
+
+def test_silence_in_two_files_makes_them_no_copies(folder: Path) -> None:
+    frames = scene(1, 6.0)
+    for seed in (1, 2):
+        noise = np.random.default_rng(seed).normal(0, 3000, 96_000).astype(np.int16)
+        noise[:64_000] = 0
+        (folder / f"{seed}.mp4").write_bytes(encode_video(frames, audio=noise, crf=30, preset="ultrafast"))
+    assert not [clip for clip in survey(folder, near_duplicates="reject").clips if clip.left_out]
+
+
+def test_a_folder_with_a_colon_is_no_protocol(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "12:30").mkdir()
+    for seed in (1, 2):
+        (folder / "12:30" / f"{seed}.mp4").write_bytes(video(seed))
+    monkeypatch.chdir(folder)
+    assert set(splits(survey(Path("12:30"))).values()) == {"train", "test"}
+
+
+def test_the_table_of_speakers_may_be_a_spreadsheets(folder: Path) -> None:
+    for seed in (1, 2):
+        (folder / f"{seed}.mp4").write_bytes(video(seed))
+    (folder / "speakers.csv").write_text("speaker,note,file\nAnn,,1.mp4\n", encoding="utf-8-sig")
+    assert {clip.uri: clip.identity for clip in survey(folder).clips} == {"1.mp4": "Ann", "2.mp4": "2"}
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
@@ -229,6 +272,7 @@ def test_sub_folders_and_the_table_say_who_speaks(folder: Path) -> None:
         ("file,speaker\na.mp4,\n", r"speakers\.csv:2: a.mp4 has no speaker"),
         ("file,speaker\na.mp4,Ann\na.mp4,Bo\n", r"speakers\.csv:3: a.mp4 has two speakers, Ann and Bo"),
         ("name,who\na.mp4,Ann\n", "the columns are not file,speaker"),
+        ("file,speaker\n\na.mp4,Ann, Smith\n", r"speakers\.csv:3: 3 fields, 2 expected"),
     ],
 )
 def test_a_wrong_table_of_speakers_is_one_line(folder: Path, lines: str, said: str) -> None:

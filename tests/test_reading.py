@@ -437,6 +437,34 @@ def test_an_exception_of_any_type_is_the_reject_of_its_clip() -> None:
     assert results["c"] == Reject("c", "crops", "silent", "level -90 dB")
 
 
+def test_the_default_audio_track_is_read(tmp_path: Path, film_frames: np.ndarray) -> None:
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        video: Any = container.add_stream("libx264", rate=FPS)
+        video.height, video.width = film_frames.shape[1:3]
+        video.pix_fmt = "yuv420p"
+        tracks: list[Any] = [container.add_stream("flac", rate=RATE, layout="mono") for _ in range(2)]
+        tracks[0].disposition = av.stream.Disposition(0)
+        tracks[1].disposition = av.stream.Disposition.default
+        for frame in film_frames[:50]:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(video.encode())
+        for track, samples in zip(tracks, (np.zeros(2 * RATE), tone(2.0)), strict=True):
+            pcm = (samples * 32767).astype(np.int16)[None]
+            audio = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+            audio.sample_rate, audio.pts, audio.time_base = RATE, 0, Fraction(1, RATE)
+            container.mux(track.encode(audio))
+            container.mux(track.encode())
+    assert np.abs(read_audio(path, 0.0, 1.5)).max() > 5000
+
+
+def test_a_playlist_is_no_video(tmp_path: Path, film_frames: np.ndarray) -> None:
+    write(tmp_path / "a.mp4", film_frames[:10])
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
+    with pytest.raises(ClipError, match="a playlist"):
+        probe(tmp_path / "list.mp4")
+
+
 def test_a_worker_that_crashes_costs_its_clip_alone_and_one_that_is_killed_ends_the_stage() -> None:
     jobs = [(name, name) for name in ("a", "type", "SEGV", "b", "c", "d")]
     results = dict(map_clips(fails, jobs, stage="crops", workers=2))

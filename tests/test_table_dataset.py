@@ -114,6 +114,27 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, text: str, words: s
     assert re.search(words, said, re.DOTALL), said
 
 
+def test_values_of_parquet_that_are_none_or_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "clips.parquet"
+    urls = [f"{YOUTUBE}aaaaaaaaaa1", f"{YOUTUBE}aaaaaaaaaa2"]
+    columns: dict[str, Any] = {"url": urls, "end": [2.0, 2.0], "identity": [float("nan"), float("nan")]}
+    pq.write_table(pa.table(columns), path)
+    assert [clip.identity for clip in clips_of(path)] == ["aaaaaaaaaa1", "aaaaaaaaaa2"]
+    pq.write_table(pa.table([*columns.values(), [1.0, 1.0]], names=[*columns, "end"]), path)
+    assert "two columns are called 'end'" in complaint(path)
+    odd = pa.array([1, 2], pa.timestamp("ns"))
+    pq.write_table(pa.table({**columns, "added": odd}), path)
+    assert f"{path}: a value that cannot be read" in complaint(path)
+
+
+def test_a_source_that_is_called_as_a_speaker_is_another_one(tmp_path: Path) -> None:
+    table = write(
+        tmp_path, f"url,end,identity\n{YOUTUBE}aaaaaaaaaa1,2,\n{YOUTUBE}aaaaaaaaaa2,2,aaaaaaaaaa1\n"
+    )
+    first, second = clips_of(table)
+    assert second.identity == "aaaaaaaaaa1" != first.identity
+
+
 def test_of_many_bad_rows_five_are_named_and_the_others_counted(tmp_path: Path) -> None:
     said = complaint(write(tmp_path, "url,start,end\n" + "http://a/b,2,1\n" * 8))
     assert said.count("ends at 1 s") == 5 and said.endswith("; and 3 more rows")

@@ -24,6 +24,8 @@ HASHED_PX, LOW_FREQUENCIES = 32, 8
 # Audio: windows, their step, and the edges of the bands.
 WINDOW, HOP = 8192, 1024  # samples: 0.51 s, 0.06 s
 BANDS_HZ = np.geomspace(300.0, 3000.0, 18)
+# Root mean square of int16 samples below which nothing is to be heard: -70 dB.
+SILENT_LEVEL = 10.0
 # Steps by which the audio of a copy may be shifted.
 MAX_SHIFT = 4
 # Longer sides at which faces are searched for, until there is one.
@@ -73,14 +75,19 @@ def read_audio_start(path: Path, length_s: float) -> np.ndarray:
 
 
 def audio_fingerprint(samples: np.ndarray) -> np.ndarray:
-    """Return the fingerprint of `(N,)` int16 samples at 16 kHz: `(T, 16)` bool, T = 0 for too few."""
+    """Return the fingerprint of `(N,)` int16 samples at 16 kHz: `(T, 16)` int8, T = 0 for too few.
+
+    A step has the bits 0 and 1, or -1 everywhere where nothing is to be heard.
+    """
     if len(samples) < WINDOW + HOP:
-        return np.zeros((0, len(BANDS_HZ) - 2), bool)
+        return np.zeros((0, len(BANDS_HZ) - 2), np.int8)
     windows = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float32), WINDOW)[::HOP]
     power = np.abs(np.fft.rfft(windows * np.hanning(WINDOW).astype(np.float32))) ** 2
     edges = np.searchsorted(np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE), BANDS_HZ)
     energy = np.add.reduceat(power, edges, axis=1)[:, :-1]
-    return np.asarray(np.diff(np.diff(energy, axis=1), axis=0) > 0)
+    bits = (np.diff(np.diff(energy, axis=1), axis=0) > 0).astype(np.int8)
+    bits[np.sqrt(np.mean(windows**2, axis=1))[1:] < SILENT_LEVEL] = -1
+    return np.asarray(bits)
 
 
 def frame_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -95,8 +102,10 @@ def audio_distance(a: np.ndarray, b: np.ndarray) -> float:
     for shift in range(-MAX_SHIFT, MAX_SHIFT + 1):
         x, y = a[max(shift, 0) :], b[max(-shift, 0) :]
         common = min(len(x), len(y))
-        if common > MAX_SHIFT:
-            shares.append(float(np.mean(x[:common] != y[:common])))
+        x, y = x[:common], y[:common]
+        heard = (x[:, 0] >= 0) | (y[:, 0] >= 0)  # silence is like any other silence
+        if heard.sum() > MAX_SHIFT:
+            shares.append(float(np.mean(x[heard] != y[heard])))
     return min(shares)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import PurePosixPath
 
 USABLE_ID = re.compile(r"[A-Za-z0-9_-]+")
@@ -33,6 +33,15 @@ def _unique(names: Mapping[str, str]) -> dict[str, str]:
     for name, stem in stems.items():
         ids[name] = stem if stem and count[stem.lower()] == 1 else f"{stem or 'video'}_{hash_of(name)[:8]}"
     return ids
+
+
+def unlike(name: str, others: Container[str]) -> str:
+    """Return a name that is none of the others: itself, or with a part of its hash.
+
+    >>> unlike("ann", {"bob"})
+    'ann'
+    """
+    return name if name not in others else f"{name}_{hash_of(name)[:8]}"
 
 
 def reduced(name: str) -> str:

@@ -10,7 +10,7 @@ from difftalk.datasets.clips import Clip
 from difftalk.datasets.disjoint_sets import DisjointSets
 from difftalk.datasets.file_features import CutMonitor, FeaturesJob, FileFeatures, file_features
 from difftalk.datasets.groups import Nearest, near_duplicates, same_bytes, same_identity_pairs
-from difftalk.datasets.ids import safe_identities, safe_ids
+from difftalk.datasets.ids import safe_identities, safe_ids, unlike
 from difftalk.datasets.split import split_groups
 from difftalk.datasets.survey import Survey
 from difftalk.media.clock import FPS
@@ -75,7 +75,7 @@ class LocalDataset:
         usable = [n for n, look in looks.items() if not look.unusable]
         if settings.near_duplicates == "reject":
             usable = [name for name in usable if name not in copies]
-        groups = _grouped(names, speakers, list(copies.items()), people, usable)
+        groups = _grouped(names, speakers, [*copies.items(), *repeated.items()], people, usable)
         sides = self._sides(groups, usable, looks, repeated, ids)
         identities = _identities(groups, names, ids, speakers)
         survey = Survey([], [(to_uri(name), why) for name, why in listed.others])
@@ -288,9 +288,10 @@ def _identities(
     of_group: dict[str, str] = {}
     for name in sorted(names, key=lambda n: n not in speakers):
         of_group.setdefault(groups.of(name), spoken_by[speakers[name]] if name in speakers else "")
+    named = set(spoken_by.values())
     return {
         name: spoken_by[speakers[name]]
         if name in speakers
-        else of_group[groups.of(name)] or ids[groups.of(name)]
+        else of_group[groups.of(name)] or unlike(ids[groups.of(name)], named)
         for name in names
     }

@@ -1,6 +1,7 @@
 """A dataset given as a table of clips: videos of any site or files of one's own, with their times."""
 
 import dataclasses
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -11,7 +12,7 @@ from difftalk.config.download import Download
 from difftalk.datasets.clips import Clip
 from difftalk.datasets.disjoint_sets import DisjointSets
 from difftalk.datasets.download import fetch_video
-from difftalk.datasets.ids import USABLE_ID, hash_of, reduced, safe_ids
+from difftalk.datasets.ids import USABLE_ID, hash_of, reduced, safe_ids, unlike
 from difftalk.datasets.split import split_identities
 from difftalk.datasets.table_file import Row, read_rows, youtube_id
 from difftalk.media.boxes import iou
@@ -46,7 +47,10 @@ class TableDataset:
         sources = source_ids(uris)
         spans = [self._span(row) for row in rows]
         names = clip_ids(rows, [sources[uri] for uri in uris])
-        identities = [row.identity or sources[uri] for row, uri in zip(rows, uris, strict=True)]
+        named = {row.identity for row in rows}
+        identities = [
+            row.identity or unlike(sources[uri], named) for row, uri in zip(rows, uris, strict=True)
+        ]
         splits = self._splits(rows, [sources[uri] for uri in uris], identities)
         clips = [
             Clip(
@@ -120,7 +124,7 @@ class TableDataset:
         end_s = row.end_s
         if end_s is None:
             file = self._file(row.path, row.where)
-            end_s = length_s(file) if file.is_file() else 0.0
+            end_s = length_s(file) if os.path.isfile(file) else 0.0
             if end_s <= row.start_s:  # not readable, not there, or shorter: `fetch` says which
                 return (0.0, 0.0) if end_s == 0.0 else (row.start_s, row.start_s + 1 / FPS)
         return row.start_s, end_s

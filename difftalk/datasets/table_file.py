@@ -24,6 +24,7 @@ COLUMNS = (
 # A box in parts of the frame may stand in four columns instead.
 PARTS = ("x", "y", "w", "h")
 SPLITS = ("train", "test")
+MAX_SIDE = 1e6  # of a box, pixels
 SHOWN = 5  # bad rows named in one message
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -105,6 +106,10 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     write_csv(path, used, ([line[c] for c in used] for line in lines))
 
 
+def _site(host: str) -> str:
+    return re.sub(r"^(www|m|music)\.", "", host.lower())
+
+
 def youtube_id(url: str) -> str | None:
     """Return the id of a YouTube video by the address of its page, or None where it is none.
 
@@ -117,7 +122,7 @@ def youtube_id(url: str) -> str | None:
         found = url.removeprefix("youtube:")
     else:
         parts = urlsplit(url)
-        host = re.sub(r"^(www|m|music)\.", "", (parts.hostname or "").lower())
+        host = _site(parts.hostname or "")
         steps = parts.path.strip("/").split("/")
         if host == "youtu.be":
             found = steps[0]
@@ -181,12 +186,12 @@ def check_row(row: Row) -> None:
         raise ValueError(f"box is {row.box}, not x0 y0 x1 y1 with x0 < x1 and y0 < y1")
     if any(side is not None and side <= 0 for side in (row.box_width, row.box_height)):
         raise ValueError("box_width and box_height are above 0")
-    if row.crop_ratio is not None and row.crop_ratio <= 0:
-        raise ValueError(f"crop_ratio is {row.crop_ratio:g}, not above 0")
+    if row.crop_ratio is not None and not 0.1 <= row.crop_ratio <= 10:
+        raise ValueError(f"crop_ratio is {row.crop_ratio:g}, not from 0.1 to 10")
 
 
 def _is_box(box: Sequence[float]) -> bool:
-    return len(box) == 4 and all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]
+    return len(box) == 4 and all(abs(side) < MAX_SIDE for side in box) and box[0] < box[2] and box[1] < box[3]
 
 
 def _check_url(url: str) -> None:
@@ -201,10 +206,18 @@ def _check_url(url: str) -> None:
         is_web = False
     if not is_web or re.search(r"[\x00-\x20\x7f]", url):
         raise ValueError(f"{url!a} is no http or https address")
+    if (
+        parts.hostname is not None
+        and _site(parts.hostname) in {*YOUTUBE_HOSTS, "youtu.be"}
+        and youtube_id(url) is None
+    ):
+        raise ValueError(f"{url!a} is the page of no YouTube video")
 
 
 def _text(values: Mapping[str, Any], column: str) -> str:
     value = values.get(column)
+    if isinstance(value, float) and math.isnan(value):  # how data frames write that there is none
+        return ""
     if isinstance(value, float) and value.is_integer():  # a number of which Parquet made a float
         value = int(value)
     return "" if value is None else str(value).strip()
@@ -215,7 +228,7 @@ def _number(values: Mapping[str, Any], column: str) -> float | None:
     if not text:
         return None
     try:
-        number = float(text)
+        number = float(text if "_" not in text else "")  # which Python takes for part of a number
     except ValueError:
         raise ValueError(f"{column} is {text!a}, no number") from None
     if not math.isfinite(number):

@@ -7,6 +7,7 @@ read whole, once in each process.
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -40,7 +41,7 @@ def measured_ends(path: str | Path, indices: Sequence[int]) -> dict[int, float]:
 
 @lru_cache(maxsize=4096)
 def _measured(path: str, indices: tuple[int, ...], _size: int, _changed: int) -> dict[int, float]:
-    with reading(path), av.open(path, metadata_errors="replace") as container:
+    with reading(path), av.open(os.path.abspath(path), metadata_errors="replace") as container:
         begin, length_s = (container.start_time or 0) / av.time_base, _length_s(container)
         if length_s is None:
             return _ends(container, indices, None, None)

@@ -25,6 +25,8 @@ MAX_BROKEN_PACKETS = 250
 # Formats that give no lengths: where their streams begin and end is FFmpeg's guess.
 GUESSED = frozenset(("mpeg", "mpegts"))
 LONGER_TRY = {"probesize": "100000000", "analyzeduration": "120000000"}  # bytes, microseconds
+# Formats that name other files, which a file from elsewhere must not have read.
+PLAYLISTS = frozenset(("concat", "dash", "hls", "hls,applehttp", "sdp"))
 # Wider or narrower pixels are those of a damaged header.
 MAX_ASPECT = 10
 
@@ -126,12 +128,16 @@ def open_media(path: str | Path) -> Any:
         why = "Permission denied" if os.path.exists(path) else "No such file or directory"
         raise UserError(f"{path}: {why}")
     with reading(path, "does not open"):
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(os.path.abspath(path), metadata_errors="replace")
         if container.format.name == "mpeg" and not container.streams.audio:
             # Program streams have no table of streams, and audio may begin beyond the 5 MB that FFmpeg tries.
             container.close()
-            container = av.open(str(path), metadata_errors="replace", options=LONGER_TRY)
-        return container
+            container = av.open(os.path.abspath(path), metadata_errors="replace", options=LONGER_TRY)
+    if container.format.name in PLAYLISTS:
+        kind = container.format.name
+        container.close()
+        raise ClipError("cannot_decode", f"{Path(path).name}: a playlist ({kind}), no video")
+    return container
 
 
 def video_stream(container: Any, path: str | Path) -> Any:
@@ -148,7 +154,10 @@ def video_stream(container: Any, path: str | Path) -> Any:
 
 
 def audio_stream(container: Any) -> Any | None:
-    """Return the first audio stream that can be decoded; None where there is none."""
+    """Return the audio stream that a player would take, such as the default one; None where none decodes."""
+    best = container.streams.best("audio")
+    if best is not None and best.codec_context is not None:
+        return best
     return next((s for s in container.streams.audio if s.codec_context is not None), None)
 
 

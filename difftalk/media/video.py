@@ -8,6 +8,7 @@ pipeline's own crops and samples are whole: they are read with decord, and with 
 import io
 import itertools
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,13 +141,13 @@ def read_video(data: bytes | str | Path) -> np.ndarray:
     """
     import decord
 
-    source = io.BytesIO(data) if isinstance(data, bytes) else str(data)
+    source = io.BytesIO(data) if isinstance(data, bytes) else os.path.abspath(data)
     try:
         reader = decord.VideoReader(source, num_threads=1)
         return reader.get_batch(range(len(reader))).asnumpy()
     except (decord.DECORDError, RuntimeError) as e:
         logger.debug("decord cannot read %s (%s): PyAV does", "bytes" if isinstance(data, bytes) else data, e)
-    source = io.BytesIO(data) if isinstance(data, bytes) else str(data)
+    source = io.BytesIO(data) if isinstance(data, bytes) else os.path.abspath(data)
     name = "bytes" if isinstance(data, bytes) else data
     with reading(name), av.open(source, "r") as container:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])

@@ -62,9 +62,14 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if double := sorted({name for name in names if names.count(name) > 1}):
+                raise UserError(f"{path}: two columns are called {double[0]!r}")
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", row
-    except (pa.ArrowException, OSError) as e:
-        raise UserError(f"{path}: damaged Parquet ({' '.join(str(e).split())})") from None
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as e:
+        raise UserError(
+            f"{path}: a value that cannot be read, or damaged Parquet ({' '.join(str(e).split())})"
+        ) from None

@@ -54,7 +54,7 @@ def list_videos(folder: str | Path) -> VideoFolder:
             others += said
         elif (why := _no_video(folder / name)) is None:
             videos.append(name)
-        elif name != SPEAKERS:
+        elif name != SPEAKERS or not (folder / name).is_file():
             others.append((name, why))
     return VideoFolder(tuple(sorted(videos)), tuple(sorted(others)))
 

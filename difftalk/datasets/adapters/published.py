@@ -34,7 +34,7 @@ def entry(name: str, read: Callable[[], Row]) -> Entry:
         check_row(row)
     except KeyError as e:
         return Entry(name, None, f"no {e.args[0]!r} in it")
-    except (ValueError, TypeError, AttributeError) as e:
+    except (ValueError, TypeError, AttributeError, OverflowError) as e:
         return Entry(name, None, " ".join(str(e).split()))
     return Entry(name, row)
 
@@ -49,7 +49,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror})") from None
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{path}: not JSON: {e}") from None
 
 

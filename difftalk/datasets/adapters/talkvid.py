@@ -32,7 +32,7 @@ def read_talkvid(path: Path) -> Iterator[Entry]:
 
 def _row(clip: dict[str, Any]) -> Row:
     info = clip["info"]
-    person = str(info.get("Person ID") or "").strip()
+    person = str("" if info.get("Person ID") is None else info["Person ID"]).strip()
     return Row(
         url=str(info["Video Link"]).strip(),
         start_s=float(clip["start-time"]),
