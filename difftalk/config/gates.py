@@ -14,7 +14,7 @@ class FaceGates(Section):
         ge=0,
         le=1,
         description="Part of a clip's frames in which the face must be found; null takes a clip with one "
-        "in any frame.",
+        "in any frame, if there is one in the first 100.",
     )
     min_face_px: int | None = Field(
         48,

@@ -81,6 +81,8 @@ def fetch_source(job: FetchJob) -> FetchedSource:
         for c in job.clips
         if c.end_s > info.duration_s + SHORTFALL_S
     }
+    nothing = ClipError("cannot_decode", f"{video.name}: no frame in the clip")
+    lost |= {c.clip_id: nothing for c in job.clips if c.frames < 1}
     return FetchedSource(files, sha256, lost)
 
 
