@@ -57,6 +57,22 @@ def test_a_cut_is_found_at_the_very_ends_too(at: int, film_frames: np.ndarray) -
     assert cut_frames(watched(frames)) == [at]
 
 
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_a_cut_through_a_blended_frame_is_found(film_frames: np.ndarray, share: float) -> None:
+    frames = film_frames.copy()
+    other = 255 - frames[:, ::-1]
+    frames[20] = (share * other[20] + (1 - share) * frames[20]).astype(np.uint8)
+    frames[21:] = other[21:]
+    assert cut_frames(watched(frames)) == [20, 21]
+
+
+def test_a_black_frame_between_two_scenes_is_a_cut(film_frames: np.ndarray) -> None:
+    frames = film_frames.copy()
+    frames[20] = 0
+    frames[21:] = 255 - frames[21:, ::-1]
+    assert cut_frames(watched(frames)) == [20, 21]
+
+
 def test_a_photographers_flash_is_no_cut(film_frames: np.ndarray) -> None:
     frames = film_frames.copy()
     frames[20] = np.minimum(frames[20].astype(int) + 120, 255)

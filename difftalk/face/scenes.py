@@ -50,10 +50,11 @@ def cuts_of(changes: Iterable[tuple[int, float]], ratio: float) -> list[int]:
     return [k for k, of_change in changes if of_change >= ratio]
 
 
-class SceneMonitor:
-    """Watches the frames of a clip as they pass."""
+class _ChangeFinder:
+    """Finds changes among every `step`-th frame, from frame `first` on."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0, step: int = 1) -> None:
+        self._first, self._step = first, step
         self._detector = _RatioDetector(
             adaptive_threshold=MIN_RATIO,
             min_scene_len=1,
@@ -61,9 +62,42 @@ class SceneMonitor:
             min_content_val=MIN_CUT_CHANGE,
         )
         self._fed = 0
-        self._count = 0
-        self._changes: list[tuple[int, float]] = []
         self._last: np.ndarray | None = None
+        self.found: dict[int, float] = {}  # the ratio of each change, by the number of its frame
+
+    def look(self, number: int, small: np.ndarray) -> None:
+        """Take the small copy of a frame, if it is one of these."""
+        if number % self._step != self._first:
+            return
+        # The detector compares a change with those around it: let there be some before the first, too.
+        for _ in range(CUT_WINDOW + 1 if self._last is None else 0):
+            self._feed(small)
+        self._feed(small)
+        self._last = small
+
+    def finish(self) -> None:
+        """Let there be frames after the last."""
+        if self._last is not None:
+            for _ in range(CUT_WINDOW + 1):
+                self._feed(self._last)
+        self._last = None
+
+    def _feed(self, small: np.ndarray) -> None:
+        frame = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+        for at in self._detector.process_frame(FrameTimecode(self._fed, float(FPS)), frame):
+            number = round(at.seconds * FPS) - CUT_WINDOW - 1
+            self.found[self._first + self._step * number] = self._detector.ratio()
+        self._fed += 1
+
+
+class SceneMonitor:
+    """Watches the frames of a clip as they pass."""
+
+    def __init__(self) -> None:
+        self._every = _ChangeFinder()
+        # The even frames, and the odd ones: one of the two leaves out a blend between two scenes.
+        self._halves = (_ChangeFinder(0, 2), _ChangeFinder(1, 2))
+        self._count = 0
         self._grey: np.ndarray | None = None
         self._anchor: np.ndarray | None = None
         self._freeze_start = 0
@@ -79,14 +113,18 @@ class SceneMonitor:
     def changes(self) -> list[tuple[int, float]]:
         """Return frames that may begin a new scene, each with the ratio of its change to those around.
 
+        Where a single frame lies between two scenes, such as a blend of them, each of its two changes makes
+        the other look small. Both then have the ratio of the change from the frame before to the frame after.
         No frame may follow.
         """
-        if self._last is not None:
-            # The detector compares a change with those around it: let there be some after the last, too.
-            for _ in range(CUT_WINDOW + 1):
-                self._feed(self._last)
-        self._last = None
-        return self._changes
+        for finder in (self._every, *self._halves):
+            finder.finish()
+        found = dict(self._every.found)
+        for number, ratio in {**self._halves[0].found, **self._halves[1].found}.items():
+            if number in self._every.found and number - 1 in self._every.found:
+                for k in (number - 1, number):
+                    found[k] = max(found[k], ratio)
+        return sorted(found.items())
 
     def longest_freeze(self) -> tuple[int, int]:
         """Return the first frame and the length, in frames, of the longest freeze of the video."""
@@ -108,11 +146,8 @@ class SceneMonitor:
         else:
             interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
             small = cv2.resize(frame[:, :], (width, height), interpolation=interpolation)
-        if self._last is None:
-            for _ in range(CUT_WINDOW + 1):
-                self._feed(small)
-        self._feed(small)
-        self._last = small
+        for finder in (self._every, *self._halves):
+            finder.look(self._count, small)
         # Every frame is compared with the first of its freeze: slow movement adds up, compression noise does
         # not.
         grey = cv2.blur(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32), (3, 3))
@@ -125,12 +160,6 @@ class SceneMonitor:
         self._count += 1
         if self._count - self._freeze_start > self._longest_freeze[1]:
             self._longest_freeze = self._freeze_start, self._count - self._freeze_start
-
-    def _feed(self, small: np.ndarray) -> None:
-        frame = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        for at in self._detector.process_frame(FrameTimecode(self._fed, float(FPS)), frame):
-            self._changes.append((round(at.seconds * FPS) - CUT_WINDOW - 1, self._detector.ratio()))
-        self._fed += 1
 
 
 class CutFinder(SceneMonitor):
