@@ -19,6 +19,8 @@ WINDOW, CONTEXT = 512, 64
 # Of its short-time Fourier transform, whose last window is filled up by reflection.
 FFT, HOP, REFLECTED = 256, 128, 64
 SPEECH_PROBABILITY = 0.5
+# Windows that are encoded at a time, about a minute: the memory does not grow with the length.
+BLOCK = 2048
 
 
 def speech_share(audio: np.ndarray) -> float | None:
@@ -52,6 +54,14 @@ def speech_probabilities(audio: np.ndarray) -> np.ndarray:
     padded = np.zeros(CONTEXT + count * WINDOW, np.float32)
     padded[CONTEXT : CONTEXT + len(audio)] = audio / np.float32(32768)
     windows = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT + WINDOW)[::WINDOW]
+    encoded = [_encoded(windows[k : k + BLOCK], w) for k in range(0, count, BLOCK)]
+    hidden = _lstm(np.concatenate(encoded), w)
+    logits = np.maximum(hidden, 0) @ w["decoder.decoder.2.weight"][0, :, 0] + w["decoder.decoder.2.bias"]
+    return _sigmoid(logits).astype(np.float32)
+
+
+def _encoded(windows: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
+    """Return what the LSTM sees, `(N, 128)`, of windows `(N, CONTEXT + WINDOW)`."""
     windows = np.concatenate([windows, windows[:, -2 : -2 - REFLECTED : -1]], axis=1)
     pieces = np.lib.stride_tricks.sliding_window_view(windows, FFT, axis=1)[:, ::HOP]
     spectrum = (pieces @ w["stft.forward_basis_buffer"][:, 0].T).transpose(0, 2, 1)
@@ -60,9 +70,7 @@ def speech_probabilities(audio: np.ndarray) -> np.ndarray:
     for layer, stride in enumerate((1, 2, 2, 1)):
         name = f"encoder.{layer}.reparam_conv"
         x = np.maximum(_convolve(x, w[f"{name}.weight"], stride) + w[f"{name}.bias"][:, None], 0)
-    hidden = _lstm(x[:, :, 0], w)
-    logits = np.maximum(hidden, 0) @ w["decoder.decoder.2.weight"][0, :, 0] + w["decoder.decoder.2.bias"]
-    return _sigmoid(logits).astype(np.float32)
+    return x[:, :, 0]
 
 
 def _convolve(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
