@@ -197,6 +197,7 @@ def test_hallo3(tmp_path: Path, film_frames: Any) -> None:
     for name in ("0001", "0002"):
         write_video(tmp_path / "hallo3" / "videos" / f"{name}.mp4", film_frames[:25])
     (tmp_path / "hallo3" / "videos" / "list.txt").write_text("no video")
+    (tmp_path / "hallo3" / "videos" / "gone.mp4").symlink_to("nowhere.mp4")
     out = tmp_path / "hallo3.csv"
     dataset.hallo3(tmp_path / "hallo3", out=out)
     clips = planned(out, root=str(tmp_path / "hallo3"))
@@ -205,7 +206,10 @@ def test_hallo3(tmp_path: Path, film_frames: Any) -> None:
         "file:videos/0002.mp4": (0.0, 1.0),
     }
     assert {c.split for c in clips.values()} == {"train", "test"}
-    assert rejected(out) == {"videos/list.txt": "no video by its suffix"}
+    assert rejected(out) == {
+        "videos/gone.mp4": "a link to no file",
+        "videos/list.txt": "no video by its suffix",
+    }
 
 
 def test_what_is_none_of_a_dataset_is_one_line(tmp_path: Path) -> None:
@@ -236,6 +240,19 @@ def test_a_list_without_clips_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text("[]")
     with pytest.raises(UserError, match="the dataset lists no clip"):
         dataset.talkvid(tmp_path / "empty.json", out=tmp_path / "clips.csv")
+
+
+def test_a_second_entry_of_one_id_is_rejected(tmp_path: Path) -> None:
+    info = {"Person ID": 0, "Video Link": "https://www.youtube.com/watch?v=aaaaaaaaaa1"}
+    other = {"Person ID": 1, "Video Link": "https://www.youtube.com/watch?v=aaaaaaaaaa2"}
+    clip = {"id": "a", "start-time": 0, "end-time": 3, "info": info}
+    (tmp_path / "two.json").write_text(
+        json.dumps([clip, {**clip, "start-time": 1}, {**clip, "id": "b", "info": other}])
+    )
+    dataset.talkvid(tmp_path / "two.json", out=tmp_path / "clips.csv")
+    identity = {name: clip.identity for name, clip in planned(tmp_path / "clips.csv").items()}
+    assert identity == {"a": "person-0", "b": "person-1"}
+    assert rejected(tmp_path / "clips.csv") == {"a": "an earlier entry has its id 'a'"}
 
 
 def test_a_later_run_takes_the_list_of_rejected_entries_away(tmp_path: Path) -> None:

@@ -86,12 +86,13 @@ def hallo3(folder: Path, *, out: Path) -> None:
 
 def _write(out: Path, entries: "Iterable[Entry]") -> None:
     """Write the table; entries that cannot be rows, with the reason, to `OUT.rejected.csv` beside it."""
+    from difftalk.datasets.adapters.published import once
     from difftalk.datasets.table_file import write_rows
     from difftalk.runtime.errors import UserError
     from difftalk.runtime.files import write_csv
     from difftalk.runtime.progress import say
 
-    found = list(entries)
+    found = list(once(entries))
     if not found:
         raise UserError(f"{out} is not written: the dataset lists no clip")
     rejected = [e for e in found if e.row is None]

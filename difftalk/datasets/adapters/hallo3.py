@@ -21,7 +21,7 @@ def read_hallo3(folder: Path) -> Iterator[Entry]:
     Raises:
         UserError: if there are none.
     """
-    files = sorted(p for p in (folder / "videos").rglob("*") if p.is_file() and not p.name.startswith("."))
+    files = sorted(p for p in (folder / "videos").rglob("*") if not p.is_dir() and not p.name.startswith("."))
     if not files:
         raise UserError(f"{folder}: no files below {folder / 'videos'}: unpack the archives of Hallo3 there")
     for file in files:
@@ -32,4 +32,8 @@ def read_hallo3(folder: Path) -> Iterator[Entry]:
 def _row(file: Path, name: str) -> Row:
     if file.suffix.lower() not in SUFFIXES:
         raise ValueError("no video by its suffix")
+    if not file.is_file():
+        raise ValueError("a link to no file")
+    if not name.isprintable():
+        raise ValueError("a name that no table can hold")
     return Row(path=name)

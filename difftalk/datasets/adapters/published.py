@@ -1,7 +1,7 @@
 """What the adapters share: entries that are rows or say why not, and published files read or refused."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,18 @@ def entry(name: str, read: Callable[[], Row]) -> Entry:
     except (ValueError, TypeError, AttributeError, OverflowError) as e:
         return Entry(name, None, " ".join(str(e).split()))
     return Entry(name, row)
+
+
+def once(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield the entries; one with the id of an earlier one cannot be a row, and says so."""
+    seen = set()
+    for found in entries:
+        clip_id = "" if found.row is None else found.row.clip_id
+        if clip_id and clip_id in seen:
+            yield Entry(found.name, None, f"an earlier entry has its id {clip_id!a}")
+        else:
+            yield found
+        seen.add(clip_id)
 
 
 def read_json(path: Path) -> Any:
