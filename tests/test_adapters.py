@@ -246,9 +246,8 @@ def test_a_second_entry_of_one_id_is_rejected(tmp_path: Path) -> None:
     info = {"Person ID": 0, "Video Link": "https://www.youtube.com/watch?v=aaaaaaaaaa1"}
     other = {"Person ID": 1, "Video Link": "https://www.youtube.com/watch?v=aaaaaaaaaa2"}
     clip = {"id": "a", "start-time": 0, "end-time": 3, "info": info}
-    (tmp_path / "two.json").write_text(
-        json.dumps([clip, {**clip, "start-time": 1}, {**clip, "id": "b", "info": other}])
-    )
+    entries = [clip, {**clip, "start-time": 1}, {**clip, "id": "b", "info": other}]
+    (tmp_path / "two.json").write_text(json.dumps(entries))
     dataset.talkvid(tmp_path / "two.json", out=tmp_path / "clips.csv")
     identity = {name: clip.identity for name, clip in planned(tmp_path / "clips.csv").items()}
     assert identity == {"a": "person-0", "b": "person-1"}
