@@ -8,6 +8,7 @@ from pathlib import Path
 from difftalk.config.dataset import Hdtf
 from difftalk.config.download import Download
 from difftalk.datasets.clips import Clip
+from difftalk.datasets.disjoint_sets import DisjointSets
 from difftalk.datasets.download import fetch_video
 from difftalk.datasets.hdtf.annotations import TABLE, AnnotatedClip, read_table
 from difftalk.datasets.split import split_identities, stable_rank
@@ -122,20 +123,12 @@ def speakers(rows: Iterable[AnnotatedClip]) -> dict[str, str]:
     RD tells no speakers: there, each video is one.
     """
     names = {row.clip_id: (row.speaker or f"{row.subset}_{row.name}", f"id {row.youtube_id}") for row in rows}
-    first: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while first.setdefault(name, name) != name:
-            name = first[name]
-        return name
-
+    # Names of videos never come first.
+    every = sorted({name for pair in names.values() for name in pair}, key=lambda n: (n.startswith("id "), n))
+    groups = DisjointSets(every)
     for speaker, video in names.values():
-        a, b = find(speaker), find(video)
-        # Names of videos never come first.
-        first[max(a, b, key=lambda n: (n.startswith("id "), n))] = min(
-            a, b, key=lambda n: (n.startswith("id "), n)
-        )
-    return {clip_id: find(speaker) for clip_id, (speaker, _) in names.items()}
+        groups.join(speaker, video)
+    return {clip_id: groups.of(speaker) for clip_id, (speaker, _) in names.items()}
 
 
 def _box(row: AnnotatedClip) -> tuple[float, ...] | None:
