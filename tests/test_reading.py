@@ -12,14 +12,18 @@ import av
 import numpy as np
 import pytest
 from failing_work import fails
-from test_media import SIDE, clicks, counter, number, numbers
+from test_media import SIDE, clicks, counter, numbers
 
+from difftalk.config.dataset import LocalSettings
 from difftalk.config.gates import AudioGates
 from difftalk.datasets.clips import Clip
+from difftalk.datasets.file_features import FeaturesJob, file_features
+from difftalk.datasets.local import LocalDataset
 from difftalk.face.crops import check_length
 from difftalk.media.audio import read_audio
 from difftalk.media.clock import FPS, SAMPLE_RATE
 from difftalk.media.encode import encode_video, write_video
+from difftalk.media.ends import _set_back
 from difftalk.media.probe import length_s, open_media, probe
 from difftalk.media.tone_map import hlg_light, pq_code, tone_map
 from difftalk.media.video import read_frames
@@ -112,16 +116,54 @@ def test_frames_that_an_avi_leaves_out_are_shown_longer(tmp_path: Path) -> None:
     assert numbers(tmp_path / "v.avi") == shown.tolist()
 
 
-def test_a_clock_that_is_set_back_within_a_file_goes_on(tmp_path: Path) -> None:
-    """Two recordings in one transport stream, as they come when a recorder is restarted."""
-    parts = [
-        write(tmp_path / f"{k}.ts", counter(50, first=50 * k), tone(2), bf="2").read_bytes() for k in (0, 1)
-    ]
-    (tmp_path / "both.ts").write_bytes(b"".join(parts))
-    read = [number(f) for f in read_frames(tmp_path / "both.ts", 0.0, 2.0)]
-    assert read == list(range(50))
-    read = [number(f) for f in read_frames(tmp_path / "both.ts", 0.0, probe(tmp_path / "both.ts").duration_s)]
-    assert read[:50] == list(range(50)) and read == sorted(read)
+@pytest.mark.parametrize(("suffix", "codec"), [("ts", "libx264"), ("mpg", "mpeg2video")])
+@pytest.mark.parametrize("seconds", [(4, 2), (2, 4)])
+def test_a_file_ends_where_its_clock_is_set_back_and_the_rest_is_a_row(
+    tmp_path: Path, suffix: str, codec: str, seconds: tuple[int, int]
+) -> None:
+    """Two recordings in one stream, as they come when a recorder is restarted: they have the same times."""
+    file, parts = tmp_path / f"both.{suffix}", []
+    for k, (first, length) in enumerate(((0, seconds[0]), (100, seconds[1]))):
+        part = tmp_path / f"{k}.{suffix}"
+        waves = tone(length, 440.0 * (k + 1))
+        write(
+            part,
+            counter(25 * length, first=first),
+            waves,
+            video_codec=codec,
+            audio_codec="mp2",
+            bf="2",
+            g="25",
+        )
+        parts.append(part.read_bytes())
+    file.write_bytes(b"".join(parts))
+    info = probe(file)
+    assert info.duration_s == pytest.approx(seconds[0], abs=0.1) and info.lost_s == pytest.approx(
+        seconds[1], abs=0.1
+    )
+    for start in (0.0, 1.4):
+        assert numbers(file, start, start + 0.4) == list(range(round(25 * start), round(25 * start) + 10))
+        heard = np.abs(np.fft.rfft(read_audio(file, start, start + 0.5)))
+        assert heard.argmax() * 2 == 440
+    features = file_features(FeaturesJob(file))
+    write(tmp_path / "other.mp4", counter(50), tone(2))
+    for name in ("0", "1"):
+        (tmp_path / f"{name}.{suffix}").unlink()
+    clips = LocalDataset(LocalSettings(videos=str(tmp_path), same_person_distance=None)).clips()
+    rest = clips[1]
+    assert [c.left_out for c in clips if c.source_id != "both"] == [""]
+    assert (
+        rest.end_s - rest.start_s == pytest.approx(seconds[1], abs=0.1)
+        and clips[0].end_s == features.length_s
+    )
+    assert rest.left_out.startswith("cannot_decode: the clock of the stream is set back at ")
+
+
+def test_a_clock_that_wanders_or_has_a_single_wrong_stamp_is_not_set_back(tmp_path: Path) -> None:
+    file = write(tmp_path / "v.ts", counter(100), tone(4), bf="2", g="25")
+    assert probe(file).lost_s == 0 and probe(file).duration_s == pytest.approx(4.0, abs=0.05)
+    assert _set_back(np.r_[0:50, 900, 50:90, 3, 90:100] / 25) == []
+    assert _set_back(np.r_[0:50, 0:20, 0:60] / 12) == [50, 70]
 
 
 # Audio that changes, appears late, or is broken after a jump

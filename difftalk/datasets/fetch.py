@@ -74,9 +74,10 @@ def fetch_source(job: FetchJob) -> FetchedSource:
         raise ClipError("no_audio", f"{video.name}: no audio stream")
     if all(c.frames < 1 for c in job.clips):
         raise ClipError("cannot_decode", f"{video.name}: neither video nor audio of any length")
+    where = ", where its clock is set back" if info.lost_s else ""
     lost = {
         c.clip_id: ClipError(
-            "too_short", f"{video.name} ends at {info.duration_s:.2f} s, the clip at {c.end_s:.2f} s"
+            "too_short", f"{video.name} ends at {info.duration_s:.2f} s{where}, the clip at {c.end_s:.2f} s"
         )
         for c in job.clips
         if c.end_s > info.duration_s + SHORTFALL_S

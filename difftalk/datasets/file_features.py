@@ -59,10 +59,12 @@ class FileFeatures:
         length_s: seconds of whole 25 fps frames; 0 for a file that cannot be read.
         unusable: the reason for which `fetch` will reject it, with a detail; empty for others.
         silent: whether nothing is to be heard at its start.
-        hashes: of a frame a second of its start, `(N, 64)` bool.
-        audio: fingerprint of the audio of its start, `(T, 16)` bool.
+        hashes: of a frame a second of its start, as it is and mirrored, `(N, 2, 64)` bool; None where nothing
+            is compared.
+        audio: fingerprint of the audio of its start, `(T,)` uint32; None where nothing is compared.
         face: descriptor of its speaker, `(128,)`; None where no face was found, or none was looked for.
         cuts: the frames, at 25 a second, with which a new scene begins.
+        lost_s: seconds after that length that are not read, since the stream's clock is set back there.
     """
 
     length_s: float
@@ -72,27 +74,28 @@ class FileFeatures:
     audio: np.ndarray | None = None
     face: np.ndarray | None = None
     cuts: tuple[int, ...] = ()
+    lost_s: float = 0.0
 
 
 def file_features(job: FeaturesJob) -> FileFeatures:
     """Return what a file is. A file that cannot be read is one that is unusable, never an error."""
     try:
-        has_audio = probe(job.path).has_audio
+        info = probe(job.path)
         length = length_s(job.path)
     except ClipError as e:
         return FileFeatures(0.0, f"{e.reason}: {e.detail}")
-    if not has_audio:
+    if not info.has_audio:
         return FileFeatures(length, f"no_audio: {job.path.name}: no audio stream")
     if round(length * FPS) < 1:
         return FileFeatures(0.0, f"cannot_decode: {job.path.name}: neither video nor audio of any length")
     cuts: tuple[int, ...] = ()
-    frames: list[np.ndarray] = []
+    looks = _Looks(job, length)
     audio: np.ndarray | None = None
     try:
         if job.monitor is not None:
-            frames, cuts = _scan(job.path, length, job.monitor())
+            cuts = _scan(job.path, length, job.monitor(), looks)
         elif job.faces or job.compare:
-            frames = fingerprints.read_looks(job.path, length)
+            looks.look_at_start()
         if job.faces or job.compare:
             audio = fingerprints.read_audio_start(job.path, length)
     except ClipError as e:
@@ -101,21 +104,47 @@ def file_features(job: FeaturesJob) -> FileFeatures:
     return FileFeatures(
         length,
         silent=audio is not None and level_db(audio) < SILENCE_DB,
-        hashes=np.array([fingerprints.frame_hash(f) for f in frames]) if job.compare and frames else None,
+        hashes=np.array(looks.hashes) if looks.hashes else None,
         audio=fingerprints.audio_fingerprint(audio) if job.compare and audio is not None else None,
-        face=fingerprints.describe_face(frames) if job.faces and frames else None,
+        face=fingerprints.describe_face(looks.faces) if looks.faces else None,
         cuts=cuts,
+        lost_s=info.lost_s,
     )
 
 
-def _scan(path: Path, length: float, monitor: CutMonitor) -> tuple[list[np.ndarray], tuple[int, ...]]:
-    """Return a frame a second of the start of a video, and its cuts; both up to where it is damaged."""
-    wanted = {round(t * FPS) for t in fingerprints.look_times(length)}
-    frames = []
+class _Looks:
+    """The frames of a file that are looked at, a second apart: their hashes, and some for the face."""
+
+    def __init__(self, job: FeaturesJob, length: float) -> None:
+        self._job = job
+        self._times = fingerprints.look_times(length)
+        self._step = max(len(self._times) // fingerprints.FACES, 1)
+        self.hashes: list[np.ndarray] = []
+        self.faces: list[np.ndarray] = []
+
+    def look_at_start(self) -> None:
+        times = self._times
+        for n, frame in enumerate(read_lazy_frames(self._job.path, times[0], times[0] + len(times), fps=1.0)):
+            self.look(n, frame)
+
+    def look(self, n: int, frame: LazyFrame) -> None:
+        """Look at the n-th of these frames."""
+        if self._job.compare:
+            size = fingerprints.HASHED_PX
+            self.hashes.append(fingerprints.frame_hash(frame.scaled(size, size)))
+        for_face = n < len(self._times) and n % self._step == 0 and len(self.faces) < fingerprints.FACES
+        if self._job.faces and for_face:
+            self.faces.append(frame[:, :])
+
+
+def _scan(path: Path, length: float, monitor: CutMonitor, looks: _Looks) -> tuple[int, ...]:
+    """Look at a frame a second, and return the cuts of a video; both up to where it is damaged."""
+    times = fingerprints.look_times(length, fingerprints.AUDIO_S)
+    wanted = {round(t * FPS): n for n, t in enumerate(times)}
     try:
         for k, frame in enumerate(monitor.through(read_lazy_frames(path, 0.0, length))):
             if k in wanted:
-                frames.append(frame[:, :])
+                looks.look(wanted[k], frame)
     except ClipError as e:
         logger.debug("%s: scanned for cuts up to its damage (%s)", path, e)
-    return frames, tuple(monitor.cuts())
+    return tuple(monitor.cuts())

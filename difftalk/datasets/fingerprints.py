@@ -13,100 +13,85 @@ import numpy as np
 
 from difftalk.media.audio import read_audio
 from difftalk.media.clock import SAMPLE_RATE
-from difftalk.media.video import read_lazy_frames
 from difftalk.pretrained.dlib_models import face_descriptor, face_detector, five_points
+from difftalk.runtime.errors import ClipError
 
-# Of a file, this much from its start is looked at: a frame a second, and all of the audio.
+# Of a file, this much from its start is looked at: a frame a second. Of the audio, and of frames that are
+# decoded anyway, more, so that a copy may start later.
 LOOKED_AT_S = 8.0
+AUDIO_S = 300.0
 FIRST_S = 0.48  # on the 25 fps grid
 FACES = 4  # frames, at most, whose face is described
 HASHED_PX, LOW_FREQUENCIES = 32, 8
-# Audio: windows, their step, and the edges of the bands.
-WINDOW, HOP = 8192, 1024  # samples: 0.51 s, 0.06 s
+# Audio: windows, their step, the steps between compared windows, and the edges of the bands.
+WINDOW, HOP, APART = 8192, 512, 2  # samples: 0.51 s, 0.03 s
 BANDS_HZ = np.geomspace(300.0, 3000.0, 18)
+BITS = len(BANDS_HZ) - 2
+STEP_S = HOP / SAMPLE_RATE
+HEARD = np.uint32(1 << BITS)
 # Root mean square of int16 samples below which nothing is to be heard: -70 dB.
 SILENT_LEVEL = 10.0
-# Steps by which the audio of a copy may be shifted.
-MAX_SHIFT = 4
+WINDOWS_AT_ONCE = 1024  # 33 MB
 # Longer sides at which faces are searched for, until there is one.
 SEARCHED_PX = (640, 1280)
 MOST_ENLARGED = 2.5
 
 
-def look_times(length_s: float) -> list[float]:
-    """Return the times of the frames that are compared, seconds: those of copies are the same.
+def look_times(length_s: float, until_s: float = LOOKED_AT_S) -> list[float]:
+    """Return the times of the frames that are compared, seconds, up to `until_s`: a second apart.
 
     >>> look_times(3.2), look_times(0.4)
     ([0.48, 1.48, 2.48], [0.2])
     """
     if length_s < 2 * FIRST_S:
         return [length_s / 2]
-    return [
-        FIRST_S + k for k in range(int(min(length_s, LOOKED_AT_S) - FIRST_S) + 1) if FIRST_S + k < length_s
-    ]
+    return [FIRST_S + k for k in range(int(min(length_s, until_s) - FIRST_S) + 1) if FIRST_S + k < length_s]
 
 
-def read_looks(path: Path, length_s: float) -> list[np.ndarray]:
-    """Return a frame a second of the start of a video, `(H, W, 3)` uint8 RGB.
+def frame_hash(small: np.ndarray) -> np.ndarray:
+    """Return the perceptual hashes of a frame as it is and mirrored: `(2, 64)` bool.
 
-    Raises:
-        ClipError: `cannot_decode`, `no_video`.
+    Args:
+        small: the frame at 32 x 32 pixels, uint8 RGB.
     """
-    times = look_times(length_s)
-    frames = read_lazy_frames(path, times[0], times[0] + len(times), fps=1.0)
-    return [frame[:, :] for frame in frames]
-
-
-def frame_hash(frame: np.ndarray) -> np.ndarray:
-    """Return the perceptual hash of a `(H, W, 3)` uint8 RGB frame: 64 bits, `(64,)` bool."""
-    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (HASHED_PX, HASHED_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
-    low = cv2.dct(small)[:LOW_FREQUENCIES, :LOW_FREQUENCIES].ravel()
-    return np.asarray(low > np.median(low[1:]))
+    low = cv2.dct(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32))
+    low = low[:LOW_FREQUENCIES, :LOW_FREQUENCIES]
+    # Mirroring turns the sign of every second column.
+    both = np.stack([low, low * (-1.0) ** np.arange(LOW_FREQUENCIES)]).reshape(2, -1)
+    return np.asarray(both > np.median(both[:, 1:], axis=1, keepdims=True))
 
 
 def read_audio_start(path: Path, length_s: float) -> np.ndarray:
-    """Return the audio of the start of a video: `(N,)` int16 at 16 kHz.
+    """Return the audio of the start of a video, up to damage after a while: `(N,)` int16 at 16 kHz.
 
     Raises:
         ClipError: `cannot_decode`, `no_audio`.
     """
-    return read_audio(path, 0.0, min(length_s, LOOKED_AT_S))
+    try:
+        return read_audio(path, 0.0, min(length_s, AUDIO_S))
+    except ClipError:
+        return read_audio(path, 0.0, min(length_s, LOOKED_AT_S))
 
 
 def audio_fingerprint(samples: np.ndarray) -> np.ndarray:
-    """Return the fingerprint of `(N,)` int16 samples at 16 kHz: `(T, 16)` int8, T = 0 for too few.
+    """Return the fingerprint of `(N,)` int16 samples at 16 kHz: `(T,)` uint32, T = 0 for too few.
 
-    A step has the bits 0 and 1, or -1 everywhere where nothing is to be heard.
+    A step has 16 bits, and `HEARD`; it is 0 where nothing is to be heard.
     """
-    if len(samples) < WINDOW + HOP:
-        return np.zeros((0, len(BANDS_HZ) - 2), np.int8)
-    windows = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float32), WINDOW)[::HOP]
-    power = np.abs(np.fft.rfft(windows * np.hanning(WINDOW).astype(np.float32))) ** 2
+    if len(samples) < WINDOW + APART * HOP:
+        return np.zeros(0, np.uint32)
+    windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
     edges = np.searchsorted(np.fft.rfftfreq(WINDOW, 1 / SAMPLE_RATE), BANDS_HZ)
-    energy = np.add.reduceat(power, edges, axis=1)[:, :-1]
-    bits = (np.diff(np.diff(energy, axis=1), axis=0) > 0).astype(np.int8)
-    bits[np.sqrt(np.mean(windows**2, axis=1))[1:] < SILENT_LEVEL] = -1
-    return np.asarray(bits)
-
-
-def frame_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the share of the bits in which the hashes of two videos differ, `(N, 64)` each: 0..1."""
-    common = min(len(a), len(b))
-    return float(np.mean(a[:common] != b[:common])) if common else 1.0
-
-
-def audio_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the share of bits in which two fingerprints `(T, 16)` differ: about 0.5 for unrelated ones."""
-    shares = [1.0]
-    for shift in range(-MAX_SHIFT, MAX_SHIFT + 1):
-        x, y = a[max(shift, 0) :], b[max(-shift, 0) :]
-        common = min(len(x), len(y))
-        x, y = x[:common], y[:common]
-        heard = (x[:, 0] >= 0) | (y[:, 0] >= 0)  # silence is like any other silence
-        if heard.sum() > MAX_SHIFT:
-            shares.append(float(np.mean(x[heard] != y[heard])))
-    return min(shares)
+    shape = np.hanning(WINDOW).astype(np.float32)
+    slopes, heard = [], []
+    for first in range(0, len(windows), WINDOWS_AT_ONCE):
+        some = windows[first : first + WINDOWS_AT_ONCE].astype(np.float32)
+        power = np.abs(np.fft.rfft(some * shape)) ** 2
+        slopes.append(np.diff(np.add.reduceat(power, edges, axis=1)[:, :-1], axis=1))
+        heard.append(np.sqrt(np.mean(some**2, axis=1)) >= SILENT_LEVEL)
+    slope = np.concatenate(slopes)
+    bits = (slope[APART:] > slope[:-APART]) @ (1 << np.arange(BITS))
+    return np.where(np.concatenate(heard)[APART:], bits.astype(np.uint32) | HEARD, np.uint32(0))
 
 
 def describe_face(frames: list[np.ndarray]) -> np.ndarray | None:

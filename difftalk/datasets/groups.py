@@ -6,13 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from difftalk.datasets.copies import Content, copies_among
 from difftalk.datasets.file_features import FileFeatures
-from difftalk.datasets.fingerprints import audio_distance, frame_distance
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import checksum
-
-# Largest shares of differing bits between a copy and its original: docs/videos.md has the measurement.
-COPY_FRAMES, COPY_AUDIO = 0.15, 0.35
 
 
 @dataclass(frozen=True)
@@ -46,23 +43,16 @@ def same_bytes(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def near_duplicates(looks: Mapping[str, FileFeatures]) -> dict[str, str]:
-    """Return `{name: first name of which it is a copy}`: encoded or scaled anew, from the same start.
-
-    Both frames and audio must agree: one speaker in one room fills many frames alike.
-    """
-    names = [name for name, look in looks.items() if look.hashes is not None and look.audio is not None]
+    """Return `{name: first name of which it is a copy}`: encoded anew, scaled, cropped, mirrored, cut off."""
+    videos = {
+        name: Content(look.audio, look.hashes, look.face)
+        for name, look in looks.items()
+        if look.hashes is not None and look.audio is not None
+    }
+    names = list(videos)
     copies: dict[str, str] = {}
-    for k, name in enumerate(names):
-        mine = looks[name]
-        for other in names[:k]:
-            theirs = looks[other]
-            assert mine.hashes is not None and theirs.hashes is not None
-            if frame_distance(mine.hashes, theirs.hashes) > COPY_FRAMES:
-                continue
-            assert mine.audio is not None and theirs.audio is not None
-            if audio_distance(mine.audio, theirs.audio) <= COPY_AUDIO:
-                copies[name] = other
-                break
+    for one, other in copies_among(list(videos.values())):
+        copies.setdefault(names[other], names[one])
     return copies
 
 

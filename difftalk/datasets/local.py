@@ -8,7 +8,8 @@ from difftalk.config.dataset import LocalSettings
 from difftalk.config.download import Download
 from difftalk.datasets.clips import Clip
 from difftalk.datasets.disjoint_sets import DisjointSets
-from difftalk.datasets.file_features import CutMonitor, FeaturesJob, FileFeatures, file_features
+from difftalk.datasets.features_cache import CachedJob, entry_of, look_and_remember, recall
+from difftalk.datasets.file_features import CutMonitor, FeaturesJob, FileFeatures
 from difftalk.datasets.groups import Nearest, near_duplicates, same_bytes, same_identity_pairs
 from difftalk.datasets.ids import safe_identities, safe_ids, unlike
 from difftalk.datasets.split import split_groups
@@ -34,6 +35,7 @@ class LocalDataset:
         settings: the section `dataset`, with the folder.
         monitor: makes what finds cuts, such as `difftalk.face.scenes.CutFinder`; None cuts no video there.
         workers: processes that look at files.
+        cache: folder that keeps what was found in each file; None keeps nothing.
     """
 
     shares_no_identity = True
@@ -43,8 +45,10 @@ class LocalDataset:
         settings: LocalSettings,
         monitor: Callable[[], CutMonitor] | None = None,
         workers: int = 1,
+        cache: Path | None = None,
     ) -> None:
         self.settings = settings
+        self._cache = cache
         self._monitor = monitor if settings.clip_at_cuts else None
         self._workers = workers
 
@@ -144,24 +148,35 @@ class LocalDataset:
     def _look(self, names: Sequence[str]) -> dict[str, FileFeatures]:
         settings = self.settings
         faces, compare = settings.same_person_distance is not None, settings.near_duplicates != "ignore"
-        jobs = [
-            (name, FeaturesJob(Path(settings.videos) / name, faces, compare, self._monitor)) for name in names
-        ]
-        found = {}
+        found: dict[str, FileFeatures] = {}
+        jobs = []
+        for name in names:
+            job = FeaturesJob(Path(settings.videos) / name, faces, compare, self._monitor)
+            entry = entry_of(self._cache, job) if self._cache is not None else None
+            known = recall(entry) if entry is not None else None
+            if known is None:
+                jobs.append((name, CachedJob(job, entry)))
+            else:
+                found[name] = known
         for name, features in map_clips(
-            file_features, jobs, stage="plan", workers=self._workers, unit="files"
+            look_and_remember, jobs, stage="plan", workers=self._workers, unit="files"
         ):
             if isinstance(features, Reject):
                 features = FileFeatures(0.0, f"{features.reason}: {features.detail}")
             found[name] = features
-        return found
+        return {name: found[name] for name in names}
 
     def _clips_of(
         self, name: str, source_id: str, identity: str, split: str, look: FileFeatures, left_out: str
     ) -> list[Clip]:
         failed = look.unusable if look.unusable.startswith("failed:") else ""
         clips: list[Clip] = []
-        for start_s, end_s, why in cut_scenes(look.length_s, look.cuts, self.settings.clip_seconds):
+        spans = cut_scenes(look.length_s, look.cuts, self.settings.clip_seconds)
+        if look.lost_s:
+            set_back = f"cannot_decode: the clock of the stream is set back at {look.length_s:.2f} s"
+            rest = f"{set_back}, and what follows is not read: split the file there"
+            spans.append((look.length_s, look.length_s + look.lost_s, rest))
+        for start_s, end_s, why in spans:
             clips.append(
                 Clip(
                     f"{source_id}-{len(clips):03d}",

@@ -10,6 +10,7 @@ import numpy as np
 
 from difftalk.media.clock import SAMPLE_RATE
 from difftalk.media.damage import packets_of, reading
+from difftalk.media.ends import jumps_back
 from difftalk.media.probe import audio_stream, open_media, origin_s, video_stream
 from difftalk.runtime.errors import ClipError
 
@@ -131,7 +132,7 @@ def _decode_from(
         time_s = 0.0
         failure: Exception | None = None
         try:
-            if seek_s is not None:
+            if seek_s is not None and not jumps_back(container, path):
                 container.seek(round((seek_s + origin) / stream.time_base), stream=stream, backward=True)
             for packet in packets_of(container, stream):
                 try:

@@ -17,13 +17,11 @@ import av
 from difftalk.media.clock import FPS
 from difftalk.media.damage import packets_of, reading
 from difftalk.media.display import orientation
-from difftalk.media.ends import LONGEST_S, measured_ends
+from difftalk.media.ends import GUESSED, LONGEST_S, FirstPart, first_part, measured_ends
 from difftalk.runtime.errors import ClipError, UserError
 
 # Packets that a cut recording may begin with before its first frame decodes.
 MAX_BROKEN_PACKETS = 250
-# Formats that give no lengths: where their streams begin and end is FFmpeg's guess.
-GUESSED = frozenset(("mpeg", "mpegts"))
 LONGER_TRY = {"probesize": "100000000", "analyzeduration": "120000000"}  # bytes, microseconds
 # Formats that name other files, which a file from elsewhere must not have read.
 PLAYLISTS = frozenset(("concat", "dash", "hls", "hls,applehttp", "sdp"))
@@ -43,6 +41,7 @@ class VideoInfo:
         codec: of the video stream, such as `h264`.
         audio_s: end of the audio on the same clock; None without audio.
         audio_start_s: start of the audio on the same clock; None where the container does not say.
+        lost_s: seconds of the file after the point where its clock is set back, at which it is taken to end.
     """
 
     width: int
@@ -53,6 +52,7 @@ class VideoInfo:
     codec: str
     audio_s: float | None = None
     audio_start_s: float | None = None
+    lost_s: float = 0.0
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -85,13 +85,14 @@ def _probe(path: str, _size: int, _changed: int) -> VideoInfo:
         audio = audio_stream(container)
         ends = {s.index: _said_end_s(container, s) for s in (stream, audio) if s is not None}
         unsaid = [index for index, end in ends.items() if end is None]
-        measured = measured_ends(path, unsaid) if unsaid else {}
+        guessed = container.format.name in GUESSED
+        part = first_part(path) if guessed else FirstPart()
+        measured = part.ends if guessed else measured_ends(path, unsaid) if unsaid else {}
         # A stream without a packet ends where it begins.
         end_of = {
             i: (end if end is not None else measured.get(i, origin)) - origin for i, end in ends.items()
         }
         starts_s = None
-        guessed = container.format.name in GUESSED
         if audio is not None and audio.start_time is not None and not guessed:
             starts_s = float(audio.start_time * audio.time_base) - origin
         return VideoInfo(
@@ -103,6 +104,7 @@ def _probe(path: str, _size: int, _changed: int) -> VideoInfo:
             codec=stream.codec_context.name,
             audio_s=end_of[audio.index] if audio is not None else None,
             audio_start_s=starts_s,
+            lost_s=part.lost_s,
         )
 
 

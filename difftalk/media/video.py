@@ -19,6 +19,7 @@ import numpy as np
 from difftalk.media.clock import FPS
 from difftalk.media.damage import packets_of, reading
 from difftalk.media.display import UPRIGHT, TimedFrame, deinterlaced, in_standard_range, is_hdr, orientation
+from difftalk.media.ends import jumps_back
 from difftalk.media.probe import open_media, origin_s, probe, video_stream
 from difftalk.media.timeline import LOOK_AHEAD, FrameClock
 from difftalk.runtime.errors import ClipError
@@ -133,8 +134,12 @@ def read_lazy_frames(
         k += 1
 
 
-def read_video(data: bytes | str | Path) -> np.ndarray:
-    """Return all frames of one of the pipeline's own files, a path or its bytes: `(T, H, W, 3)` uint8 RGB.
+def read_video(data: bytes | str | Path, numbers: list[int] | None = None) -> np.ndarray:
+    """Return frames of one of the pipeline's own files, a path or its bytes: `(T, H, W, 3)` uint8 RGB.
+
+    Args:
+        data: the file.
+        numbers: rising, of the frames that are wanted; None: all.
 
     Raises:
         ClipError: `cannot_decode`.
@@ -144,13 +149,15 @@ def read_video(data: bytes | str | Path) -> np.ndarray:
     source = io.BytesIO(data) if isinstance(data, bytes) else os.path.abspath(data)
     try:
         reader = decord.VideoReader(source, num_threads=1)
-        return reader.get_batch(range(len(reader))).asnumpy()
+        return reader.get_batch(range(len(reader)) if numbers is None else numbers).asnumpy()
     except (decord.DECORDError, RuntimeError) as e:
         logger.debug("decord cannot read %s (%s): PyAV does", "bytes" if isinstance(data, bytes) else data, e)
     source = io.BytesIO(data) if isinstance(data, bytes) else os.path.abspath(data)
     name = "bytes" if isinstance(data, bytes) else data
     with reading(name), av.open(source, "r") as container:
-        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+        frames = enumerate(container.decode(video=0))
+        wanted = None if numbers is None else set(numbers)
+        return np.stack([f.to_ndarray(format="rgb24") for k, f in frames if wanted is None or k in wanted])
 
 
 def _decode_from(path: str | Path, start_s: float) -> Iterator[TimedFrame]:
@@ -183,7 +190,7 @@ def _decode_all(path: str | Path, seek_s: float | None) -> Iterator[TimedFrame]:
         origin = origin_s(stream)
         fps = float(stream.average_rate or stream.guessed_rate or FPS)
         try:
-            if seek_s is not None:
+            if seek_s is not None and not jumps_back(container, path):
                 container.seek(round((seek_s + origin) / stream.time_base), stream=stream, backward=True)
             packets = packets_of(container, stream)
             ahead = list(itertools.islice(packets, LOOK_AHEAD))

@@ -23,6 +23,7 @@ def run(
     frozen: Path | None = None,
     not_videos: Path | None = None,
     identities: Path | None = None,
+    cache: Path | None = None,
     workers: int = 1,
 ) -> None:
     """Write the clip table.
@@ -35,6 +36,7 @@ def run(
         not_videos: CSV file to write: the entries of a folder of videos that are none (name, why).
         identities: CSV file to write: of each file of a folder the speaker, the side of the split, the file
             with the most similar face, its distance, and the file of which it is a copy.
+        cache: folder that keeps what was found in local files, so that another look at them is not needed.
         workers: processes that look at local files.
 
     Raises:
@@ -51,7 +53,7 @@ def run(
     if frozen is not None:
         survey = Survey(read_frozen(frozen))
     elif isinstance(dataset, LocalSettings):
-        survey = _survey(dataset, workers)
+        survey = _survey(dataset, workers, cache)
     else:
         survey = Survey(opened.clips())
     if opened.shares_no_identity:
@@ -63,7 +65,7 @@ def run(
     write_plan(out, assign_shards(survey.clips, shards))
 
 
-def _survey(dataset: LocalSettings, workers: int) -> "Survey":
+def _survey(dataset: LocalSettings, workers: int, cache: Path | None) -> "Survey":
     """Look at every file of a folder, and say how much work it is."""
     import math
     from functools import partial
@@ -75,7 +77,7 @@ def _survey(dataset: LocalSettings, workers: int) -> "Survey":
 
     # A decode of every file that the gate on frames would make anyway: what it finds, is cut before.
     monitor = partial(CutFinder, FrameGates.model_fields["scene_cut_ratio"].default)
-    survey = LocalDataset(dataset, monitor, workers).survey()
+    survey = LocalDataset(dataset, monitor, workers, cache).survey()
     frames = sum(clip.frames for clip in survey.clips if not clip.left_out)
     minutes = max(math.ceil(frames * PREPARE_S / 60), 1)
     say(
