@@ -292,6 +292,21 @@ def test_the_funnel_adds_up_by_subset_and_reason(run: Finished) -> None:
     assert "geo_blocked" in (run.folder / RUN / "funnel.html").read_text()
 
 
+def test_films_under_several_names_are_reported_as_copies(run: Finished) -> None:
+    rows = {r["clip_id"]: r for r in csv.DictReader((run.folder / RUN / "overlap.csv").open())}
+    assert set(rows) == {c for c, v in CLIPS.items() if v.ends in ("kept", "silent")}
+    films = {"a": ["RD_Radio2_000", "WDA_Ann1_000", "WDA_Large_000", "WDA_Middle_000", "WDA_Busy_000",
+                   "WDA_Variable_000", "WDA_Parts_000", "WDA_Cut_000"],
+             "b": ["WDA_Ann0_000", "WDA_Broken_000", "WDA_Mine_000"]}  # fmt: skip
+    of = {clip: name for name, clips in films.items() for clip in clips}
+    copies = {clip: row["copy_of"] for clip, row in rows.items() if row["copy_of"]}
+    assert all(of[clip] == of[other] for clip, other in copies.items())
+    assert set(of) - set(copies) == {next(c for c in rows if of.get(c) == name) for name in films}
+    for name, clips in films.items():
+        if len({rows[c]["split"] for c in clips}) == 2:
+            assert {rows[c]["on_both_sides"] for c in clips} <= {"content", "person"}, name
+
+
 def test_video_and_audio_from_separate_files_are_one_file(run: Finished) -> None:
     info = probe(run.folder / "results/store/youtube/in-two-part.mkv")
     assert info.has_audio and info.duration_s == pytest.approx(SECONDS, abs=0.05)

@@ -21,7 +21,10 @@ from difftalk.datasets.demo.render import DemoSource, render_source
 from difftalk.datasets.frozen import read_frozen, write_frozen
 from difftalk.datasets.table import TableDataset
 from difftalk.face.geometry import scaled_box
+from difftalk.media.audio import read_audio
 from difftalk.media.encode import write_video
+from difftalk.media.shards import read_shard
+from difftalk.media.video import read_frames
 from difftalk.models.autoencoder import build_autoencoder
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.rejects import read_rejects
@@ -260,6 +263,7 @@ SECONDS = 2.2
 ENDS = {
     "own-0": "kept", "own-1": "kept", "site": "kept", "direct": "kept", "again": "duplicate",
     "gone": "removed", "absent": "cannot_fetch", "note": "cannot_decode", "long": "too_short",
+    "copy": "duplicate",
 }  # fmt: skip
 
 
@@ -270,6 +274,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, S
     films.mkdir(parents=True)
     for k in range(2):
         render_source(DemoSource(f"f{k}", 88_000 + k, 88_000 + k, 1, SECONDS, 192), films / f"f{k}.mp4")
+    copy = [np.ascontiguousarray(f[:, ::-1]) for f in read_frames(films / "f0.mp4", 0.2)]
+    write_video(films / "copy.mp4", copy, audio=read_audio(films / "f0.mp4", 0.2) // 2, crf=26)
     (films / "note.mp4").write_text("a note that is called a video")
     site = Site(files={"f1.mp4": films / "f1.mp4", "f.mp4?key=1": films / "f1.mp4"})
     site.pages = {"alive-00001": plays("f1.mp4"), "gone-404000": fails(404)}
@@ -277,15 +283,19 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, S
     with running(site):
         host = site.url.partition("/watch")[0]
         rows = [
-            "url,path,start,end,clip_id,identity,tags,note",
-            *(f",deep/f{k}.mp4,0,2.2,own-{k},of-{k},{'woman' if k else 'man;loud'},x" for k in range(2)),
-            "youtube:alive-00001,,0,2.2,site,of-1,woman,x",
-            f"{host}/files/f.mp4?key=1,,0,2.12,direct,of-1,woman,x",
-            f"{host}/files/f.mp4?key=1,,0.5,2.12,again,of-1,woman,x",
-            "youtube:gone-404000,,0,3,gone,of-3,,x",
-            ",absent.mp4,0,3,absent,of-4,,x",
-            ",deep/note.mp4,,,note,of-5,,x",
-            ",deep/f0.mp4,3,9,long,of-0,,x",
+            "url,path,start,end,clip_id,identity,tags,note,split",
+            *(
+                f",deep/f{k}.mp4,0,2.2,own-{k},of-{k},{('man;loud,x,test', 'woman,x,train')[k]}"
+                for k in range(2)
+            ),
+            ",deep/copy.mp4,,,copy,of-7,,x,train",
+            "youtube:alive-00001,,0,2.2,site,of-1,woman,x,",
+            f"{host}/files/f.mp4?key=1,,0,2.12,direct,of-1,woman,x,",
+            f"{host}/files/f.mp4?key=1,,0.5,2.12,again,of-1,woman,x,",
+            "youtube:gone-404000,,0,3,gone,of-3,,x,",
+            ",absent.mp4,0,3,absent,of-4,,x,",
+            ",deep/note.mp4,,,note,of-5,,x,",
+            ",deep/f0.mp4,3,9,long,of-0,,x,",
         ]
         table = write(folder, "\n".join(rows) + "\n", "talks.csv")
         changes = [
@@ -315,6 +325,23 @@ def test_every_row_ends_as_data_or_as_a_reason(prepared: tuple[Path, Site]) -> N
     assert {**dict.fromkeys(kept, "kept"), **ends} == ENDS
     rows = {(r["stage"], r["reason"]): int(r["clips"]) for r in csv.DictReader((run / "funnel.csv").open())}
     assert rows.pop(("planned", "")) == len(ENDS) == sum(rows.values())
+
+
+def test_a_training_clip_with_content_of_the_test_side_is_in_no_training_data(
+    prepared: tuple[Path, Site],
+) -> None:
+    """Another name, another start, mirrored, half as loud."""
+    run = prepared[0] / "talks"
+    rows = {row["clip_id"]: row for row in csv.DictReader((run / "overlap.csv").open())}
+    assert rows["own-0"]["on_both_sides"] == rows["copy"]["on_both_sides"] == "content"
+    assert rows["copy"]["copy_of"] == "own-0" or rows["own-0"]["copy_of"] == "copy"
+    assert not rows["own-1"]["on_both_sides"] and {rows["site"]["copy_of"], rows["direct"]["copy_of"]} - {""}
+    (lost,) = read_rejects(run / "rejects/overlap/train-000.csv")
+    assert (lost.clip_id, lost.reason) == ("copy", "duplicate")
+    assert lost.detail == "on the test side too: the audio and face of own-0"
+    assert "own-0" in {clip_id for clip_id, _ in read_shard(run / "shards/test-000.tar")}
+    assert "copy" not in {clip_id for clip_id, _ in read_shard(run / "shards/train-000.tar")}
+    assert "On both sides of the split" in (run / "clip_scores.html").read_text()
 
 
 def test_sources_are_in_the_store_once_under_names_that_stay(prepared: tuple[Path, Site]) -> None:

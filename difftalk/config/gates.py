@@ -1,5 +1,7 @@
 """Section `gates`: quality gates on clips, each held by the settings of the one stage that applies it."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from difftalk.config.section import Section
@@ -96,5 +98,30 @@ class AudioGates(Section):
     )
 
 
-class Gates(FrameGates, AudioGates):
+class OverlapGates(Section):
+    """The gates of the stage `overlap`, on what both sides of the split of a downloaded dataset have."""
+
+    overlap: Literal["reject", "report", "ignore"] | None = Field(
+        None,
+        description="Of `hdtf` and `table`: what becomes of training clips that have content or a person of "
+        "the test side. Null: `reject` where the dataset's split promises to share no speaker, else "
+        "`report`. `ignore` does not look.",
+    )
+    same_person_distance: float | None = Field(
+        0.6,
+        gt=0,
+        description="Of `hdtf` and `table`: distance of two faces (dlib's descriptor) below which they are "
+        "one person's; null compares no faces.",
+    )
+
+
+class OverlapSettings(OverlapGates):
+    """What the stage `overlap` reads."""
+
+    named_speakers: bool = Field(
+        False, description="Whether two speakers whom the dataset names are compared by their names alone."
+    )
+
+
+class Gates(FrameGates, AudioGates, OverlapGates):
     """All gates, as the configuration has them."""

@@ -11,9 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from difftalk.config.crops import CropsSettings
-from difftalk.config.dataset import LocalSettings, Table
+from difftalk.config.dataset import Hdtf, LocalSettings, Table
 from difftalk.config.explain import dotted, explain, origin
-from difftalk.config.gates import AudioGates, FaceGates, FrameGates, GatesSettings
+from difftalk.config.gates import AudioGates, FaceGates, FrameGates, GatesSettings, OverlapSettings
 from difftalk.config.landmarks import LandmarksSettings
 from difftalk.config.report import ReportSettings, TablesSettings
 from difftalk.config.root import Config
@@ -176,6 +176,8 @@ def stage_settings(config: Config, stage: str) -> Section:
             of_face = {key: getattr(config.landmarks, key) for key in FaceGates.model_fields}
             of_frames = {key: getattr(config.gates, key) for key in FrameGates.model_fields}
             return GatesSettings(**of_face, **of_frames)
+        case "overlap":
+            return _overlap_settings(config)
         case "crops":
             gates = {key: getattr(config.gates, key) for key in AudioGates.model_fields}
             return CropsSettings(**config.crops.model_dump(), gates=AudioGates(**gates))
@@ -193,6 +195,19 @@ def stage_settings(config: Config, stage: str) -> Section:
         case "report":
             return ReportSettings(run=config.run, **config.report.model_dump())
     raise KeyError(stage)
+
+
+def _overlap_settings(config: Config) -> OverlapSettings:
+    """Return what becomes of overlap: of a folder `plan` has seen to it, and drawn speakers have none."""
+    dataset = config.dataset
+    if not isinstance(dataset, Hdtf | Table):
+        return OverlapSettings(overlap="ignore")
+    promised = dataset.split == "identity" if isinstance(dataset, Hdtf) else not dataset.shared_identities
+    return OverlapSettings(
+        overlap=config.gates.overlap or ("reject" if promised else "report"),
+        same_person_distance=config.gates.same_person_distance,
+        named_speakers=isinstance(dataset, Table),
+    )
 
 
 def models(config: Config) -> dict[str, TrainingSettings]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from difftalk.config.gates import FrameGates, GatesSettings
 from difftalk.datasets.clips import Clip
+from difftalk.datasets.overlap import Overlap
 from difftalk.face.clip_scores import ClipScores
 from difftalk.face.gates import cuts
 from difftalk.media.clock import FPS
@@ -54,6 +56,9 @@ SCHEMA = pa.schema(
         ("verdict", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
+        ("nearest_clip", pa.string()),
+        ("nearest_distance", pa.float32()),
+        ("on_both_sides", pa.string()),
     ]
 )  # fmt: skip
 
@@ -102,6 +107,7 @@ MEASURES = (
     Measure("sync_confidence", "sync confidence"),
     Measure("several_faces_share", "part of the inspected frames with another face", "several_faces_share"),
     Measure("longest_freeze_s", "longest freeze, s", "frozen_seconds"),
+    Measure("nearest_distance", "distance to the most similar face of the other side of the split"),
     Measure("scene_cut_ratio", "largest change, as a multiple of those around", "scene_cut_ratio"),
 )
 BINS = 24
@@ -116,6 +122,7 @@ def score_rows(
     sync: Mapping[str, tuple[int, float]],
     rejects: Iterable[Reject],
     gates: GatesSettings,
+    overlap: Mapping[str, Overlap] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Return the rows of the table; None stands for what was not measured.
 
@@ -125,12 +132,22 @@ def score_rows(
         sync: offset and confidence by clip.
         rejects: of all stages; a clip's verdict is the first of them.
         gates: of the run; the count of scene cuts is by their ratio.
+        overlap: what clips have in common with the other side of the split.
     """
     lost = first_rejects(rejects)
-    return [
-        _row(clip, measured.get(clip.clip_id), sync.get(clip.clip_id), lost.get(clip.clip_id), gates)
-        for clip in planned
-    ]
+    rows = []
+    for clip in planned:
+        name = clip.clip_id
+        row = _row(clip, measured.get(name), sync.get(name), lost.get(name), gates)
+        if (shared := overlap.get(name)) is not None:
+            row["nearest_clip"] = shared.nearest or None
+            row["nearest_distance"] = shared.distance if shared.nearest else None
+            row["on_both_sides"] = (
+                f"{shared.on_both_sides}: {shared.detail}" if shared.on_both_sides else None
+            )
+            row["duplicate"] = row["duplicate"] or shared.copy_of or None
+        rows.append(row)
+    return rows
 
 
 def _row(
@@ -194,6 +211,7 @@ def page(rows: list[dict[str, Any]], thumbnails: Mapping[str, bytes], gates: Gat
         images=images,
         counts={"verdict": verdicts.most_common(), "codec": codecs.most_common()},
         clips=len(rows),
+        shared=[row for row in rows if row["split"] == "train" and row["on_both_sides"]],
         width=WIDTH,
         height=HEIGHT,
     )

@@ -14,10 +14,11 @@ R = TypeVar("R")
 COLUMNS = ("clip_id", "stage", "reason", "detail")
 
 # The stages that reject clips, in the order of the flow.
-REJECTING_STAGES = ("fetch", "landmarks", "crops", "speech", "encode")
+REJECTING_STAGES = ("fetch", "landmarks", "crops", "overlap", "speech", "encode")
 
 REASONS = {
     "duplicate": "another clip or file has the same content",
+    "shared_speaker": "the speaker is on the test side of the split, too",
     "cannot_fetch": "the source cannot be obtained",
     "removed": "the site says that the video was removed",
     "private": "the site shows the video to some users only",

@@ -2,6 +2,7 @@
 
 # The commands, in the order of the flow. The module, the rule and the log of a stage bear its name.
 STAGES = (
-    "plan", "fetch", "landmarks", "gates", "crops", "speech", "autoencoder", "syncnet", "sync", "encode",
-    "train", "sample", "score", "tables", "funnel", "clip_scores", "freeze", "report", "dataset", "weights",
+    "plan", "fetch", "landmarks", "gates", "crops", "descriptors", "overlap", "speech", "autoencoder",
+    "syncnet", "sync", "encode", "train", "sample", "score", "tables", "funnel", "clip_scores", "freeze",
+    "report", "dataset", "weights",
 )  # fmt: skip

@@ -9,6 +9,7 @@ from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.pretrained import table as weights
 from difftalk.pretrained.model_folder import FIRST_STAGE
 from difftalk.runtime.files import atomic_folder, write_json, write_json_lines
+from difftalk.runtime.rejects import read_rejects
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "autoencoder"
 
@@ -34,7 +35,7 @@ def run(
         state: folder for the checkpoints of an unfinished training.
         out: folder of the first stage.
         plan: the clip table, where both sides of the split must have a clip left.
-        rejects: rejects/STAGE/SHARD.csv of the stages before, to say why a side has none.
+        rejects: rejects/STAGE/SHARD.csv of the stages before: their clips are not trained on.
 
     Raises:
         UserError: if the weights that `source` names are not there, or a side of the split is empty.
@@ -44,18 +45,20 @@ def run(
 
         require_both_sides("autoencoder", plan, rejects)
     if source == "train":
-        _train(crops, settings, state, out)
+        _train(crops, {r.clip_id for path in rejects for r in read_rejects(path)}, settings, state, out)
     else:
         _copy(source, out)
     shutil.rmtree(state, ignore_errors=True)
 
 
-def _train(crops: list[Path], settings: AutoencoderTraining, state: Path, out: Path) -> None:
+def _train(
+    crops: list[Path], rejected: set[str], settings: AutoencoderTraining, state: Path, out: Path
+) -> None:
     from difftalk.training.first_stage import load_perceptual, train_autoencoder
     from difftalk.training.frames import find_videos, held_out_frames, hold_out, load_batches
 
     perceptual = load_perceptual(settings)
-    train, held_out = hold_out(find_videos(crops), settings.held_out)
+    train, held_out = hold_out(find_videos(crops, rejected), settings.held_out)
     batches = load_batches(train, settings.batch_size, settings.seed, settings.memory_mb)
     trained = train_autoencoder(batches, settings, state, held_out_frames(held_out), perceptual)
     clips = {"clips": len(train), "held_out_clips": len(held_out), "settings": settings.as_dict()}

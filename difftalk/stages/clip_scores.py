@@ -14,6 +14,7 @@ def run(
     out: Path,
     page: Path,
     sync: list[Path],
+    overlap: Path | None = None,
 ) -> None:
     """Write clip_scores.parquet, one row a planned clip, and a page with histograms and thumbnails.
 
@@ -27,11 +28,13 @@ def run(
         out: clip_scores.parquet, to be written.
         page: clip_scores.html, to be written.
         sync: sync/SHARD.csv of every shard; none where there is no sync expert.
+        overlap: overlap.csv, where the dataset is one that is downloaded.
 
     Raises:
         UserError: if a file cannot be read.
     """
     from difftalk.datasets.clips import read_plan
+    from difftalk.datasets.overlap import read_overlap
     from difftalk.face.clip_scores import read_scores
     from difftalk.face.sync_table import read_sync
     from difftalk.reporting import clip_scores
@@ -41,7 +44,8 @@ def run(
     measured = {of_clip.clip_id: of_clip for path in scores for of_clip in read_scores(path)}
     thumbnails = {clip_id: s.thumbnail for clip_id, s in measured.items() if s.thumbnail is not None}
     rejected = [reject for path in rejects for reject in read_rejects(path)]
-    rows = clip_scores.score_rows(read_plan(plan), measured, read_sync(sync), rejected, settings)
+    shared = read_overlap(overlap) if overlap is not None else {}
+    rows = clip_scores.score_rows(read_plan(plan), measured, read_sync(sync), rejected, settings, shared)
     clip_scores.write_table(out, rows)
     with atomic_file(page) as tmp:
         tmp.write_text(clip_scores.page(rows, thumbnails, settings), encoding="utf-8")

@@ -21,6 +21,7 @@ def run(
     out: Path,
     rejects: Path,
     max_reject_fraction: float,
+    rejected: Path | None = None,
 ) -> None:
     """Write a training shard: one sample per clip that has a crop and speech features.
 
@@ -34,16 +35,18 @@ def run(
         out: shards/SHARD.tar, to be written.
         rejects: rejects/encode/SHARD.csv, to be written.
         max_reject_fraction: fail where more than this part of the clips is rejected.
+        rejected: rejects/overlap/SHARD.csv, whose clips are left out; none where nothing is rejected there.
 
     Raises:
         UserError: as `RejectLog`; if the folder is no first stage, or its factor does not divide the size of
             the crops.
     """
     from difftalk.media.shards import write_shard
-    from difftalk.runtime.rejects import RejectLog
+    from difftalk.runtime.rejects import RejectLog, read_rejects
     from difftalk.speech.table import read_speech
 
-    features = read_speech(speech)
+    gone = {reject.clip_id for reject in read_rejects(rejected)} if rejected is not None else set()
+    features = {clip_id: of for clip_id, of in read_speech(speech).items() if clip_id not in gone}
     with RejectLog(STAGE, rejects, max_reject_fraction, len(features)) as lost:
         write_shard(out, lost.kept(_encoded(crops, features, autoencoder, settings)))
 

@@ -7,6 +7,7 @@ from difftalk.config.syncnet import SyncnetTraining
 from difftalk.pretrained import table as weights
 from difftalk.pretrained.model_folder import SYNC_EXPERT
 from difftalk.runtime.files import atomic_folder
+from difftalk.runtime.rejects import read_rejects
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "syncnet"
 
@@ -31,7 +32,7 @@ def run(
         state: folder for the checkpoints of an unfinished training.
         out: folder of the sync expert.
         plan: the clip table, where both sides of the split must have a clip left.
-        rejects: rejects/STAGE/SHARD.csv of the stages before, to say why a side has none.
+        rejects: rejects/STAGE/SHARD.csv of the stages before: their clips are not trained on.
 
     Raises:
         UserError: if the weights that `source` names are not there, or a side of the split is empty.
@@ -41,7 +42,7 @@ def run(
 
         require_both_sides("syncnet", plan, rejects)
     if source == "train":
-        _train(crops, settings, state, out)
+        _train(crops, {r.clip_id for path in rejects for r in read_rejects(path)}, settings, state, out)
     else:
         path = EMBEDDED if source == "embedded" else Path(source)
         if weights.stands_for("syncnet", source):
@@ -54,7 +55,7 @@ def run(
     shutil.rmtree(state, ignore_errors=True)
 
 
-def _train(crops: list[Path], settings: SyncnetTraining, state: Path, out: Path) -> None:
+def _train(crops: list[Path], rejected: set[str], settings: SyncnetTraining, state: Path, out: Path) -> None:
     from difftalk.media.shards import read_crops
     from difftalk.models.syncnet import save_syncnet
     from difftalk.training.sync_expert import SyncClip, syncnet_config, train_syncnet
@@ -63,6 +64,7 @@ def _train(crops: list[Path], settings: SyncnetTraining, state: Path, out: Path)
         SyncClip.of(crop.frames(), crop.landmarks, crop.audio, settings.lip_size)
         for path in crops
         for crop in read_crops(path)
+        if crop.clip_id not in rejected
     ]
     network, report = train_syncnet(clips, settings, state)
     config = syncnet_config(settings, {**report, "source": "trained on the train split of this run"})

@@ -7,10 +7,9 @@ that order moves on as frames are drawn.
 """
 
 import hashlib
-import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,18 +98,15 @@ class CropVideo:
 
         No others are kept in memory.
         """
-        import decord
-
-        data = self.read()
-        try:
-            reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
-            return reader.get_batch(chosen.tolist()).asnumpy()
-        except (decord.DECORDError, RuntimeError):
-            return read_video(data)[chosen]
+        return read_video(self.read(), chosen.tolist())
 
 
-def find_videos(crops: Sequence[Path]) -> list[CropVideo]:
+def find_videos(crops: Sequence[Path], rejected: Collection[str] = ()) -> list[CropVideo]:
     """Find the videos of crops shards, by shard and in its order; no frame is decoded.
+
+    Args:
+        crops: crops/SHARD.tar.
+        rejected: ids of clips that are left out.
 
     Raises:
         UserError: if there is none.
@@ -127,7 +123,11 @@ def find_videos(crops: Sequence[Path]) -> list[CropVideo]:
                 elif extension == "json":
                     info = json.loads(tar.extractfile(member).read())  # type: ignore[union-attr]
                     properties |= {"frames": info["frames"], "pixels": info["size"]}
-        found += [CropVideo(clip_id, shard, **properties) for clip_id, properties in by_clip.items()]
+        found += [
+            CropVideo(clip_id, shard, **properties)
+            for clip_id, properties in by_clip.items()
+            if clip_id not in rejected
+        ]
     if not found:
         raise UserError("autoencoder: the train crops hold no clip to train on")
     return found

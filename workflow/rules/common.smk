@@ -39,6 +39,7 @@ try:
             "landmarks",
             "gates",
             "crops",
+            "overlap",
             "speech",
             "encode",
             "sample",
@@ -64,7 +65,10 @@ MODELS = configuration.models(CONFIG)
 METHODS = [*configuration.UNTRAINED_METHODS, *MODELS]
 IS_DOWNLOADED = DATASET.name in ("hdtf", "table")
 IS_FOLDER = DATASET.name == "local"
-ALL_REJECTS = expand("<run>/rejects/{stage}/{shard}.csv", stage=REJECTING_STAGES, shard=SHARDS)
+# Of what is downloaded: content and persons that both sides of the split have.
+OVERLAP = configuration.stage_settings(CONFIG, "overlap").overlap
+STAGES_THAT_REJECT = [stage for stage in REJECTING_STAGES if stage != "overlap" or OVERLAP != "ignore"]
+ALL_REJECTS = expand("<run>/rejects/{stage}/{shard}.csv", stage=STAGES_THAT_REJECT, shard=SHARDS)
 SYNC_GATE = CONFIG.gates.sync is not None
 # One that is trained on the run's own crops is no judge of them; one whose weights are missing judges nothing.
 SYNC_EXPERT = CONFIG.syncnet != "train" and (
@@ -99,7 +103,7 @@ def write_unfinished_funnel():
         return
     flags = {
         "--plan": [Path(RUN, "plan/clips.parquet")],
-        "--rejects": [*Path(RUN, "rejects").glob("*/*.csv")],
+        "--rejects": [f for stage in STAGES_THAT_REJECT for f in Path(RUN, "rejects", stage).glob("*.csv")],
         "--quality": [f for shard in SHARDS if (f := Path(RUN, f"landmarks/{shard}.quality.csv")).is_file()],
         "--crops": [f for shard in SHARDS if (f := Path(RUN, f"crops/{shard}.tar")).is_file()],
         "--out": [Path(RUN, "funnel.csv")],
@@ -124,7 +128,7 @@ def literal(text):
 with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.deployment_method}
 shell.prefix(
     f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={literal(CONFIG.weights)}; "
-    f"max_reject_fraction={CONFIG.max_reject_fraction}; "
+    f"max_reject_fraction={CONFIG.max_reject_fraction}; looks={literal(os.path.join(CONFIG.store, 'looks'))}; "
     f"download={literal(configuration.as_json(CONFIG.download))}; "
     f"training_processes={CONFIG.training_processes} training_workers={CONFIG.training_workers}; "
     f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
@@ -158,11 +162,22 @@ def part_plan(name):
 
 
 def part_rejects(name):
-    """The rejects of the stages before the training of the first stage or the sync expert, as for `part_plan`."""
+    """The rejects of the stages before the training of the first stage or the sync expert.
+
+    Of a folder as for `part_plan`; of what is downloaded, the clips that must not be trained on.
+    """
+    if config[name] == "train" and OVERLAP == "reject":
+        return expand("<run>/rejects/overlap/{shard}.csv", shard=TRAIN_SHARDS)
     if not (IS_FOLDER and config[name] == "train"):
         return []
     stages = REJECTING_STAGES[: REJECTING_STAGES.index("crops") + 1]
     return ancient(expand("<run>/rejects/{stage}/{shard}.csv", stage=stages, shard=SHARDS))
+
+
+def overlap_of_shard(wildcards):
+    """The clips of a training shard that the test side has too, where these are kept out of its data."""
+    is_training = OVERLAP == "reject" and wildcards.shard in TRAIN_SHARDS
+    return "<run>/rejects/overlap/{shard}.csv" if is_training else []
 
 
 def part_weights(name):

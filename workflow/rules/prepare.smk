@@ -29,7 +29,7 @@ rule plan:
         """
         difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --frozen {input.frozen:q} \
             --out {output.plan} --not-videos {output.not_videos} --identities {output.identities} \
-            --workers {threads} --log {log}
+            --cache "$looks" --workers {threads} --log {log}
         """
 
 
@@ -164,6 +164,60 @@ rule crops:
         """
 
 
+if OVERLAP != "ignore":
+
+    rule descriptors:
+        input:
+            crops="<run>/crops/{shard}.tar",
+        output:
+            descriptors="<run>/descriptors/{shard}.parquet",
+        log:
+            "<run>/logs/descriptors/{shard}.log",
+        benchmark:
+            "<run>/benchmarks/descriptors/{shard}.tsv"
+        conda:
+            "../../envs/difftalk.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=120,
+        params:
+            code=fingerprint("difftalk.stages.descriptors"),
+        message:
+            "Describe content and speakers of {wildcards.shard}"
+        shell:
+            """
+            difftalk descriptors --crops {input.crops} --out {output.descriptors} --log {log}
+            """
+
+    rule overlap:
+        input:
+            plan="<run>/plan/clips.parquet",
+            descriptors=expand("<run>/descriptors/{shard}.parquet", shard=SHARDS),
+        output:
+            overlap="<run>/overlap.csv",
+            rejects=expand("<run>/rejects/overlap/{shard}.csv", shard=SHARDS),
+        log:
+            "<run>/logs/overlap.log",
+        localrule: True
+        conda:
+            "../../envs/difftalk.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=60,
+        params:
+            settings=SETTINGS["overlap"],
+            code=fingerprint("difftalk.stages.overlap"),
+        message:
+            "Find what both sides of the split have in common"
+        shell:
+            """
+            difftalk overlap --plan {input.plan} --descriptors {input.descriptors} --settings {params.settings:q} \
+                --out {output.overlap} --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --log {log}
+            """
+
+
 if SYNC_EXPERT and not SYNC_GATE:
 
     rule sync:
@@ -228,6 +282,7 @@ rule encode:
         crops="<run>/crops/{shard}.tar",
         speech="<run>/speech/{shard}.parquet",
         autoencoder="<run>/models/autoencoder",
+        rejected=overlap_of_shard,
     output:
         shard="<run>/shards/{shard}.tar",
         rejects="<run>/rejects/encode/{shard}.csv",
@@ -251,7 +306,7 @@ rule encode:
     shell:
         """
         difftalk encode --crops {input.crops} --speech {input.speech} --autoencoder {input.autoencoder} \
-            --settings {params.settings:q} --out {output.shard} --rejects {output.rejects} \
+            --rejected {input.rejected} --settings {params.settings:q} --out {output.shard} --rejects {output.rejects} \
             --max-reject-fraction $max_reject_fraction --log {log}
         """
 
@@ -304,6 +359,7 @@ rule clip_scores:
         scores=expand("<run>/landmarks/{shard}.scores.parquet", shard=SHARDS),
         rejects=ALL_REJECTS,
         sync=SYNC_SCORES,
+        overlap="<run>/overlap.csv" if OVERLAP != "ignore" else [],
     output:
         table="<run>/clip_scores.parquet",
         page=report(
@@ -330,7 +386,7 @@ rule clip_scores:
     shell:
         """
         difftalk clip_scores --plan {input.plan} --scores {input.scores} --rejects {input.rejects} --sync {input.sync} \
-            --settings {params.settings:q} --out {output.table} --page {output.page} --log {log}
+            --overlap {input.overlap} --settings {params.settings:q} --out {output.table} --page {output.page} --log {log}
         """
 
 
