@@ -192,6 +192,18 @@ def drawn(tmp_path: Path, rows: list[str], **settings: Any) -> dict[str, str]:
     return {c.clip_id: c.split for c in clips_of(table, **settings)}
 
 
+def test_one_file_under_several_links_is_one_source(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    (tmp_path / "b.mp4").symlink_to("a.mp4")
+    (tmp_path / "c.mp4").hardlink_to(tmp_path / "a.mp4")
+    (tmp_path / "other.mp4").write_bytes(b"1")
+    rows = "a.mp4,0,2\nb.mp4,2,4\nc.mp4,1,2\nother.mp4,0,2\n./gone.mp4,0,2\ngone.mp4,2,4\n"
+    clips = clips_of(write(tmp_path, f"path,start,end\n{rows}"))
+    assert [c.source_id for c in clips] == ["a", "a", "a", "other", "gone", "gone"]
+    assert [bool(c.left_out) for c in clips] == [False, False, True, False, False, False]
+    assert len({c.split for c in clips[:3]}) == 1
+
+
 def test_a_missing_split_is_drawn_by_speaker_and_never_cuts_through_a_source(tmp_path: Path) -> None:
     rows = [f"http://a/{k},0,1,c{k},id{k // 2}," for k in range(20)]
     rows += ["http://a/duo,0,1,d0,id0,", "http://a/duo,2,3,d1,id1,"]  # two speakers of one video

@@ -1,6 +1,7 @@
 """The job graph: what a configuration asks for, what is refused, and what an edit reruns."""
 
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from conftest import ROOT, TINY, Finished, Workflow, job_counts, snakemake
 
 from difftalk.config.workflow import read_yaml
+from difftalk.datasets.clips import Clip, read_plan
+from difftalk.datasets.frozen import write_frozen
 
 PREPARED = ("autoencoder", "syncnet", "sync", "funnel", "clip_scores", "freeze")
 PER_SHARD = ("fetch", "landmarks", "gates", "crops", "speech", "encode")
@@ -47,11 +50,40 @@ def test_hdtf_needs_nothing_but_its_shards_to_be_planned(workflow: Workflow) -> 
     """No network, no weights, and as many jobs whatever the clips: 436 of them, or a part of their frames."""
     overlay = ROOT / "config" / "hdtf256.yaml"
     shards = sum(read_yaml(overlay)["shards"].values())
-    jobs = dict.fromkeys(PER_SHARD, shards)
-    jobs |= dict.fromkeys(("plan", "autoencoder", "funnel", "clip_scores", "freeze", "prepare_all"), 1)
+    jobs = dict.fromkeys((*PER_SHARD, "descriptors"), shards)
+    once = ("plan", "autoencoder", "overlap", "funnel", "clip_scores", "freeze", "prepare_all")
+    jobs |= dict.fromkeys(once, 1)
     assert workflow("prepare_all", "-n", "--configfile", overlay).jobs == jobs
     other = ("--config", "dataset={split: identity, max_frames: 50}")
     assert workflow("prepare_all", "-n", "--configfile", overlay, *other).jobs == jobs
+
+
+def test_training_shards_wait_for_all_crops_only_where_overlap_is_rejected(workflow: Workflow) -> None:
+    def jobs(shard: str, *config: str) -> dict[str, int]:
+        overlay = ROOT / "config" / "hdtf256.yaml"
+        shards = "shards={train: 3, test: 2}"
+        target = f"results/hdtf256/shards/{shard}.tar"
+        return workflow(target, "-n", "--configfile", overlay, "--config", shards, *config).jobs
+
+    alone = dict.fromkeys((*PER_SHARD, "plan", "autoencoder"), 1)
+    assert jobs("train-000") == alone, "the paper's split shares speakers"
+    identity = "dataset={split: identity}"
+    assert jobs("test-000", identity) == alone
+    assert jobs("train-000", identity)["descriptors"] == 5
+    assert jobs("train-000", identity, "gates={overlap: report}") == alone
+
+
+def test_any_name_may_be_that_of_a_first_stage_or_a_frozen_plan(workflow: Workflow, tmp_path: Path) -> None:
+    folder = tmp_path / "{x} it's"
+    shutil.copytree(ROOT / "difftalk/assets/autoencoder", folder / "{y}")
+    clips = [Clip(f"{s}-0", s, 0.0, 1.0, s, s, uri="1") for s in ("train", "test")]
+    write_frozen(folder / "{frozen}.csv", clips, {"train": "1" * 64, "test": "2" * 64})
+    names = [f"autoencoder={folder.name}/{{y}}", f"frozen_plan={folder.name}/{{frozen}}.csv"]
+    targets = ("results/demo/models/autoencoder", "results/demo/plan/clips.parquet")
+    done = workflow(*targets, "--config", *names)
+    assert done.status == 0, done.said
+    assert {c.clip_id for c in read_plan(tmp_path / targets[1])} == {"train-0", "test-0"}
+    assert workflow(*targets, "-n", "--config", *names).idle
 
 
 def test_a_folder_of_videos(workflow: Workflow, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
@@ -43,7 +43,7 @@ class TableDataset:
     def clips(self) -> list[Clip]:
         """Return the clips of the table, in its order."""
         rows = read_rows(Path(self.settings.table))
-        uris = [self._uri(row) for row in rows]
+        uris = self._one_of_each(self._uri(row) for row in rows)
         sources = source_ids(uris)
         spans = [self._span(row) for row in rows]
         names = clip_ids(rows, [sources[uri] for uri in uris])
@@ -99,6 +99,22 @@ class TableDataset:
             return f"file:{PurePath(row.path)}"
         video = youtube_id(row.url)
         return row.url if video is None else f"youtube:{video}"
+
+    def _one_of_each(self, uris: Iterable[str]) -> list[str]:
+        """Return the sources, each under its first name: a file may have several, by links."""
+        first: dict[object, str] = {}
+        return [first.setdefault(self._content_of(uri), uri) for uri in uris]
+
+    def _content_of(self, uri: str) -> object:
+        """Return what tells a source apart from others, whatever its name."""
+        if not uri.startswith("file:"):
+            return uri
+        file = self.root / uri.removeprefix("file:")
+        try:
+            found = file.stat()
+        except (OSError, ValueError):
+            return uri
+        return found.st_dev, found.st_ino
 
     def _file(self, path: str, where: str) -> Path:
         """Return the file of a path, which may not lead out of the dataset's folder."""

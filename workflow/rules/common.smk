@@ -145,6 +145,25 @@ def store_path(wildcards):
     return CONFIG.store
 
 
+def frozen_plan(wildcards):
+    """The frozen plan. A function, as `dataset_json`."""
+    return CONFIG.frozen_plan or []
+
+
+def frozen_content():
+    """A hash over the frozen plan; None without any."""
+    if CONFIG.frozen_plan is None:
+        return None
+    if not Path(CONFIG.frozen_plan).is_file():
+        sys.exit(f"difftalk: config: frozen_plan: {CONFIG.frozen_plan} does not exist")
+    return fingerprint_files(CONFIG.frozen_plan)
+
+
+def part_source(name):
+    """What stands for the first stage or the sync expert: a function for the rule, as `dataset_json`."""
+    return lambda wildcards: getattr(CONFIG, name)
+
+
 def part_settings(name):
     """Settings of the first stage or the sync expert: what its training reads, if it is trained."""
     section = getattr(CONFIG, f"{name}_training")

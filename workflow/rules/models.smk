@@ -20,7 +20,7 @@ rule autoencoder:
         runtime=1440,
         gpu=CONFIG.gpu,
     params:
-        source=CONFIG.autoencoder,
+        source=part_source("autoencoder"),
         settings=part_settings("autoencoder"),
         state=f"{RUN}/state/autoencoder",
         weights=part_weights("autoencoder"),
@@ -53,7 +53,7 @@ rule syncnet:
         runtime=1440,
         gpu=CONFIG.gpu,
     params:
-        source=CONFIG.syncnet,
+        source=part_source("syncnet"),
         settings=part_settings("syncnet"),
         state=f"{RUN}/state/syncnet",
         weights=part_weights("syncnet"),

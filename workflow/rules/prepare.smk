@@ -2,8 +2,6 @@
 
 
 rule plan:
-    input:
-        frozen=CONFIG.frozen_plan or [],
     output:
         plan="<run>/plan/clips.parquet",
         not_videos="<run>/plan/not_videos.csv",
@@ -22,12 +20,15 @@ rule plan:
         dataset=dataset_json,
         shards=configuration.as_json(CONFIG.shards),
         files=configuration.dataset_files(DATASET),
+        # No input, since Snakemake takes `{x}` in the name of one for a wildcard.
+        frozen=frozen_plan,
+        frozen_content=frozen_content(),
         code=fingerprint("difftalk.stages.plan", without=NOT_PLANNED_WITH),
     message:
         "Plan the clips of the dataset {config[dataset][name]}"
     shell:
         """
-        difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --frozen {input.frozen:q} \
+        difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --frozen {params.frozen:q} \
             --out {output.plan} --not-videos {output.not_videos} --identities {output.identities} \
             --cache "$looks" --workers {threads} --log {log}
         """
