@@ -1,6 +1,6 @@
 """Which copies of files are found, what is taken for a copy and is none, and how far faces are apart.
 
-python benchmarks/same_content.py FOLDER [FOLDER ...] [--pairs]
+python benchmarks/same_content.py FOLDER [FOLDER ...] [--pairs] [--index N]
 
 Makes copies of each file that has audio: rescaled, brighter, beginning later, cropped, mirrored, all of
 these. Prints the seconds of CPU that each file takes; of each kind how many copies are found, with the
@@ -10,6 +10,7 @@ largest distances of audio, frames and face; then the least distances of unrelat
 
 import argparse
 import itertools
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 
 from difftalk.datasets.copies import COPY_FRAMES, aligned, audio_distance, frame_distance
 from difftalk.datasets.file_features import FeaturesJob, FileFeatures, file_features
-from difftalk.datasets.fingerprints import LOOKED_AT_S, STEP_S
+from difftalk.datasets.fingerprints import HEARD, LOOKED_AT_S, STEP_S
 from difftalk.datasets.groups import near_duplicates
 from difftalk.media.audio import read_audio
 from difftalk.media.encode import write_video
@@ -64,7 +65,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--pairs", action="store_true")
+    parser.add_argument("--index", type=int, metavar="N", help="compare N random fingerprints of a minute")
     asked = parser.parse_args()
+    if asked.index:
+        index(asked.index)
     files = {to_uri(name): d / name for d in asked.folders for name in list_videos(d).videos}
     looks: dict[str, FileFeatures] = {}
     for name, file in files.items():
@@ -77,6 +81,20 @@ def main() -> None:
         for kind in KINDS:
             print(found(kind, files, looks, Path(folder)), flush=True)
     unrelated(looks, asked.pairs)
+
+
+def index(count: int) -> None:
+    """Compare random fingerprints, and say what that takes."""
+    rng = np.random.default_rng(0)
+    steps = round(60 / STEP_S)
+    audio = [rng.integers(0, int(HEARD), steps).astype(np.uint32) | HEARD for _ in range(count)]
+    start = time.process_time()
+    pairs = sum(1 for _ in aligned(audio))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    took = time.process_time() - start
+    print(
+        f"{count} fingerprints of a minute: {took:.1f} s of CPU, {memory:.0f} MB, {pairs} pairs", flush=True
+    )
 
 
 def found(kind: str, files: dict[str, Path], looks: dict[str, FileFeatures], folder: Path) -> str:

@@ -52,6 +52,13 @@ def test_audio_agrees_where_the_copy_begins() -> None:
         assert found[0][2] * STEP_S == pytest.approx(start_s, abs=STEP_S)
 
 
+def test_an_index_of_a_part_of_the_keys_finds_them_too() -> None:
+    whole = voice(1, 30.0)
+    fingerprints = [audio_fingerprint(a) for a in (whole, voice(2, 20.0), whole[80_000:])]
+    steps = sum(map(len, fingerprints))
+    assert [pair[:2] for pair in aligned(fingerprints, most_keys=steps // 6)] == [(0, 2)]
+
+
 def test_a_jingle_in_two_videos_and_silence_make_them_no_copies() -> None:
     jingle = voice(9, 3.0)
     a, b = (np.concatenate([jingle, voice(seed, 9.0)]) for seed in (1, 2))

@@ -19,6 +19,7 @@ from difftalk.datasets.hdtf.annotations import (
     read_table,
     write_table,
 )
+from difftalk.datasets.hdtf.dataset import speakers
 from difftalk.runtime.errors import UserError
 
 # Made up, in the form of the real files and with each of their defects.
@@ -370,3 +371,25 @@ def test_a_damaged_line_of_the_table_is_named(
         read_table(path)
     assert str(error.value).startswith(f"{path}:{line}: ")
     assert message in str(error.value)
+
+
+def test_what_the_names_alone_say_of_speakers_on_both_sides() -> None:
+    rows = [row for row in read_table() if row.index is not None]
+    of = speakers(rows)
+    assert len(of) == 436 and len(set(of.values())) == 275
+    assert len({of[row.clip_id] for row in rows if row.subset == "RD"}) == 56
+    names: dict[str, set[str]] = {}
+    subsets: dict[str, set[str]] = {}
+    for row in rows:
+        names.setdefault(of[row.clip_id], set()).add(row.speaker or of[row.clip_id])
+        subsets.setdefault(of[row.clip_id], set()).add(row.subset)
+    assert [found for found in names.values() if len(found) > 1] == [{"JamesClyburn", "WhipJimClyburn"}]
+    assert all(len(found) == 1 for found in subsets.values())
+    both = {}
+    splits: tuple[Literal["paper", "random", "identity"], ...] = ("paper", "random", "identity")
+    for split in splits:
+        clips = open_dataset(Hdtf(split=split)).clips()
+        tested = {clip.identity for clip in clips if clip.split == "test"}
+        training = [clip.identity in tested for clip in clips if clip.split == "train"]
+        both[split] = sum(training), len(training)
+    assert both == {"paper": (25, 98), "random": (45, 110), "identity": (0, 348)}

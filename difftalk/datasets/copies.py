@@ -21,6 +21,9 @@ LEAST_STEPS, LEAST_SHARE = 24, 0.5
 KEY_GAP = WINDOW // HOP + APART
 # A key in more places is no evidence: hum, noise, a tone.
 COMMON = 200
+# Keys in the index, 2 GB: of more, it has a part, the same keys of every video.
+MOST_KEYS = 20_000_000
+SPREAD = np.uint64(0x9E3779B97F4A7C15)  # of Fibonacci hashing
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,16 @@ def audio_distance(a: np.ndarray, b: np.ndarray, shift: int = 0) -> float:
     return float(np.bitwise_count(x[heard] ^ y[heard]).mean()) / BITS
 
 
-def aligned(audio: Sequence[np.ndarray]) -> Iterator[tuple[int, int, int]]:
+def aligned(audio: Sequence[np.ndarray], most_keys: int = MOST_KEYS) -> Iterator[tuple[int, int, int]]:
     """Yield (one, other, shift) of fingerprints that agree where the other begins `shift` steps later.
 
     Each pair once, in order; at the shift that most of their keys ask for.
+
+    Args:
+        audio: fingerprints.
+        most_keys: of the index.
     """
-    candidates = _candidates(audio)
+    candidates = _candidates(audio, most_keys)
     for one, other, shift in candidates.tolist():
         # A copy begins between two steps, and the index may be one beside.
         near = {s: audio_distance(audio[one], audio[other], s) for s in (shift, shift - 1, shift + 1)}
@@ -111,15 +118,18 @@ def aligned(audio: Sequence[np.ndarray]) -> Iterator[tuple[int, int, int]]:
             yield one, other, best
 
 
-def _candidates(audio: Sequence[np.ndarray]) -> np.ndarray:
+def _candidates(audio: Sequence[np.ndarray], most_keys: int) -> np.ndarray:
     """Return the pairs that share keys: `(P, 3)` of one, other and the shift that most keys ask for."""
+    one_of = np.uint64(max(-(-sum(map(len, audio)) // most_keys), 1))
     keys, owners, steps = [], [], []
     for number, fingerprint in enumerate(audio):
         if len(fingerprint) <= KEY_GAP:
             continue
         first, second = fingerprint[:-KEY_GAP].astype(np.uint64), fingerprint[KEY_GAP:].astype(np.uint64)
-        at = np.flatnonzero(first & second & np.uint64(HEARD))
-        keys.append(first[at] << np.uint64(32) | second[at])
+        whole = first << np.uint64(32) | second
+        chosen = (whole * SPREAD >> np.uint64(32)) % one_of == 0
+        at = np.flatnonzero((first & second & np.uint64(HEARD) != 0) & chosen)
+        keys.append(whole[at])
         owners.append(np.full(len(at), number))
         steps.append(at)
     if not keys:
