@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,19 @@ logger = logging.getLogger(__name__)
 
 # FFmpeg's words on a disk; its EPERM and ENOMEM are those of absurd numbers in a header.
 DISK_ERRNOS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE))
+
+
+LONGER_TRY = {"probesize": "100000000", "analyzeduration": "120000000"}  # bytes, microseconds
+
+
+def open_container(path: str | Path) -> Any:
+    """Return an open PyAV container with all of its streams, as PyAV raises."""
+    container = av.open(os.path.abspath(path), metadata_errors="replace")
+    if container.format.name == "mpeg" and not container.streams.audio:
+        # Program streams have no table of streams, and audio may begin beyond the 5 MB that FFmpeg tries.
+        container.close()
+        container = av.open(os.path.abspath(path), metadata_errors="replace", options=LONGER_TRY)
+    return container
 
 
 @contextmanager

@@ -9,7 +9,6 @@ may be set back within the file: a jump in it may then lead to another part.
 
 import itertools
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Any
 import av
 import numpy as np
 
-from difftalk.media.damage import packets_of, reading
+from difftalk.media.damage import open_container, packets_of, reading
 from difftalk.runtime.errors import ClipError
 
 WINDOW_S = 5.0
@@ -68,7 +67,7 @@ def jumps_back(container: Any, path: str | Path) -> bool:
 def _first_part(path: str, _size: int, _changed: int) -> FirstPart:
     stamps: dict[int, list[float]] = defaultdict(list)
     ends: dict[int, list[float]] = defaultdict(list)
-    with reading(path), av.open(os.path.abspath(path), metadata_errors="replace") as container:
+    with reading(path), open_container(path) as container:
         try:
             for packet in packets_of(container, *container.streams):
                 stamp = packet.dts if packet.dts is not None else packet.pts
@@ -128,7 +127,7 @@ def measured_ends(path: str | Path, indices: Sequence[int]) -> dict[int, float]:
 
 @lru_cache(maxsize=4096)
 def _measured(path: str, indices: tuple[int, ...], _size: int, _changed: int) -> dict[int, float]:
-    with reading(path), av.open(os.path.abspath(path), metadata_errors="replace") as container:
+    with reading(path), open_container(path) as container:
         begin, length_s = (container.start_time or 0) / av.time_base, _length_s(container)
         if length_s is None:
             return _ends(container, indices, None, None)

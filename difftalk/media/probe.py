@@ -15,14 +15,13 @@ from typing import Any
 import av
 
 from difftalk.media.clock import FPS
-from difftalk.media.damage import packets_of, reading
+from difftalk.media.damage import open_container, packets_of, reading
 from difftalk.media.display import orientation
 from difftalk.media.ends import GUESSED, LONGEST_S, FirstPart, first_part, measured_ends
 from difftalk.runtime.errors import ClipError, UserError
 
 # Packets that a cut recording may begin with before its first frame decodes.
 MAX_BROKEN_PACKETS = 250
-LONGER_TRY = {"probesize": "100000000", "analyzeduration": "120000000"}  # bytes, microseconds
 # Formats that name other files, which a file from elsewhere must not have read.
 PLAYLISTS = frozenset(("concat", "dash", "hls", "hls,applehttp", "sdp"))
 # Wider or narrower pixels are those of a damaged header.
@@ -130,11 +129,7 @@ def open_media(path: str | Path) -> Any:
         why = "Permission denied" if os.path.exists(path) else "No such file or directory"
         raise UserError(f"{path}: {why}")
     with reading(path, "does not open"):
-        container = av.open(os.path.abspath(path), metadata_errors="replace")
-        if container.format.name == "mpeg" and not container.streams.audio:
-            # Program streams have no table of streams, and audio may begin beyond the 5 MB that FFmpeg tries.
-            container.close()
-            container = av.open(os.path.abspath(path), metadata_errors="replace", options=LONGER_TRY)
+        container = open_container(path)
     if container.format.name in PLAYLISTS:
         kind = container.format.name
         container.close()
