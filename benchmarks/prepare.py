@@ -165,12 +165,13 @@ class Preparation:
         ]
         manifest = ["--manifest", str(self.folder / "sources.csv")]
         size = ["--settings", json.dumps({"size": self.args.size})]
+        early = ["--crops", size[1], "--gates", "{}"]
         scores = ["--scores", str(self.folder / "scores.parquet")]
         measured = ["--quality", str(self.folder / "quality.csv"), *scores]
         speech = str(self.folder / "speech.parquet")
         workers = ["--workers", str(self.args.workers)]
         commands = {
-            "fetch": [*planned, *dataset, "--out", at["sources"], *manifest, *workers],
+            "fetch": [*planned, *dataset, "--out", at["sources"], *manifest],
             "landmarks": [
                 *sources,
                 "--settings",
@@ -178,6 +179,7 @@ class Preparation:
                 "--out",
                 at["landmarks.parquet"],
                 *measured,
+                *early,
                 *workers,
             ],
             "gates": [*scores, "--settings", "{}"],

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,9 +170,13 @@ class Stage:
         shard: str = "train-000",
         workers: int = 1,
         gates: FrameGates = FrameGates(),  # noqa: B008 - frozen
+        early: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> dict[str, str]:
-        """Measure, and apply the gates: those of `gates` and of the section `landmarks`."""
+        """Measure, and apply the gates: those of `gates` and of the section `landmarks`.
+
+        `early` has the settings to crop with at once, if any: `crops` and `gates`.
+        """
         section = Landmarks(**settings)
         landmarks.run(
             **self._common(shard, workers),
@@ -180,6 +184,7 @@ class Stage:
             out=self.folder / "landmarks.parquet",
             quality=self.folder / "quality.csv",
             scores=self.folder / "scores.parquet",
+            **(early or {}),
         )
         of_face = {key: getattr(section, key) for key in FaceGates.model_fields}
         return self.gates(**of_face, **gates.as_dict())

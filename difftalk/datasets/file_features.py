@@ -12,8 +12,9 @@ from difftalk.config.speech import Speech
 from difftalk.datasets import fingerprints
 from difftalk.media.audio import level_db
 from difftalk.media.clock import FPS
+from difftalk.media.lazy_frame import LazyFrame
 from difftalk.media.probe import length_s, probe
-from difftalk.media.video import LazyFrame, read_lazy_frames
+from difftalk.media.video import read_lazy_frames
 from difftalk.runtime.errors import ClipError
 
 # Below this level the audio of a file counts as none for the draw of the split.

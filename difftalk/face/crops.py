@@ -1,5 +1,6 @@
 """Cut the face of one clip, with its audio, and apply the gates on audio."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,13 @@ import numpy as np
 from difftalk.config.crops import CropsSettings
 from difftalk.config.gates import AudioGates
 from difftalk.datasets.clips import Clip
-from difftalk.face.geometry import place
+from difftalk.face.geometry import Placement, place
 from difftalk.face.tracks import fill_gaps
 from difftalk.media.audio import read_audio
 from difftalk.media.clock import FPS, SAMPLES_PER_FRAME
 from difftalk.media.encode import encode_video
 from difftalk.media.flac import encode_flac
+from difftalk.media.lazy_frame import LazyFrame
 from difftalk.media.probe import VideoInfo, probe
 from difftalk.media.video import read_lazy_frames
 from difftalk.runtime.errors import ClipError
@@ -59,8 +61,12 @@ class CroppedClip:
     reject: ClipError | None = None
 
 
-def crop_clip(job: CropJob) -> CroppedClip:
+def crop_clip(job: CropJob, kept: Callable[[Placement], Iterable[LazyFrame]] | None = None) -> CroppedClip:
     """Cut one clip, and apply the gates on audio.
+
+    Args:
+        job: the clip.
+        kept: returns its frames for a placement; without, they are decoded.
 
     Raises:
         ClipError: `too_short`, `out_of_frame`, `length_mismatch`, `cannot_decode`, `no_audio`; those of the
@@ -70,7 +76,8 @@ def crop_clip(job: CropJob) -> CroppedClip:
     info = probe(job.source)
     points = fill_gaps(job.frames, job.points, max(int(job.frames[-1]) + 1, clip.frames))
     placement = place(points, clip, info, settings)
-    frames = placement.cut(read_lazy_frames(job.source, clip.start_s, clip.end_s), settings.size)
+    decoded = kept(placement) if kept else read_lazy_frames(job.source, clip.start_s, clip.end_s)
+    frames = placement.cut(decoded, settings.size)
     count = len(frames)
     if settings.min_frames is not None and count < settings.min_frames:
         raise ClipError("too_short", f"{count} frames, min_frames={settings.min_frames}")

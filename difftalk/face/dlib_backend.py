@@ -18,20 +18,21 @@ import numpy as np
 
 from difftalk.face.tracks import MOUTH, SAME_FACE_IOU, Face, FaceBox
 from difftalk.media.boxes import iou
-from difftalk.media.video import LazyFrame
+from difftalk.media.lazy_frame import LazyFrame
 from difftalk.pretrained.dlib_models import LANDMARKS_68, face_detector, model_file
 
 DETECTOR_PX = 80  # width of the smallest face that the detector finds
 SEARCHED_PX = (640, 1280)  # longer side of the images searched before the full frame
-CLOSE_UP_PX = 110  # width of a known face when the detector confirms it
+CLOSE_UP_PX = 84  # width of a known face when the detector confirms it
+CLOSE_UP_AROUND = 0.4  # what is searched around it, on each side, parts of the width
 OTHERS_EVERY = 25  # frames from one search for other faces to the next
 OTHERS_PX = 960  # longer side, at most, of the image that is searched for them
 FACE_PX = 400  # width of the face when its landmarks are predicted
 MIN_SCORE, MIN_SCORE_KNOWN = 0.0, -0.3  # of a new face; of one that was there before
 MIN_SCORE_OTHER = 0.2  # of one that counts against a clip
 # Shifts (parts of the side) and sizes of the boxes over which landmarks are averaged: on drawn speakers,
-# whose landmarks are known, one box jitters half as much again as these three, and five are hardly better.
-BOXES = ((0.0, -0.03, 1.0), (0.03, 0.02, 1.03), (-0.03, 0.02, 0.97))
+# whose landmarks are known, one box jitters a third more than these two, and three are hardly better.
+BOXES = ((0.03, -0.02, 0.98), (-0.03, 0.02, 1.02))
 # Deviation of the predictions over these boxes, in face widths, from which on nothing is known of a mouth.
 NO_AGREEMENT = 0.02
 
@@ -88,7 +89,7 @@ def _search(
     side = max(frame.shape[:2])
     scales = {min(px / side, 1.0) for px in SEARCHED_PX}
     scales = scales | {1.0, max(DETECTOR_PX / min_face_px, 1.0)} if min_face_px is not None else {min(scales)}
-    grey = cv2.cvtColor(frame[:, :], cv2.COLOR_RGB2GRAY)
+    grey = _grey(frame, (slice(None), slice(None)))
     for scale in sorted(scales):
         found = _detect(grey, (0, 0), scale, MIN_SCORE)
         if found:
@@ -102,7 +103,7 @@ def _search(
 
 def _confirm(frame: np.ndarray | LazyFrame, box: np.ndarray) -> tuple[np.ndarray, float] | None:
     """Return box and score of the face at `box`, searched for in its surroundings."""
-    grey, corner = _surroundings(frame, box, 0.6)
+    grey, corner = _surroundings(frame, box, CLOSE_UP_AROUND)
     found = _detect(grey, corner, CLOSE_UP_PX / (box[2] - box[0]), MIN_SCORE_KNOWN)
     found = [f for f in found if iou(f[0], box) >= SAME_FACE_IOU]
     return max(found, key=lambda f: iou(f[0], box)) if found else None
@@ -114,7 +115,7 @@ def _others(frame: np.ndarray | LazyFrame, box: np.ndarray) -> int:
     The frame is scaled so that the smallest of these is just large enough for the detector, but to OTHERS_PX
     at most.
     """
-    grey = cv2.cvtColor(frame[:, :], cv2.COLOR_RGB2GRAY)
+    grey = _grey(frame, (slice(None), slice(None)))
     width = float(box[2] - box[0])
     scale = min(2 * DETECTOR_PX / width, OTHERS_PX / max(grey.shape))
     found = [f for f, _ in _detect(grey, (0, 0), scale, MIN_SCORE_OTHER)]
@@ -165,7 +166,7 @@ def agreement(predicted: np.ndarray) -> float:
     Args:
         predicted: `(predictions, points, 2)` in widths of the face.
     """
-    spread = float(np.linalg.norm(predicted.std(axis=0), axis=1).mean())
+    spread = float(np.linalg.norm(predicted.std(axis=0, ddof=1), axis=1).mean())
     return max(1 - spread / NO_AGREEMENT, 0.0)
 
 
@@ -181,14 +182,19 @@ def _surroundings(
     x0, y0 = max(int(box[0] - more), 0), max(int(box[1] - more), 0)
     x1, y1 = min(int(box[2] + more) + 1, width), min(int(box[3] + more) + 1, height)
     x0, y0 = min(x0, width - 1), min(y0, height - 1)
-    part = frame[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
-    return cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), (x0, y0)
+    return _grey(frame, (slice(y0, max(y1, y0 + 1)), slice(x0, max(x1, x0 + 1)))), (x0, y0)
+
+
+def _grey(frame: np.ndarray | LazyFrame, part: tuple[slice, slice]) -> np.ndarray:
+    return frame.grey(part) if isinstance(frame, LazyFrame) else cv2.cvtColor(frame[part], cv2.COLOR_RGB2GRAY)
 
 
 def _resize(grey: np.ndarray, scale: float) -> np.ndarray:
-    # Averaging over areas costs ten times as much, and matters only where a pixel of the result is several.
-    interpolation = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
-    return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=interpolation)
+    width, height = (max(round(side * scale), 1) for side in grey.shape[::-1])
+    # Averaging four pixels is fast, averaging over other areas is not; below it, linear is enough.
+    while 2 * width <= grey.shape[1] and 2 * height <= grey.shape[0]:
+        grey = cv2.resize(grey, (grey.shape[1] // 2, grey.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    return cv2.resize(grey, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 @cache

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from difftalk.face.tracks import MOUTH, SAME_FACE_IOU, Face
 from difftalk.media.boxes import iou
-from difftalk.media.video import LazyFrame
+from difftalk.media.lazy_frame import LazyFrame
 from difftalk.pretrained.table import locate
 from difftalk.runtime.device import default_device
 

@@ -10,13 +10,15 @@ import numpy as np
 from difftalk.config.landmarks import LandmarksSettings
 from difftalk.datasets.clips import Clip
 from difftalk.face.clip_scores import ClipScores
+from difftalk.face.early_crops import EarlyCrops, KeptFrames, crop_early
 from difftalk.face.measures import FaceMonitor, face_measures
 from difftalk.face.scenes import SceneMonitor
 from difftalk.face.tracks import Face, Track, smooth_track, split_tracks
 from difftalk.media.audio import level_db, read_audio
 from difftalk.media.clock import FPS
+from difftalk.media.lazy_frame import LazyFrame
 from difftalk.media.probe import probe
-from difftalk.media.video import LazyFrame, read_lazy_frames
+from difftalk.media.video import read_lazy_frames
 from difftalk.runtime.errors import ClipError
 from difftalk.speech.vad import speech_share
 
@@ -26,11 +28,12 @@ MAX_FRAMES_WITHOUT = 100
 
 @dataclass(frozen=True)
 class TrackJob:
-    """One clip to follow a face through: `source` is its video file."""
+    """One clip to follow a face through: `source` is its video file; `early` says whether to crop it, too."""
 
     clip: Clip
     source: Path
     settings: LandmarksSettings
+    early: EarlyCrops | None = None
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,13 @@ class TrackedClip:
         scores: what was measured.
         nme: mean distance to the true landmarks over that of the outer eye corners; None without ground
             truth.
+        crop: files of the clip's crop, where that was made early.
     """
 
     track: Track
     scores: ClipScores
     nme: float | None
+    crop: dict[str, Any] | None = None
 
 
 def processes(settings: LandmarksSettings, workers: int) -> int:
@@ -72,11 +77,15 @@ def track_clip(job: TrackJob) -> TrackedClip:
     info = probe(job.source)
     monitor = SceneMonitor()
     looks = FaceMonitor(middle=clip.frames // 2)
+    # The other backend looks at windows of frames, some of which lie ahead.
+    kept = KeptFrames() if job.early is not None and job.settings.backend == "dlib" else None
     faces: list[Face | None] = []
     frames = monitor.through(looks.through(read_lazy_frames(job.source, clip.start_s, clip.end_s)))
-    for k, face in enumerate(_follow(frames, job.settings)):
+    for k, face in enumerate(_follow(kept.through(frames) if kept else frames, job.settings)):
         faces.append(face)
         looks.look(k, face)
+        if kept:
+            kept.look(face)
         if k + 1 >= MAX_FRAMES_WITHOUT and not any(faces):
             break
     tracks = split_tracks(faces)
@@ -107,7 +116,8 @@ def track_clip(job: TrackJob) -> TrackedClip:
         **face_measures(track, faces, looks, (info.width, info.height)),
         **_audio_measures(job.source, clip),
     )
-    return TrackedClip(track, scores, nme)
+    crop = crop_early(clip, job.source, track, scores, kept, job.early) if kept and job.early else None
+    return TrackedClip(track, scores, nme, crop)
 
 
 def _audio_measures(source: Path, clip: Clip) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import numpy as np
 from difftalk.config.crops import CropsSettings
 from difftalk.datasets.clips import Clip
 from difftalk.face.align import align, cut_aligned, mean_square, similarities
+from difftalk.media.lazy_frame import LazyFrame
 from difftalk.media.probe import VideoInfo
-from difftalk.media.video import LazyFrame
 from difftalk.runtime.errors import ClipError
 
 # The forehead is half as high as the face from the brows to the chin: thirds of a face, as they are drawn.
@@ -95,9 +95,9 @@ def place(points: np.ndarray, clip: Clip, info: VideoInfo, settings: CropsSettin
 def square(points: np.ndarray, frame_size: tuple[int, int], margin: float, ratio: float = 1.0) -> Box:
     """Return one square for a whole clip, so that the crop never moves.
 
-    It holds the landmarks of all frames, and above them the forehead, and is enlarged by `margin` of its side
-    on each side. Where it fits into the frame it is moved inside; where it does not, it is centred on what it
-    cannot hold.
+    It holds, to a pixel, the landmarks of all frames, and above them the forehead, and is enlarged by
+    `margin` of its side on each side. Where it fits into the frame it is moved inside; where it does not, it
+    is centred on what it cannot hold.
 
     Args:
         points: `(T, 68, 2)` in pixels of the frame.
@@ -109,12 +109,14 @@ def square(points: np.ndarray, frame_size: tuple[int, int], margin: float, ratio
     chin = points[..., 1].max(axis=1)
     low = np.array([points[..., 0].min(), (top - FOREHEAD * (chin - top)).min()])
     high = np.array([points[..., 0].max(), chin.max()])
-    side = int(np.ceil((high - low).max() * (1 + 2 * margin)))
-    side = max(side, min(round(side * ratio), *frame_size))
-    corner = np.round((low + high - side) / 2).astype(int)
+    # Sides and corners are even, between pixels of colour, which have half the resolution: see
+    # `LazyFrame.scaled_down`.
+    side = 2 * int(np.ceil((high - low).max() * (1 + 2 * margin) / 2))
+    side = max(side, 2 * int(min(side * ratio, *frame_size) / 2))
+    corner = 2 * np.round((low + high - side) / 4).astype(int)
     for axis, length in enumerate(frame_size):
         if side <= length:
-            corner[axis] = min(max(corner[axis], 0), length - side)
+            corner[axis] = min(max(corner[axis], 0), (length - side) // 2 * 2)
         else:
             corner[axis] = min(max(corner[axis], length - side), 0)
     x0, y0 = map(int, corner)
@@ -165,6 +167,10 @@ def cut_square(frame: np.ndarray | LazyFrame, box: Box, size: int) -> np.ndarray
     """
     height, width = frame.shape[:2]
     x0, y0, x1, y1 = box
+    if isinstance(frame, LazyFrame) and x1 - x0 >= size:
+        scaled = frame.scaled_down(x0, y0, x1, y1, size, size)
+        if scaled is not None:
+            return scaled
     part = frame[max(y0, 0) : y1, max(x0, 0) : x1]
     over = max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0)
     if any(over):

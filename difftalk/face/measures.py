@@ -11,7 +11,7 @@ from difftalk.face.geometry import cut_square
 from difftalk.face.pose import head_angles
 from difftalk.face.tracks import Face, Track
 from difftalk.media.clock import FPS
-from difftalk.media.video import LazyFrame
+from difftalk.media.lazy_frame import LazyFrame
 
 P = TypeVar("P", np.ndarray, LazyFrame)
 

@@ -13,7 +13,7 @@ from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
 from difftalk.media.clock import FPS
-from difftalk.media.video import LazyFrame
+from difftalk.media.lazy_frame import LazyFrame
 
 P = TypeVar("P", np.ndarray, LazyFrame)
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from difftalk.media.clock import FPS
 from difftalk.media.damage import packets_of, reading
-from difftalk.media.display import UPRIGHT, TimedFrame, deinterlaced, in_standard_range, is_hdr, orientation
+from difftalk.media.display import TimedFrame, deinterlaced
 from difftalk.media.ends import jumps_back
+from difftalk.media.lazy_frame import LazyFrame
 from difftalk.media.probe import open_media, origin_s, probe, video_stream
 from difftalk.media.timeline import LOOK_AHEAD, FrameClock
 from difftalk.runtime.errors import ClipError
@@ -35,42 +36,6 @@ RUN_UPS_S = (1.0, 10.0)
 MAX_STILL_S = 60.0
 
 logger = logging.getLogger(__name__)
-
-
-class LazyFrame:
-    """A decoded frame that is converted to RGB where it is indexed: `frame[y0:y1, x0:x1]`, `frame[:, :]`.
-
-    The bytes are those of that part of the whole frame, whose conversion costs as much as decoding it at
-    1080p. `shape` is `(H, W, 3)`.
-    """
-
-    def __init__(self, frame: Any, size: tuple[int, int], path: str | Path) -> None:
-        self._path = path
-        self.shape = (size[1], size[0], 3)
-        self._frame = frame
-        self._whole: np.ndarray | None = None
-        plain = frame.format.name in ("yuv420p", "yuvj420p") and not is_hdr(frame)
-        as_it_is = size == (frame.width, frame.height) and orientation(frame) == UPRIGHT
-        self._in_parts = plain and as_it_is
-
-    def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
-        (y0, y1, _), (x0, x1, _) = (s.indices(n) for s, n in zip(part, self.shape, strict=False))
-        # Colour has half the resolution: parts begin and end between its pixels.
-        left, top, right, bottom = x0 - x0 % 2, y0 - y0 % 2, x1 + x1 % 2, y1 + y1 % 2
-        beyond = right > self.shape[1] or bottom > self.shape[0] or right <= left or bottom <= top
-        most = 2 * (right - left) * (bottom - top) > self.shape[0] * self.shape[1]
-        if self._whole is not None or not self._in_parts or beyond or most:
-            if self._whole is None:
-                self._whole = self.scaled(self.shape[1], self.shape[0])
-            return self._whole[y0:y1, x0:x1]
-        with reading(self._path, "a frame does not convert"):
-            cut = _rgb_part(self._frame, left, top, right, bottom)
-        return cut[y0 - top : y1 - top, x0 - left : x1 - left]
-
-    def scaled(self, width: int, height: int) -> np.ndarray:
-        """Return the whole frame at another size, `(height, width, 3)`; a small one costs less."""
-        with reading(self._path, "a frame does not convert"):
-            return _rgb(self._frame, (width, height))
 
 
 def read_frames(
@@ -233,29 +198,3 @@ def _frame_duration_s(frame: Any, fps: float) -> float:
     if frame.duration and frame.time_base:
         return float(frame.duration * frame.time_base)
     return 1.0 / fps
-
-
-def _rgb(frame: Any, size: tuple[int, int]) -> np.ndarray:
-    """Return a frame as shown, scaled to (width, height): `(height, width, 3)` uint8 RGB."""
-    shown = orientation(frame)
-    width, height = size
-    if shown.transposed:
-        width, height = height, width
-    interpolation = "AREA" if width < frame.width else "BICUBIC"
-    pixels = in_standard_range(frame).to_ndarray(
-        format="rgb24", width=width, height=height, interpolation=interpolation, threads=1
-    )
-    return shown.apply(pixels)
-
-
-def _rgb_part(frame: Any, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-    """Return a part of a 4:2:0 frame, between even rows and columns: `(y1 - y0, x1 - x0, 3)` uint8 RGB."""
-    height, width = y1 - y0, x1 - x0
-    cut = np.empty((height * 3 // 2, width), np.uint8)
-    light, *colours = (np.frombuffer(p, np.uint8).reshape(-1, p.line_size) for p in frame.planes)
-    cut[:height] = light[y0:y1, x0:x1]
-    for into, plane in zip(cut[height:].reshape(2, height // 2, width // 2), colours, strict=True):
-        into[:] = plane[y0 // 2 : y1 // 2, x0 // 2 : x1 // 2]
-    part = av.VideoFrame.from_ndarray(cut, format=frame.format.name)
-    part.colorspace, part.color_range = frame.colorspace, frame.color_range
-    return part.to_ndarray(format="rgb24", interpolation="BICUBIC", threads=1)

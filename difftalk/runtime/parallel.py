@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from difftalk.runtime.errors import ClipError, UserError, is_machine_fault
@@ -25,6 +26,18 @@ R = TypeVar("R")
 CRASHES = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL))
 
 logger = logging.getLogger(__name__)
+
+# What a worker's environment differs in from that of its parent. It has one thread: clips run side by side,
+# and Snakemake gives the libraries as many as the whole job has. Its memory is in large pages where there are
+# any (glibc reads this when a process starts): dlib's landmarks, which jump through 100 MB of trees, take a
+# quarter less time.
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENCV_FOR_THREADS_NUM": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 
 # In a worker: where it notes the job that it is at.
 _notes: Any = None
@@ -99,9 +112,6 @@ def _pooled(
     """Yield the results in the order of the jobs; after a crash, with a new pool for those that are left."""
     # Spawned, not forked: torch, FFmpeg and OpenCV hold threads that do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    # The workers' memory in large pages where the system has them (glibc reads this when a process starts):
-    # dlib's landmarks, which jump through 100 MB of trees, take a quarter less time.
-    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     long_first = sorted(range(len(jobs)), key=lambda k: -lengths[k] if lengths is not None else k)
     done: dict[int, R | ClipError] = {}
     given = 0
@@ -116,10 +126,11 @@ def _pooled(
             processes, mp_context=context, initializer=_start_worker, initargs=(notes,)
         ) as pool:
             try:
-                for k in left:
-                    futures[k] = pool.submit(_noted, work, k, jobs[k])
-                    # The pool starts a worker with a job, until it has all.
-                    started |= {p.pid: p for p in multiprocessing.active_children()}
+                with _environment(WORKER_ENVIRONMENT):
+                    for k in left:
+                        futures[k] = pool.submit(_noted, work, k, jobs[k])
+                        # The pool starts a worker with a job, until it has all.
+                        started |= {p.pid: p for p in multiprocessing.active_children()}
                 while given < len(jobs):
                     result = done.pop(given) if given in done else futures[given].result()
                     yield result
@@ -134,6 +145,21 @@ def _pooled(
                 raise
         if given < len(jobs):
             done |= _crashed(jobs, notes, started)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Give the processes that are started in the block these variables, too."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _finished(futures: dict[int, "Future[R | ClipError]"], given: int) -> dict[int, R | ClipError]:

@@ -84,13 +84,17 @@ def _lstm(x: np.ndarray, w: dict[str, np.ndarray]) -> np.ndarray:
     """Return the hidden state `(N, 128)` of the LSTM after each input `(N, 128)`."""
     given = x @ w["decoder.rnn.weight_ih"].T + w["decoder.rnn.bias_ih"] + w["decoder.rnn.bias_hh"]
     recurrent = np.ascontiguousarray(w["decoder.rnn.weight_hh"].T)
-    hidden = cell = np.zeros(recurrent.shape[0], np.float32)
-    states = np.empty((len(x), len(hidden)), np.float32)
+    size = recurrent.shape[0]
+    # Of enter, forget, value and leave, `value` alone is a tanh: sigmoid(x) = (1 + tanh(x / 2)) / 2.
+    scale = np.full(4 * size, 0.5, np.float32)
+    scale[2 * size : 3 * size] = 1
+    given, recurrent = given * scale, recurrent * scale
+    hidden = cell = np.zeros(size, np.float32)
+    states = np.empty((len(x), size), np.float32)
     for k, gates in enumerate(given):
-        enter, forget, value, leave = np.split(gates + hidden @ recurrent, 4)
-        cell = _sigmoid(forget) * cell + _sigmoid(enter) * np.tanh(value)
-        hidden = _sigmoid(leave) * np.tanh(cell)
-        states[k] = hidden
+        enter, forget, value, leave = np.tanh(gates + hidden @ recurrent).reshape(4, size)
+        cell = 0.5 * ((1 + forget) * cell + (1 + enter) * value)
+        states[k] = hidden = 0.5 * (1 + leave) * np.tanh(cell)
     return states
 
 

@@ -49,6 +49,7 @@ def run(
     """
     from difftalk.datasets.clips import clips_with_sources
     from difftalk.face.crops import CropJob, crop_clip
+    from difftalk.face.early_crops import EarlyShard
     from difftalk.face.sync_table import write_sync
     from difftalk.face.table import read_landmarks
     from difftalk.media.shards import write_shard
@@ -61,14 +62,16 @@ def run(
     for reject in read_rejects(rejected) if rejected is not None else ():
         found.pop(reject.clip_id, None)
     pairs = [(clip, file) for clip, file in clips_with_sources(plan, shard, sources) if clip.clip_id in found]
-    jobs = [(c.clip_id, CropJob(c, file, *found[c.clip_id], settings, syncnet)) for c, file in pairs]
-    lengths = [clip.frames for clip, _ in pairs]
+    jobs = {c.clip_id: CropJob(c, file, *found[c.clip_id], settings, syncnet) for c, file in pairs}
+    early = EarlyShard(landmarks, {} if settings.gates.sync else jobs)
+    late = [(clip_id, job) for clip_id, job in jobs.items() if clip_id not in early.clip_ids]
+    lengths = [job.clip.frames for _, job in late]
     measured: list[tuple[str, int, float]] = []
     with RejectLog(STAGE, rejects, max_reject_fraction, len(jobs)) as lost:
 
         def files() -> Iterator[tuple[str, dict[str, Any]]]:
-            clips = map_clips(crop_clip, jobs, stage=STAGE, workers=workers, lengths=lengths)
-            for clip_id, cropped in lost.kept(clips):
+            clips = map_clips(crop_clip, late, stage=STAGE, workers=workers, lengths=lengths)
+            for clip_id, cropped in lost.kept(early.merged(jobs, clips)):
                 if (judged := cropped.sync) is not None:
                     measured.append((clip_id, judged.offset, judged.confidence))
                 if cropped.reject is not None:
@@ -79,3 +82,4 @@ def run(
         write_shard(out, files())
     if sync is not None:
         write_sync(sync, measured)
+    early.delete()

@@ -1,7 +1,11 @@
 """Find the face and its 68 points in every frame of a shard, and measure each clip."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from difftalk.config.crops import CropsSettings
+from difftalk.config.gates import GatesSettings
 from difftalk.config.landmarks import LandmarksSettings
 
 STAGE = "landmarks"
@@ -16,6 +20,8 @@ def run(
     out: Path,
     quality: Path,
     scores: Path,
+    crops: CropsSettings | None = None,
+    gates: GatesSettings | None = None,
     workers: int = 1,
 ) -> None:
     """Write the landmarks and the scores of a shard; `difftalk gates` decides which clips are used.
@@ -34,6 +40,9 @@ def run(
         out: landmarks/SHARD.parquet, to be written.
         quality: landmarks/SHARD.quality.csv, to be written.
         scores: landmarks/SHARD.scores.parquet, to be written.
+        crops: settings of the stage `crops`: with `gates`, clips are cropped at once where their frames can
+            be kept, and `crops` takes that over from landmarks/SHARD.crops.tar. It changes no result.
+        gates: settings of the stage `gates`: clips that they reject are not cropped.
         workers: processes, each with one clip at a time; `face_alignment` uses two at most on a GPU.
 
     Raises:
@@ -41,6 +50,7 @@ def run(
     """
     from difftalk.datasets.clips import clips_with_sources
     from difftalk.face.clip_scores import ClipScores, write_scores
+    from difftalk.face.early_crops import EarlyCrops, code_of_package, write_early
     from difftalk.face.follow import TrackJob, processes, track_clip
     from difftalk.face.quality import write_quality
     from difftalk.face.table import landmark_writer
@@ -50,19 +60,29 @@ def run(
 
     workers = processes(settings, workers)
     pairs = clips_with_sources(plan, shard, sources)
-    jobs = [(clip.clip_id, TrackJob(clip, source, settings)) for clip, source in pairs]
+    early = None
+    if crops is not None and gates is not None and settings.backend == "dlib":
+        early = EarlyCrops(crops, gates, code_of_package())
+    jobs = [(clip.clip_id, TrackJob(clip, source, settings, early)) for clip, source in pairs]
     lengths = [clip.frames for clip, _ in pairs]
     found: list[tuple[str, int, int, float | None]] = []
     measured: list[ClipScores] = []
     with atomic_file(out) as tmp, landmark_writer(tmp) as write:
-        for clip_id, tracked in map_clips(track_clip, jobs, stage=STAGE, workers=workers, lengths=lengths):
-            if isinstance(tracked, Reject):
-                measured.append(ClipScores(clip_id, tracked.reason, tracked.detail))
-                continue
-            count = len(tracked.track.frames)
-            found.append((clip_id, tracked.scores.inspected_frames, count, tracked.nme))
-            measured.append(tracked.scores)
-            if count:
-                write(clip_id, tracked.track)
+
+        def cropped() -> Iterator[tuple[str, dict[str, Any]]]:
+            clips = map_clips(track_clip, jobs, stage=STAGE, workers=workers, lengths=lengths)
+            for clip_id, tracked in clips:
+                if isinstance(tracked, Reject):
+                    measured.append(ClipScores(clip_id, tracked.reason, tracked.detail))
+                    continue
+                count = len(tracked.track.frames)
+                found.append((clip_id, tracked.scores.inspected_frames, count, tracked.nme))
+                measured.append(tracked.scores)
+                if count:
+                    write(clip_id, tracked.track)
+                if tracked.crop is not None:
+                    yield clip_id, tracked.crop
+
+        write_early(out, cropped())
     write_scores(scores, measured)
     write_quality(quality, found)

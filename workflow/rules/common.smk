@@ -130,6 +130,8 @@ shell.prefix(
     f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={literal(CONFIG.weights)}; "
     f"max_reject_fraction={CONFIG.max_reject_fraction}; looks={literal(os.path.join(CONFIG.store, 'looks'))}; "
     f"download={literal(configuration.as_json(CONFIG.download))}; "
+    # The sync expert judges crops: with its gate, there is nothing to cut before it is trained.
+    f"early_crops={literal('' if SYNC_GATE else SETTINGS['crops'])} early_gates={literal(SETTINGS['gates'])}; "
     f"training_processes={CONFIG.training_processes} training_workers={CONFIG.training_workers}; "
     f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
 )

@@ -48,7 +48,8 @@ rule fetch:
     conda:
         "../../envs/difftalk.yaml"
     # From a site a job takes one video after the other; how many jobs do so at once is for `downloads` to bound.
-    threads: 1 if IS_DOWNLOADED else 4
+    # Files of a folder are linked.
+    threads: 4 if CONFIG.dataset.name == "demo" else 1
     resources:
         mem_mb=2000,
         runtime=1440 if IS_DOWNLOADED else 240,
@@ -85,20 +86,22 @@ rule landmarks:
         "../../envs/difftalk.yaml"
     threads: 4
     resources:
-        mem_mb=8000 if FACE_ALIGNMENT else 4000,
+        mem_mb=8000 if FACE_ALIGNMENT else 6000,
         runtime=480,
         gpu=CONFIG.gpu if FACE_ALIGNMENT else 0,
     params:
         settings=SETTINGS["landmarks"],
         weights=[pretrained.recorded(name) for name in ("s3fd", "2dfan4")] if FACE_ALIGNMENT else None,
-        code=fingerprint("difftalk.stages.landmarks", without=OTHER_BACKENDS),
+        # What is cropped early changes no output of this rule.
+        code=fingerprint("difftalk.stages.landmarks", without=[*OTHER_BACKENDS, "difftalk.face.early_crops"]),
     message:
         "Find faces and landmarks in {wildcards.shard}"
     shell:
         """
         difftalk landmarks --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
             --settings {params.settings:q} --out {output.landmarks} --quality {output.quality} \
-            --scores {output.scores} --workers {threads} --log {log}
+            --scores {output.scores} --workers {threads} --log {log} \
+            ${{early_crops:+--crops "$early_crops" --gates "$early_gates"}}
         """
 
 
