@@ -117,6 +117,16 @@ def test_the_list_of_checksums_is_no_file_of_the_shard(tmp_path: Path) -> None:
         assert tar.getnames()[-1] == "__checksums__"
 
 
+def test_a_shard_in_the_place_of_another_is_found(tmp_path: Path) -> None:
+    write_three(tmp_path / "train-000.tar")
+    shards.write_shard(tmp_path / "test-000.tar", [("x", arrays(0))])
+    shutil.copyfile(tmp_path / "test-000.tar", tmp_path / "train-000.tar")
+    with pytest.raises(UserError, match=r"train-000\.tar is another shard: .* delete the record, .*sha256"):
+        list(shards.read_shard(tmp_path / "train-000.tar"))
+    shutil.copyfile(tmp_path / "test-000.tar", tmp_path / "elsewhere.tar")
+    assert [clip_id for clip_id, _ in shards.read_shard(tmp_path / "elsewhere.tar")] == ["x"]
+
+
 def test_a_tar_of_other_software_is_taken_as_it_is_and_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +144,8 @@ def test_records_are_those_of_sha256sum_and_a_file_without_one_is_taken_as_it_is
     assert record_of(tmp_path / "a.csv").read_text() == f"{checksum(tmp_path / 'a.csv')}  a.csv\n"
     (tmp_path / "a.csv").write_text("x\n2\n")
     with pytest.raises(
-        UserError, match=r"a\.csv is damaged or was edited.*to use it as it is, delete .*\.a\.csv\.sha256"
+        UserError,
+        match=r"a\.csv is damaged or was edited.*to use it as it is, delete the record, .*\.a\.csv\.sha256",
     ):
         read_csv(tmp_path / "a.csv")
     record_of(tmp_path / "a.csv").unlink()

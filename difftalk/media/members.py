@@ -2,20 +2,24 @@
 
 A shard is a tar. Behind its end, where readers of tars stop, is a second one with a single member, the list:
 a line `crc32 size name` for each file. So no reader takes the list for a clip, `tar --ignore-zeros -x`
-unpacks it, and a shard that was copied elsewhere still has it.
+unpacks it, and a shard that was copied elsewhere still has it. The record beside a shard has the sha256 of
+its list: a shard that was put in the place of another is found, too.
 """
 
 import io
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
+from difftalk.runtime.checksums import line_of, read_record, remedy_of
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import say
 
@@ -76,27 +80,28 @@ def damaged(shard: Path, what: str) -> UserError:
 
 
 class ShardWriter:
-    """Write the files of a shard in order, and then the list.
+    """Write the files of a shard in order, and then the list."""
 
-    Args:
-        file: open for writing, empty.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+    def __init__(self) -> None:
         self._lines: list[str] = []
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """Take files by `add` until the block ends; then write the end of the tar, and the list behind it."""
+        with path.open("wb") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as self._tar:
+                yield
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                _append(tar, LIST, "".join(self._lines).encode())
 
     def add(self, name: str, data: bytes) -> None:
         """Append one file."""
         _append(self._tar, name, data)
         self._lines.append(f"{zlib.crc32(data):08x} {len(data)} {name}\n")
 
-    def close(self) -> None:
-        """Write the end of the tar, and the list behind it."""
-        self._tar.close()
-        with tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            _append(tar, LIST, "".join(self._lines).encode())
+    def record(self) -> str:
+        """Return what the record beside the shard says."""
+        return line_of(sha256("".join(self._lines).encode()).hexdigest(), LIST)
 
 
 def list_members(path: str | Path) -> list[Member]:
@@ -185,17 +190,28 @@ def _list_members(path: Path, file: IO[bytes]) -> list[Member]:
     if any(zeros) or len(zeros) < 2 * BLOCK:
         raise damaged(path, f"it ends early, or its header {after} is damaged")
     listed = _read_list(path, file)
+    recorded = (read_record(path) or {}).get(LIST)
+    if recorded is not None and (listed is None or listed.sha256 != recorded):
+        what = "has lost its list of checksums" if listed is None else "is another shard"
+        raise UserError(f"{path} {what}: it is not what was written; {remedy_of(path)}")
     if listed is None:
         _say_once(
             f"{path} has no checksums: as of other software or an earlier version, it is taken as it is"
         )
         return members
-    if [(m.name, m.size) for m in members] != [(m.name, m.size) for m in listed]:
-        raise damaged(path, f"it holds {len(members)} files, and its list says others: {len(listed)}")
-    return [Member(m.name, m.offset, m.size, of.crc32) for m, of in zip(members, listed, strict=True)]
+    if [(m.name, m.size) for m in members] != [(m.name, m.size) for m in listed.members]:
+        raise damaged(path, f"its {len(members)} files are not the {len(listed.members)} of its list")
+    return [Member(m.name, m.offset, m.size, of.crc32) for m, of in zip(members, listed.members, strict=True)]
 
 
-def _read_list(path: Path, file: IO[bytes]) -> list[Member] | None:
+class _List(NamedTuple):
+    """The list of a shard: its files, without offsets, and the hash of its text."""
+
+    members: list[Member]
+    sha256: str
+
+
+def _read_list(path: Path, file: IO[bytes]) -> _List | None:
     """Read the list, which begins here; None where there is nothing but zeros."""
     header = file.read(BLOCK)
     if not any(header):
@@ -209,6 +225,7 @@ def _read_list(path: Path, file: IO[bytes]) -> list[Member] | None:
         if about.name != LIST or len(text) < about.size:
             raise ValueError("another name, or cut")
         fields = [line.split(" ", 2) for line in text.decode("utf-8").splitlines()]
-        return [Member(name, 0, int(size), int(crc, 16)) for crc, size, name in fields]
+        members = [Member(name, 0, int(size), int(crc, 16)) for crc, size, name in fields]
+        return _List(members, sha256(text).hexdigest())
     except (tarfile.TarError, ValueError):
         raise damaged(path, "its list of checksums is cut or damaged") from None

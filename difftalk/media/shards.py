@@ -30,14 +30,13 @@ def write_shard(path: str | Path, samples: Iterable[tuple[str, dict[str, Any]]])
     Raises:
         ValueError: if a clip id holds a dot, a slash or white space, or a value does not fit its extension.
     """
-    with atomic_file(path) as tmp, tmp.open("wb") as file:
-        writer = ShardWriter(file)
+    writer = ShardWriter()
+    with atomic_file(path, record=writer.record) as tmp, writer.writing(tmp):
         for clip_id, files in samples:
             if not clip_id or any(c in "./" or c.isspace() for c in clip_id):
                 raise ValueError(f"clip id {clip_id!r} cannot name files of a shard")
             for extension in sorted(files):
                 writer.add(f"{clip_id}.{extension}", _to_bytes(extension, files[extension]))
-        writer.close()
 
 
 def read_files(path: str | Path) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -30,17 +30,39 @@ def checksum(path: Path, kind: str = "sha256") -> str:
         return hashlib.file_digest(source, kind).hexdigest()
 
 
+def line_of(sha256: str, name: str) -> str:
+    """Return a line of a record."""
+    return f"{sha256}  {name}\n"
+
+
 def record_of(path: Path) -> Path:
     """Return where the record of a single file is."""
     return path.with_name(f".{path.name}.sha256")
 
 
-def write_record(path: Path, sha256: str) -> None:
-    """Write the record of a file that has just been written."""
+def write_record(path: Path, line: str) -> None:
+    """Write the record of a file that has just been written: a `line_of` it."""
     record = record_of(path)
     tmp = record.with_name(f"{record.name}.{os.getpid()}.part")
-    tmp.write_text(_line(sha256, path.name), encoding="utf-8", errors="surrogateescape")
+    tmp.write_text(line, encoding="utf-8", errors="surrogateescape")
     os.replace(tmp, record)
+
+
+def read_record(path: Path) -> dict[str, str] | None:
+    """Return the record of a single file, the sha256 by name; None where there is none.
+
+    Raises:
+        UserError: if the record is damaged.
+    """
+    return _read(record_of(path), remedy_of(path))
+
+
+def remedy_of(path: Path) -> str:
+    """Return what to do about a single file that is not what its record says."""
+    return (
+        "delete it, and the same command writes it again; to use it as it is, delete the record, "
+        f"{record_of(path)}"
+    )
 
 
 def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
@@ -52,7 +74,7 @@ def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
     """
     known = known or {}
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    lines = [_line(known.get(n) or checksum(folder / n), n) for n in names if n != SUMS]
+    lines = [line_of(known.get(n) or checksum(folder / n), n) for n in names if n != SUMS]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
 
 
@@ -71,15 +93,14 @@ def verify(path: Path) -> Path:
     Raises:
         UserError: naming the file that is damaged or was edited, and what to delete.
     """
-    record = record_of(path)
-    remedy = f"delete it, and the same command writes it again; to use it as it is, delete {record}"
+    record, remedy = record_of(path), remedy_of(path)
     listed = _read(record, remedy) if path.exists() else None
     if listed is None:
-        remedy = f"delete {path.parent}, and the same command writes it again"
-        listed = _read(path.parent / SUMS, remedy)
+        record, remedy = path.parent / SUMS, f"delete {path.parent}, and the same command writes it again"
+        listed = _read(record, remedy)
     expected = (listed or {}).get(path.name)
     if expected is not None:
-        _compare(path, expected, remedy)
+        _compare(path, expected, record, remedy)
     return path
 
 
@@ -110,11 +131,11 @@ def verify_folder(folder: Path, remedy: str = "") -> None:
     paths = [(folder / name, sha256) for name, sha256 in listed.items() if Path(name).name not in PROSE]
     # Hashing releases Python's lock, and large files are what takes time.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        for _ in threads.map(lambda pair: _compare(pair[0], pair[1], remedy), paths):
+        for _ in threads.map(lambda pair: _compare(pair[0], pair[1], folder / SUMS, remedy), paths):
             pass
 
 
-def _compare(path: Path, expected: str, remedy: str) -> None:
+def _compare(path: Path, expected: str, record: Path, remedy: str) -> None:
     try:
         found = path.stat()
         signature = (os.fspath(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns)
@@ -127,8 +148,8 @@ def _compare(path: Path, expected: str, remedy: str) -> None:
         raise UserError(f"{path} cannot be read ({e.strerror})") from None
     if sha256 != expected:
         raise UserError(
-            f"{path} is damaged or was edited: its sha256 is {sha256[:12]}..., not {expected[:12]}... as "
-            f"written; {remedy}"
+            f"{path} is damaged or was edited: its sha256 is {sha256[:12]}..., not {expected[:12]}... as in "
+            f"{record.name}; {remedy}"
         )
     _whole.add(signature)
 
@@ -147,7 +168,3 @@ def _read(record: Path, remedy: str) -> dict[str, str] | None:
             raise UserError(f"{record} is damaged: it is no list of checksums; {remedy}")
         found[match[2]] = match[1]
     return found
-
-
-def _line(sha256: str, name: str) -> str:
-    return f"{sha256}  {name}\n"

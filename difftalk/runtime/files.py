@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from difftalk.runtime.checksums import SUMS, checksum, record_of, verify, write_record, write_sums
+from difftalk.runtime.checksums import SUMS, checksum, line_of, record_of, verify, write_record, write_sums
 from difftalk.runtime.errors import UserError
 
 R = TypeVar("R")
@@ -27,7 +27,9 @@ NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 @contextmanager
-def atomic_file(path: str | Path, *, recorded: bool = False) -> Iterator[Path]:
+def atomic_file(
+    path: str | Path, *, recorded: bool = False, record: Callable[[], str] | None = None
+) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces `path` when the block ends without an error.
 
     The temporary name is in the same folder and keeps the suffix, by which some writers choose a format.
@@ -35,6 +37,7 @@ def atomic_file(path: str | Path, *, recorded: bool = False) -> Iterator[Path]:
     Args:
         path: the file.
         recorded: keep its sha256 beside it, by which `checksums.verify` finds damage.
+        record: what to keep beside it instead, asked for when the block has ended.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +46,12 @@ def atomic_file(path: str | Path, *, recorded: bool = False) -> Iterator[Path]:
     try:
         yield tmp
         sync(tmp)
-        sha256 = checksum(tmp) if recorded else ""
+        kept = record() if record is not None else line_of(checksum(tmp), path.name) if recorded else ""
         # Never beside a file that it is not of: a kill in between leaves a file without a record.
         record_of(path).unlink(missing_ok=True)
         os.replace(tmp, path)
-        if recorded:
-            write_record(path, sha256)
+        if kept:
+            write_record(path, kept)
         sync(path.parent)
     finally:
         tmp.unlink(missing_ok=True)
