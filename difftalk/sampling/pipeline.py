@@ -35,7 +35,7 @@ class DiffTalkPipeline(DiffusionPipeline):
     """Denoiser, conditioning, noise schedule and first stage of one experiment.
 
     On disk it is a folder in diffusers' format: `unet/`, `conditioner/`, `scheduler/` and `vqvae/`, each with
-    config and safetensors; and `model_index.json`, `README.md`, `training.json`, `log.jsonl`.
+    config and safetensors; and `model_index.json`, `README.md`, `training.json`, `log.jsonl`, `SHA256SUMS`.
 
     Args:
         unet: the denoiser.
