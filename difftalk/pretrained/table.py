@@ -138,10 +138,11 @@ def locate(name: str, *, asked_by: str) -> Path:
             "without a network, get that file elsewhere and "
             f"`{here}difftalk weights import {name} FILE`"
         )
+    again = f"delete it, and fetch or import the weights {name} again (`difftalk weights`)"
     if path.is_dir():
-        verify_folder(path)
+        verify_folder(path, again)
     else:
-        verify(path)
+        verify(path, again)
     return path
 
 

@@ -20,8 +20,8 @@ LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 # People complete them, and no stage reads them.
 PROSE = ("README.md",)
 
-# What was found whole in this process: path, and what changes when a file is written.
-_whole: set[tuple[str, int, int, int]] = set()
+# What was found whole in this process: path, what changes when a file is written, and the sha256.
+_whole: set[tuple[str, int, int, int, str]] = set()
 
 
 def checksum(path: Path, kind: str = "sha256") -> str:
@@ -58,10 +58,11 @@ def read_record(path: Path) -> dict[str, str] | None:
 
 
 def remedy_of(path: Path) -> str:
-    """Return what to do about a single file that is not what its record says."""
+    """Return what to do about a file, or a folder, that is not what its record says."""
+    record = path / SUMS if path.is_dir() else record_of(path)
     return (
-        "delete it, and the same command writes it again; to use it as it is, delete the record, "
-        f"{record_of(path)}"
+        f"where a run wrote it, delete {path}, and the same command writes it again; to use it as it is, "
+        f"delete the record, {record}"
     )
 
 
@@ -84,23 +85,27 @@ def read_sums(folder: Path) -> dict[str, str] | None:
     Raises:
         UserError: if the record is damaged.
     """
-    return _read(folder / SUMS, f"delete {folder}, and the same command writes it again")
+    return _read(folder / SUMS, remedy_of(folder))
 
 
-def verify(path: Path) -> Path:
+def verify(path: Path, remedy: str = "") -> Path:
     """Return `path`, if its content is what was written; each file is read once per process.
 
+    Args:
+        path: a file.
+        remedy: what to do, for the error; without it, what to delete.
+
     Raises:
-        UserError: naming the file that is damaged or was edited, and what to delete.
+        UserError: naming the file that is damaged or was edited.
     """
-    record, remedy = record_of(path), remedy_of(path)
-    listed = _read(record, remedy) if path.exists() else None
+    record, own = record_of(path), path
+    listed = _read(record, remedy or remedy_of(own)) if path.exists() else None
     if listed is None:
-        record, remedy = path.parent / SUMS, f"delete {path.parent}, and the same command writes it again"
-        listed = _read(record, remedy)
+        record, own = path.parent / SUMS, path.parent
+        listed = _read(record, remedy or remedy_of(own))
     expected = (listed or {}).get(path.name)
     if expected is not None:
-        _compare(path, expected, record, remedy)
+        _compare(path, expected, record, remedy or remedy_of(own))
     return path
 
 
@@ -126,7 +131,7 @@ def verify_folder(folder: Path, remedy: str = "") -> None:
     Raises:
         UserError: naming the file that is missing, damaged or was edited.
     """
-    remedy = remedy or f"delete {folder}, and the same command writes it again"
+    remedy = remedy or remedy_of(folder)
     listed = _read(folder / SUMS, remedy) or {}
     paths = [(folder / name, sha256) for name, sha256 in listed.items() if Path(name).name not in PROSE]
     # Hashing releases Python's lock, and large files are what takes time.
@@ -138,7 +143,7 @@ def verify_folder(folder: Path, remedy: str = "") -> None:
 def _compare(path: Path, expected: str, record: Path, remedy: str) -> None:
     try:
         found = path.stat()
-        signature = (os.fspath(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns)
+        signature = (os.fspath(path.resolve()), found.st_ino, found.st_size, found.st_mtime_ns, expected)
         if signature in _whole:
             return
         sha256 = checksum(path)
