@@ -12,15 +12,19 @@ import pytest
 from small_training import train, write_made
 
 from difftalk.config.encode import Encode
+from difftalk.config.evaluation import Evaluation
+from difftalk.config.sampling import Sampling
 from difftalk.config.speech import Speech
 from difftalk.datasets.clips import Clip, clips_with_sources, read_plan, write_plan
 from difftalk.datasets.download import stored
 from difftalk.evaluation.samples import check_folder
+from difftalk.evaluation.scores import read_scores
 from difftalk.face.quality import read_quality, write_quality
 from difftalk.media import members, shards
 from difftalk.media.encode import encode_video
 from difftalk.media.flac import encode_flac
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
+from difftalk.reporting import panels
 from difftalk.reporting.curves import read_log
 from difftalk.runtime import checksums
 from difftalk.runtime.checksums import SUMS, checksum, record_of
@@ -28,7 +32,8 @@ from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import atomic_file, atomic_folder, read_csv, write_csv
 from difftalk.runtime.rejects import read_rejects
 from difftalk.speech.table import read_speech, speech_writer
-from difftalk.stages import encode, speech
+from difftalk.stages import encode, sample, score, speech
+from difftalk.stages.syncnet import EMBEDDED as EXPERT
 from difftalk.training.checkpoint import write_errors_explained
 
 
@@ -317,6 +322,39 @@ def test_a_crop_that_cannot_be_decoded_is_its_clips_reject(tmp_path: Path, first
     )
     assert [r.clip_id for r in read_rejects(rejects)] == ["mp4"]
     assert list(shards.map_arrays(tmp_path / "e.tar")) == ["good"]
+
+
+def test_a_crop_that_cannot_be_decoded_costs_its_sample_and_its_score_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = {"flac": crop() | {"flac": b"no flac"}, "json": crop() | {"json": b"no json"}, "good": crop()}
+    shards.write_shard(tmp_path / "c.tar", samples.items())
+    shards.write_shard(tmp_path / "e.tar", ((name, arrays(0)) for name in samples))
+    sample.run(
+        method="ground_truth",
+        crops=tmp_path / "c.tar",
+        shard_file=tmp_path / "e.tar",
+        autoencoder=tmp_path,
+        settings=Sampling(),
+        out=tmp_path / "samples",
+    )
+    assert sorted(p.name for p in (tmp_path / "samples").glob("*.mp4")) == ["good.mp4", "json.mp4"]
+    assert "sample: flac has no video: cannot_decode: the flac of the crop" in capsys.readouterr().err
+    score.run(
+        method="ground_truth",
+        samples=tmp_path / "samples",
+        crops=tmp_path / "c.tar",
+        syncnet=EXPERT,
+        settings=Evaluation(),
+        out=tmp_path / "m.parquet",
+    )
+    rows = read_scores([tmp_path / "m.parquet"]).clips["ground_truth"]
+    assert {name: row["problem"] is None for name, row in rows.items()} == {
+        "flac": False, "json": True, "good": True
+    }  # fmt: skip
+    chosen = panels.chosen_clips([tmp_path / "c.tar"], 3)
+    assert [c.clip_id for c in chosen] == ["flac", "good"]
+    assert "report: json is not shown" in capsys.readouterr().err
 
 
 def test_files_of_several_runs_are_not_mixed(tmp_path: Path) -> None:
