@@ -16,7 +16,7 @@ from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW, Conditio
 from difftalk.models.denoiser import Denoiser, use_one_token_shortcut
 from difftalk.models.masks import generated_mask, mask_image
 from difftalk.reporting.card import model_card
-from difftalk.runtime.checksums import verify_folder
+from difftalk.runtime.checksums import SUMS, verify_folder, write_sums
 from difftalk.runtime.errors import UserError, is_machine_fault
 from difftalk.runtime.files import atomic_folder, json_lines, read_json, write_json
 from difftalk.sampling.ddim import ddim_inpaint
@@ -117,10 +117,11 @@ class DiffTalkPipeline(DiffusionPipeline):
         with atomic_folder(out) as tmp:
             self.save_pretrained(tmp, safe_serialization=True)
             # The files themselves: what is stored in half precision stays so, and its own facts come along.
-            for file in sorted(p for p in autoencoder.rglob("*") if p.is_file()):
+            for file in sorted(p for p in autoencoder.rglob("*") if p.is_file() and p.name != SUMS):
                 target = tmp / "vqvae" / file.relative_to(autoencoder)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, target)
+            write_sums(tmp / "vqvae")
             (tmp / "log.jsonl").write_text(json_lines(log), encoding="utf-8")
             write_json(tmp / "training.json", facts)
             (tmp / "README.md").write_text(self._card(out.name, autoencoder, facts, log), encoding="utf-8")

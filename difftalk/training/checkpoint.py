@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from difftalk.config.section import Section
-from difftalk.runtime.checksums import read_sums, verify_folder, write_sums
+from difftalk.runtime.checksums import read_sums, verify, verify_folder, write_sums
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import atomic_file, atomic_folder, read_json
 from difftalk.runtime.fingerprint import fingerprint
@@ -25,6 +25,7 @@ from difftalk.runtime.progress import say
 
 KEPT_CHECKPOINTS = 2
 FINISHED = "finished"
+NOT_PUT_BACK = "the finished model is not put back: the training starts afresh"
 WRITE_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota is used up",
@@ -178,10 +179,11 @@ def restore_finished(state: Path, model: Path, provenance: str, may_change: Coll
     if not (record / "provenance.json").is_file():
         return False
     try:
-        verify_folder(record / "model")
+        verify_folder(record / "model", NOT_PUT_BACK)
+        verify(record / "provenance.json", NOT_PUT_BACK)
         recorded = read_json(record / "provenance.json")
     except UserError as e:
-        say(f"{e}. Not put back: the training starts afresh")
+        say(str(e))
         shutil.rmtree(record)
         return False
     if set(differences(json.dumps(recorded), provenance)) - set(may_change):
