@@ -53,7 +53,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in ("difftalk", "workflow"):
+        for part in ("difftalk", "workflow", "envs"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "config.yaml", folder)
         (folder / "sitecustomize.py").write_text(NOTES)
