@@ -244,9 +244,7 @@ def test_a_source_is_compared_with_what_was_fetched(fetched: Path, name: str) ->
     found = clips_with_sources(fetched / "p", "train-000", fetched / "sources")
     assert [clip.clip_id for clip, _ in found] == ["a-0"]
     flip(fetched / name, 1)
-    with pytest.raises(
-        UserError, match=f"{name} is damaged .* delete .*sources, and the same command fetches it"
-    ):
+    with pytest.raises(UserError, match=f"{name} is damaged .* delete .*sources, and snakemake fetches it"):
         clips_with_sources(fetched / "p", "train-000", fetched / "sources")
     (fetched / name).unlink()
     with pytest.raises(UserError, match=f"{name} is gone"):

@@ -170,7 +170,7 @@ def clips_with_sources(plan: Path, shard: str, sources: Path) -> list[tuple[Clip
     planned = read_plan(plan, shard)
     if not sources.is_dir():
         raise UserError(f"{sources}: no such folder; `difftalk fetch` fills it")
-    verify_folder(sources, f"delete {sources}, and the same command fetches it again")
+    verify_folder(sources, f"delete {sources}, and snakemake fetches it again")
     if (sources / USABLE).is_file():  # a folder put together by hand has none: all clips of what is in it
         usable = set((sources / USABLE).read_text(encoding="utf-8").split())
         planned = [c for c in planned if c.clip_id in usable]

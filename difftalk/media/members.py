@@ -76,7 +76,7 @@ class Member:
 
 def damaged(shard: Path, what: str) -> UserError:
     """Return the error of a shard that is not whole."""
-    return UserError(f"{shard} is damaged: {what}. Delete it, and the same command writes it again")
+    return UserError(f"{shard} is damaged: {what}. Delete it, and snakemake writes it again")
 
 
 class ShardWriter:
@@ -172,8 +172,7 @@ def _list_members(path: Path, file: IO[bytes]) -> list[Member]:
             entries = tar.getmembers()
     except (tarfile.TarError, EOFError, ValueError) as e:
         raise UserError(
-            f"{path} is no uncompressed tar, or damaged ({e}): delete it, and the same command "
-            "writes it again"
+            f"{path} is no uncompressed tar, or damaged ({e}): delete it, and snakemake writes it again"
         ) from None
     members = []
     for entry in entries:

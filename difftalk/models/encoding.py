@@ -40,7 +40,7 @@ def encode_clip(model: "VQModel", crop: Crop, speech: np.ndarray, settings: Enco
     if len(speech) != STEPS_PER_FRAME * len(frames):
         raise UserError(
             f"{crop.clip_id}: {len(speech)} steps of speech, {len(frames)} frames of the crop: outputs of "
-            "several runs are mixed; delete the speech table, and the same command writes it again"
+            "several runs are mixed; delete the speech table, and snakemake writes it again"
         )
     size, factor = frames.shape[1], downsampling(model)
     if size % factor:

@@ -61,7 +61,7 @@ def remedy_of(path: Path) -> str:
     """Return what to do about a file, or a folder, that is not what its record says."""
     record = path / SUMS if path.is_dir() else record_of(path)
     return (
-        f"where a run wrote it, delete {path}, and the same command writes it again; to use it as it is, "
+        f"where a run wrote it, delete {path}, and snakemake writes it again; to use it as it is, "
         f"delete the record, {record}"
     )
 

@@ -49,7 +49,7 @@ def read_parquet(path: str | Path, stage: str, columns: Mapping[str, pa.DataType
         table = pq.read_table(verify(path), page_checksum_verification=True)
     except UNREADABLE as e:
         reason = " ".join(str(e).split())[:200]
-        raise UserError(f"{what}: {reason}; delete it, and the same command writes it again") from None
+        raise UserError(f"{what}: {reason}; delete it, and snakemake writes it again") from None
     for name, kind in columns.items():
         if (position := table.schema.get_field_index(name)) < 0:
             raise UserError(f"{what}: it has no column {name}")
