@@ -1,6 +1,5 @@
 """What is damaged is told, with its name, by whatever reads it; nothing damaged is used."""
 
-import json
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -10,18 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 from small_training import train, write_made
+from video_site import Site, plays, running
 
+from difftalk.config.dataset import Demo, Identities
+from difftalk.config.download import Download
 from difftalk.config.encode import Encode
 from difftalk.config.evaluation import Evaluation
 from difftalk.config.sampling import Sampling
 from difftalk.config.speech import Speech
 from difftalk.datasets.clips import Clip, clips_with_sources, read_plan, write_plan
-from difftalk.datasets.download import stored
+from difftalk.datasets.demo.dataset import DemoDataset
+from difftalk.datasets.download import fetch_video
 from difftalk.evaluation.samples import check_folder
 from difftalk.evaluation.scores import read_scores
 from difftalk.face.quality import read_quality, write_quality
 from difftalk.media import members, shards
-from difftalk.media.encode import encode_video
+from difftalk.media.encode import encode_video, write_video
 from difftalk.media.flac import encode_flac
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
 from difftalk.reporting import panels
@@ -274,17 +277,38 @@ def test_a_sample_that_is_gone_or_damaged_is_an_error_one_that_never_was_is_not(
         check_folder(tmp_path / "samples", ["a", "b", "c"])
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "note"])
-def test_a_torn_or_changed_video_of_the_store_is_not_taken_from_it(tmp_path: Path, damage: str) -> None:
-    video, note = tmp_path / "v.mp4", tmp_path / "v.json"
-    video.write_bytes(b"frames" * 100)
-    note.write_text(json.dumps({"file": "v.mp4", "bytes": 600, "sha256": checksum(video)}))
-    assert stored("v", tmp_path) == video
-    if damage == "flip":
-        flip(video)
-    else:
-        (video if damage == "cut" else note).write_bytes(b'{"file')
-    assert stored("v", tmp_path) is None
+def test_a_torn_or_changed_video_of_the_store_is_downloaded_again(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", np.zeros((10, 32, 32, 3), np.uint8))
+    content = (tmp_path / "a.mp4").read_bytes()
+    store = tmp_path / "store"
+    with running(Site(pages={"watched-001": plays("a.mp4")}, files={"a.mp4": tmp_path / "a.mp4"})) as site:
+        how = Download(url=site.url, sleep_s=0, request_sleep_s=0, attempts=1, timeout_s=5)
+        for damage in (None, flip, lambda file: file.write_bytes(content[:-9]), lambda file: file.unlink()):
+            if damage is not None:
+                damage(fetch_video("watched-001", store, how))
+            assert fetch_video("watched-001", store, how).read_bytes() == content
+        asked = site.asked["watched-001"]
+        (store / "watched-001.json").write_text('{"file')
+        fetch_video("watched-001", store, how)
+        assert site.asked["watched-001"] > asked, "a torn note counts as none"
+        asked = site.asked["watched-001"]
+        fetch_video("watched-001", store, how)
+        assert site.asked["watched-001"] == asked
+
+
+def test_a_damaged_video_of_the_demo_is_rendered_again(tmp_path: Path) -> None:
+    demo = DemoDataset(
+        Demo(identities=Identities(train=1, test=1), clips_per_identity=1, clip_seconds=1.0, size=128)
+    )
+    source = demo.clips()[0].source_id
+
+    def fetched() -> list[bytes]:
+        return [file.read_bytes() for file in demo.fetch(source, "", tmp_path, Download()).values()]
+
+    whole = fetched()
+    for file in demo.fetch(source, "", tmp_path, Download()).values():
+        flip(file, 1000)
+        assert fetched() == whole
 
 
 def crop(frames: int = 12) -> dict[str, Any]:
