@@ -109,8 +109,8 @@ def test_the_message_is_in_the_terminal_and_in_the_log(tmp_path: Path) -> None:
 
 def test_a_fault_is_status_1_with_its_traceback_in_the_log_alone(tmp_path: Path) -> None:
     log = tmp_path / "tables.log"
-    required = ("--metrics", tmp_path / "absent", "--plan", tmp_path / "absent", "--settings", "{}")
-    done = difftalk("tables", *required, "--out", tmp_path / "x", "--log", log)
+    (tmp_path / "file").touch()
+    done = difftalk("dataset", "hdtf", "--out", tmp_path / "file" / "x.csv", "--log", log)
     assert done.returncode == 1
     assert "Traceback" in log.read_text()
     assert "Traceback" not in done.stderr

@@ -8,8 +8,8 @@ import numpy as np
 
 from difftalk.datasets.copies import Content, copies_among
 from difftalk.datasets.file_features import FileFeatures
+from difftalk.runtime.checksums import checksum
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import checksum
 
 
 @dataclass(frozen=True)

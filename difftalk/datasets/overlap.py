@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from difftalk.config.gates import OverlapSettings
 from difftalk.datasets.clips import Clip
 from difftalk.datasets.copies import Content, copies_among
-from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import atomic_file, read_csv, write_csv
+from difftalk.runtime.files import read_csv, write_csv
+from difftalk.runtime.parquet import read_parquet, types_of, write_parquet
 from difftalk.runtime.rejects import Reject
 
 STAGE = "overlap"
@@ -31,23 +30,18 @@ AT_ONCE = 1024  # clips that are compared with all of the other side
 def write_contents(path: Path, contents: Iterable[tuple[str, Content]]) -> None:
     """Write `descriptors/{shard}.parquet`, whole or not at all."""
     rows = [{"clip_id": clip_id, "audio": c.audio, "face": c.face} for clip_id, c in contents]
-    with atomic_file(path) as tmp:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp)
+    write_parquet(path, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def read_contents(paths: Iterable[Path]) -> dict[str, Content]:
     """Return what tells clips apart, by clip.
 
     Raises:
-        UserError: if a file cannot be read or has other columns.
+        UserError: as `read_parquet`.
     """
     contents = {}
     for path in paths:
-        try:
-            rows = pq.read_table(path, columns=SCHEMA.names).to_pylist()
-        except (OSError, pa.ArrowInvalid) as e:
-            raise UserError(f"{path} is no table of `difftalk descriptors` ({e})") from e
-        for row in rows:
+        for row in read_parquet(path, "descriptors", types_of(SCHEMA)).to_pylist():
             audio, face = np.array(row["audio"], np.uint32), np.array(row["face"])
             contents[row["clip_id"]] = Content(audio, np.zeros((0, 2, 64), bool), face)
     return contents

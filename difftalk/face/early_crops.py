@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from difftalk.face.geometry import Placement
 from difftalk.face.tracks import Face, Track
 from difftalk.media.lazy_frame import LazyFrame
 from difftalk.media.shards import read_shard, write_shard
-from difftalk.runtime.errors import ClipError
+from difftalk.runtime.checksums import record_of
+from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.fingerprint import fingerprint_files
 from difftalk.runtime.rejects import Reject
 
@@ -146,9 +148,14 @@ def early_file(landmarks: Path) -> Path:
 def write_early(landmarks: Path, crops: Iterable[tuple[str, dict[str, Any]]]) -> None:
     """Write the crops `(clip_id, files)` of a shard that were cut early; no file where there are none."""
     remaining = iter(crops)
-    early_file(landmarks).unlink(missing_ok=True)
+    _remove(early_file(landmarks))
     if (first := next(remaining, None)) is not None:
         write_shard(early_file(landmarks), itertools.chain([first], remaining))
+
+
+def _remove(path: Path) -> None:
+    for file in (path, record_of(path)):
+        file.unlink(missing_ok=True)
 
 
 class EarlyShard:
@@ -161,12 +168,16 @@ class EarlyShard:
 
     def __init__(self, landmarks: Path, jobs: Mapping[str, CropJob]) -> None:
         self._path = early_file(landmarks)
-        code = code_of_package() if self._path.is_file() else ""
-        self.clip_ids = {
-            clip_id
-            for clip_id, files in self._read()
-            if clip_id in jobs and files[KEY]["key"] == key_of(jobs[clip_id], code)
-        }
+        self.clip_ids: set[str] = set()
+        if not self._path.is_file():
+            return
+        code = code_of_package()
+        with suppress(UserError, KeyError):  # damaged or foreign: all clips are cut again
+            self.clip_ids = {
+                clip_id
+                for clip_id, files in self._read()
+                if clip_id in jobs and files[KEY]["key"] == key_of(jobs[clip_id], code)
+            }
 
     def merged(
         self, order: Iterable[str], cropped: Iterator[tuple[str, CroppedClip | Reject]]
@@ -186,7 +197,7 @@ class EarlyShard:
 
     def delete(self) -> None:
         """Remove the file: its clips are in the shard of crops."""
-        self._path.unlink(missing_ok=True)
+        _remove(self._path)
 
     def _read(self) -> Iterator[tuple[str, dict[str, Any]]]:
         if self._path.is_file():

@@ -1,6 +1,5 @@
 """Train the first stage on face crops, or copy one that is trained already."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.pretrained import table as weights
 from difftalk.pretrained.model_folder import FIRST_STAGE
-from difftalk.runtime.files import atomic_folder, write_json, write_json_lines
+from difftalk.runtime.files import atomic_folder, read_json, write_json, write_json_lines
 from difftalk.runtime.rejects import read_rejects
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "autoencoder"
@@ -80,5 +79,5 @@ def _copy(source: str, out: Path) -> None:
         FIRST_STAGE.copy(folder, tmp)
         record = tmp / "training.json"
         if record.is_file():
-            report |= json.loads(record.read_text(encoding="utf-8"))
+            report |= read_json(record)
         write_json(record, report)

@@ -17,13 +17,15 @@ import numpy as np
 import torch
 
 from difftalk.config.section import Section
+from difftalk.runtime.checksums import read_sums, verify, verify_folder, write_sums
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import atomic_file, atomic_folder
+from difftalk.runtime.files import atomic_file, atomic_folder, read_json
 from difftalk.runtime.fingerprint import fingerprint
 from difftalk.runtime.progress import say
 
 KEPT_CHECKPOINTS = 2
 FINISHED = "finished"
+NOT_PUT_BACK = "the finished model is not put back: the training starts afresh"
 WRITE_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota is used up",
@@ -162,12 +164,13 @@ def keep_finished(state: Path, model: Path, provenance: str) -> None:
     with suppress(OSError), atomic_folder(state / FINISHED) as tmp:  # no links: another file system
         shutil.copytree(model, tmp / "model", copy_function=os.link)
         (tmp / "provenance.json").write_text(provenance)
+        write_sums(tmp, {f"model/{name}": sha256 for name, sha256 in (read_sums(model) or {}).items()})
     for path in (*_checkpoints(state), state / "log.jsonl"):
         path.unlink(missing_ok=True)
 
 
 def restore_finished(state: Path, model: Path, provenance: str, may_change: Collection[str] = ()) -> bool:
-    """Put the recorded model back if it is of this training; delete the record of another.
+    """Put the recorded model back if it is of this training, and whole; else delete the record.
 
     Returns:
         Whether the model is in its place.
@@ -175,7 +178,15 @@ def restore_finished(state: Path, model: Path, provenance: str, may_change: Coll
     record = state / FINISHED
     if not (record / "provenance.json").is_file():
         return False
-    if set(differences((record / "provenance.json").read_text(), provenance)) - set(may_change):
+    try:
+        verify_folder(record / "model", NOT_PUT_BACK)
+        verify(record / "provenance.json", NOT_PUT_BACK)
+        recorded = read_json(record / "provenance.json")
+    except UserError as e:
+        say(str(e))
+        shutil.rmtree(record)
+        return False
+    if set(differences(json.dumps(recorded), provenance)) - set(may_change):
         shutil.rmtree(record)
         return False
     with atomic_folder(model) as tmp:
@@ -201,8 +212,19 @@ def write_errors_explained(path: Path, reassurance: str) -> Iterator[None]:
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
+        if cause.errno not in WRITE_ERRORS and cause.filename and not _is_written(Path(cause.filename), path):
+            raise UserError(f"{cause.filename} could not be read: {cause.strerror}; {reassurance}") from e
         reason = WRITE_ERRORS.get(cause.errno or 0, cause.strerror or str(cause))
         raise UserError(f"{path} could not be written: {reason}; {reassurance}") from e
+
+
+def _is_written(found: Path, path: Path) -> bool:
+    """Whether a file that an error names is `path`, in it, or in what will be renamed to it."""
+    try:
+        first = found.absolute().relative_to(path.parent.absolute()).parts[:1]
+    except ValueError:
+        return False
+    return not first or first[0] == path.name or first[0].startswith(f".{path.stem}.")
 
 
 def _read(path: Path) -> dict[str, Any]:
