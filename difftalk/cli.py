@@ -17,7 +17,7 @@ from typing import Any
 
 import difftalk.stages
 from difftalk import __version__
-from difftalk.runtime import progress
+from difftalk.runtime import ancestors, progress
 from difftalk.runtime.errors import UserError
 from difftalk.stages import STAGES
 from difftalk.training import launcher
@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
     for number in STOP_SIGNALS:
         signal.signal(number, exit_on_signal)
+    ancestors.watch()
     if log is not None:
         label = "" if log.stem == verb else log.stem.replace(".", " ")
         progress.log_to(log, label, is_second=bool(rank))

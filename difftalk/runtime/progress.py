@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Self, TextIO, TypeVar
 
@@ -47,11 +48,19 @@ def log_to(path: Path, label: str = "", *, is_second: bool = False) -> None:
 
 
 def say(line: str, *, in_log: bool = True) -> None:
-    """Print one line to the terminal, and to the log where there is one."""
+    """Print one line to the terminal, and to the log where there is one.
+
+    A terminal that was closed, or a log on a full disk, ends no stage.
+    """
     if in_log or _screen is None:
-        print(line, file=sys.stderr, flush=True)
+        _print(line, sys.stderr)
     if _screen is not None:
-        print(f"{CLEAR_LINE if _screen.isatty() else ''}{line}", file=_screen, flush=True)
+        _print(f"{CLEAR_LINE if _screen.isatty() else ''}{line}", _screen)
+
+
+def _print(line: str, stream: TextIO) -> None:
+    with suppress(OSError):
+        print(line, file=stream, flush=True)
 
 
 class Progress:
@@ -91,7 +100,7 @@ class Progress:
         if self._bar is None:
             say(line)
         elif _screen is not None:
-            print(line, file=sys.stderr, flush=True)
+            _print(line, sys.stderr)
 
     def close(self) -> None:
         """Remove the bar, and leave the terminal to another job."""
