@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from difftalk.runtime.files import read_csv, write_csv
+from difftalk.runtime.files import ReadField, finite_or_none, read_csv, write_csv
 
 QUALITY_COLUMNS = ("clip_id", "frames", "detected", "nme")
 
@@ -41,11 +41,9 @@ def read_quality(paths: Iterable[Path]) -> dict[str, tuple[int, int, float | Non
     Raises:
         UserError: if a file cannot be read or has other columns.
     """
-    rows = (row for path in paths for row in read_csv(path, QUALITY_COLUMNS))
-    return {
-        row["clip_id"]: (int(row["frames"]), int(row["detected"]), float(row["nme"]) if row["nme"] else None)
-        for row in rows
-    }
+    numbers: dict[str, ReadField] = {"frames": int, "detected": int, "nme": finite_or_none}
+    rows = (row for path in paths for row in read_csv(path, QUALITY_COLUMNS, numbers=numbers))
+    return {row["clip_id"]: (row["frames"], row["detected"], row["nme"]) for row in rows}
 
 
 def quality_of(clips: set[str], found: dict[str, tuple[int, int, float | None]]) -> Quality | None:

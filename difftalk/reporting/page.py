@@ -1,6 +1,5 @@
 """The page of a run: tables, checks, gallery, funnel, training curves and protocol. No server, no network."""
 
-import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from difftalk.reporting.checks import check_landmarks, checks
 from difftalk.reporting.curves import curves, read_log
+from difftalk.reporting.funnel import COLUMNS
 from difftalk.reporting.render import render
 from difftalk.reporting.tables import read_table
-from difftalk.runtime.files import read_csv
+from difftalk.runtime.files import finite, read_csv, read_json
 from difftalk.runtime.rejects import REASONS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def report_page(
         models: folders with a log.jsonl.
         gallery: the clips whose videos are in `media/` next to the page.
     """
-    protocol: dict[str, str] = json.loads((tables / "protocol.json").read_text(encoding="utf-8"))
+    protocol: dict[str, str] = read_json(tables / "protocol.json")
     read = {name: read_table(tables / f"{name}.csv", protocol) for name in TABLES}
     logs = {
         folder.name: list(read_log(folder / "log.jsonl")) for folder in sorted(models, key=lambda m: m.name)
@@ -84,15 +84,15 @@ def _facts(protocol: dict[str, str]) -> list[str]:
 
 def _funnel_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of funnel.csv with the share of all clips, in per cent."""
-    rows = read_csv(path)
-    planned = max(int(rows[0]["clips"]), 1) if rows else 1
+    rows = read_csv(path, COLUMNS, numbers={"clips": int, "hours": finite})
+    planned = max(rows[0]["clips"], 1) if rows else 1
     return [
         {
             "stage": row["stage"],
             "reason": REASONS.get(row["reason"], row["reason"]),
-            "clips": int(row["clips"]),
-            "hours": float(row["hours"]),
-            "share": 100 * int(row["clips"]) / planned,
+            "clips": row["clips"],
+            "hours": row["hours"],
+            "share": 100 * row["clips"] / planned,
         }
         for row in rows
     ]

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from difftalk.reporting.render import escape_markdown, render
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.files import read_csv
 
 TITLES = {
     "audio_smoothing": "Audio smoothing",
@@ -131,11 +133,14 @@ def read_table(path: Path, protocol: dict[str, str]) -> Table:
     Args:
         path: `{name}.csv`.
         protocol: its footer.
+
+    Raises:
+        UserError: if the file cannot be read, or has no rows of a method or of seeds.
     """
-    with path.open(newline="", encoding="utf-8") as source:
-        reader = csv.DictReader(source)
-        rows = [{key: _number(value) for key, value in row.items()} for row in reader]
-        return Table(path.stem, tuple(reader.fieldnames or ()), rows, protocol)
+    rows = [{key: _number(value) for key, value in row.items()} for row in read_csv(path)]
+    if rows and not {"method", "rows"} & rows[0].keys():
+        raise UserError(f"{path}: no table of `difftalk tables`: it has no column method")
+    return Table(path.stem, tuple(rows[0] if rows else ()), rows, protocol)
 
 
 def _number(text: str) -> str | int | float | None:

@@ -34,6 +34,37 @@ class ClipError(Exception):
         return type(self), (self.reason, self.detail)
 
 
+def errno_of(error: BaseException | None) -> int:
+    """Return the system's number of an error, or of what caused it; 0 where it has none.
+
+    Some libraries raise errors of their own types on top of the system's, or with its words alone.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        of_library = isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            if of_library and os.strerror(number) in str(error):
+                return number
+        error = error.__cause__ or (error.__context__ if of_library else None)
+    return 0
+
+
+def is_memory_fault(error: BaseException) -> bool:
+    """Whether an exception says that memory, of the GPU too, was not enough."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # torch on a CPU, and in a DataLoader; OpenCV.
+    words = ("can't allocate memory", "Unable to allocate", "out of memory", "insufficient shared memory")
+    kind = type(error).__name__
+    if isinstance(error, RuntimeError) or kind == "error":
+        said = str(error)
+        return any(w in said for w in words) or (kind == "error" and "Failed to allocate" in said)
+    return False
+
+
 def is_machine_fault(error: BaseException) -> bool:
     """Whether an exception tells of the machine or the installation, and of no single clip.
 
@@ -41,8 +72,8 @@ def is_machine_fault(error: BaseException) -> bool:
     permissions are really missing. FFmpeg says EPERM, EIO and ENOMEM of damaged files as well: what it raises
     is judged in `difftalk.media.damage`.
     """
-    if isinstance(error, MemoryError | ImportError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, ImportError) or is_memory_fault(error):
         return True
     if isinstance(error, PermissionError):
         return error.filename is None or not os.access(error.filename, os.R_OK)
-    return isinstance(error, OSError) and error.errno in MACHINE_ERRNOS
+    return errno_of(error) in MACHINE_ERRNOS

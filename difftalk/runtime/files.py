@@ -4,35 +4,51 @@ import csv
 import glob
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from difftalk.runtime.errors import UserError
+from difftalk.runtime.faults import CONTINUES, writing
 
 HOST = platform.node()
 
+ReadField = Callable[[str], Any]
+
 
 @contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(
+    path: str | Path, reassurance: str = CONTINUES, *, needs: int | None = None
+) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces `path` when the block ends without an error.
 
     The temporary name is in the same folder and keeps the suffix, by which some writers choose a format.
+
+    Args:
+        path: the file.
+        reassurance: what is intact where it cannot be written, for the message.
+        needs: bytes that it will have, where they are known, for the same.
+
+    Raises:
+        UserError: if it cannot be written, as `difftalk.runtime.faults.writing`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
     tmp = _tmp(path)
     try:
-        yield tmp
-        os.replace(tmp, path)
+        with writing(path, reassurance, tmp=tmp, needs=needs):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_stale(path)
+            yield tmp
+            os.replace(tmp, path)
     finally:
-        tmp.unlink(missing_ok=True)
+        with suppress(OSError):
+            tmp.unlink()
 
 
 def _remove_stale(path: Path) -> None:
@@ -66,17 +82,22 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty temporary folder to fill; it replaces `path` when the block ends without an error."""
+    """Yield an empty temporary folder to fill; it replaces `path` when the block ends without an error.
+
+    Raises:
+        UserError: if it cannot be written, as `difftalk.runtime.faults.writing`.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
     tmp = _tmp(path)
-    shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir()
     try:
-        yield tmp
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(tmp, path)
+        with writing(path, tmp=tmp):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_stale(path)
+            shutil.rmtree(tmp, ignore_errors=True)
+            tmp.mkdir()
+            yield tmp
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(tmp, path)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
@@ -102,6 +123,18 @@ def write_json(path: str | Path, content: Any) -> None:
     """Write JSON with sorted keys, whole or not at all; the same content gives the same bytes."""
     with atomic_file(path) as tmp:
         tmp.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        UserError: if the file cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise UserError(f"{path}: cannot be read ({e})") from None
 
 
 def json_lines(entries: Iterable[dict[str, Any]]) -> str:
@@ -130,26 +163,60 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[
 
 
 def read_csv(
-    path: str | Path, columns: Sequence[str] | None = None, later: Sequence[str] = ()
-) -> list[dict[str, str]]:
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    later: Sequence[str] = (),
+    numbers: Mapping[str, ReadField] | None = None,
+) -> list[dict[str, Any]]:
     """Return the rows of a CSV file that has a header.
 
     Args:
         path: the file.
         columns: what the header has to be, if given.
         later: the last of `columns`, which a file may lack that was written before there were any.
+        numbers: of columns that are no text, how a field is read: `int`, `finite` or `finite_or_none`.
 
     Raises:
-        UserError: if the file cannot be read or has another header.
+        UserError: if the file cannot be read or has another header, or a row is not of its columns.
     """
+    rows = []
     try:
         with Path(path).open(newline="", encoding="utf-8") as source:
-            reader = csv.DictReader(source)
-            found = tuple(reader.fieldnames or ())
-            if columns is not None and found not in {
+            reader = csv.reader(source, strict=True)
+            found = next(reader, [])
+            if columns is not None and tuple(found) not in {
                 tuple(columns[: len(columns) - lacking]) for lacking in range(len(later) + 1)
             }:
                 raise UserError(f"{path}:1: the columns are not {','.join(columns)}")
-            return list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
+            for fields in filter(None, reader):
+                where = f"{path}:{reader.line_num}"
+                if len(fields) != len(found):
+                    raise UserError(f"{where}: {len(fields)} fields, {len(found)} expected")
+                row: dict[str, Any] = dict(zip(found, fields, strict=True))
+                for column, read in (numbers or {}).items():
+                    try:
+                        row[column] = read(row[column])
+                    except ValueError:
+                        raise UserError(f"{where}: {column} is {row[column]!a}, not a number") from None
+                rows.append(row)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as e:
         raise UserError(f"{path}: cannot be read ({e})") from None
+    return rows
+
+
+def finite(text: str) -> float:
+    """Read a number.
+
+    Raises:
+        ValueError: if it is none, or not finite.
+    """
+    if not math.isfinite(number := float(text)):
+        raise ValueError(text)
+    return number
+
+
+def finite_or_none(text: str) -> float | None:
+    """As `finite`; None of an empty text."""
+    return finite(text) if text else None

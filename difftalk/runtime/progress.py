@@ -34,10 +34,10 @@ def log_to(path: Path, label: str = "", *, is_second: bool = False) -> None:
     """
     global _screen, _label
     path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if is_second else os.O_TRUNC), 0o644)
     _screen, _label = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace"), label
     if is_second:
         _screen = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if is_second else os.O_TRUNC), 0o644)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.dup2(log, 1)

@@ -144,6 +144,9 @@ def read_rejects(path: str | Path) -> list[Reject]:
     """Read what `write_rejects` wrote.
 
     Raises:
-        UserError: if the file cannot be read or has other columns.
+        UserError: if the file cannot be read, has other columns, or a reason that is none.
     """
-    return [Reject(**row) for row in read_csv(path, COLUMNS)]
+    try:
+        return [Reject(**row) for row in read_csv(path, COLUMNS)]
+    except ValueError as e:
+        raise UserError(f"{path}: {e}") from None

@@ -1,6 +1,5 @@
 """Train the first stage on face crops, or copy one that is trained already."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,20 +7,21 @@ from typing import Any
 from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.pretrained import table as weights
 from difftalk.pretrained.model_folder import FIRST_STAGE
-from difftalk.runtime.files import atomic_folder, write_json, write_json_lines
+from difftalk.runtime.arguments import InputFile, OutputFolder
+from difftalk.runtime.files import atomic_folder, read_json, write_json, write_json_lines
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "autoencoder"
 
 
 def run(
     *,
-    crops: list[Path],
+    crops: list[InputFile],
     settings: AutoencoderTraining,
     source: str,
-    state: Path,
-    out: Path,
-    plan: Path | None = None,
-    rejects: list[Path] = [],  # noqa: B006 - read, never changed
+    state: OutputFolder,
+    out: OutputFolder,
+    plan: InputFile | None = None,
+    rejects: list[InputFile] = [],  # noqa: B006 - read, never changed
 ) -> None:
     """Write the first stage to the folder `out`.
 
@@ -77,5 +77,5 @@ def _copy(source: str, out: Path) -> None:
         FIRST_STAGE.copy(folder, tmp)
         record = tmp / "training.json"
         if record.is_file():
-            report |= json.loads(record.read_text(encoding="utf-8"))
+            report |= read_json(record)
         write_json(record, report)

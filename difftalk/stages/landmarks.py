@@ -1,22 +1,22 @@
 """Find the face and its 68 points in every frame of a shard, and measure each clip."""
 
-from pathlib import Path
-
 from difftalk.config.landmarks import LandmarksSettings
+from difftalk.config.numbers import Workers
+from difftalk.runtime.arguments import InputFile, InputFolder, OutputFile
 
 STAGE = "landmarks"
 
 
 def run(
     *,
-    plan: Path,
+    plan: InputFile,
     shard: str,
-    sources: Path,
+    sources: InputFolder,
     settings: LandmarksSettings,
-    out: Path,
-    quality: Path,
-    scores: Path,
-    workers: int = 1,
+    out: OutputFile,
+    quality: OutputFile,
+    scores: OutputFile,
+    workers: Workers = 1,
 ) -> None:
     """Write the landmarks and the scores of a shard; `difftalk gates` decides which clips are used.
 

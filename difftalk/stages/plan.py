@@ -3,10 +3,11 @@
 No network is used, and no video is opened but local files.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from difftalk.config.dataset import DatasetSettings, LocalSettings, Shards
+from difftalk.config.numbers import Workers
+from difftalk.runtime.arguments import InputFile, OutputFile
 
 if TYPE_CHECKING:
     from difftalk.datasets.survey import Survey
@@ -19,11 +20,11 @@ def run(
     *,
     dataset: DatasetSettings,
     shards: Shards,
-    out: Path,
-    frozen: Path | None = None,
-    not_videos: Path | None = None,
-    identities: Path | None = None,
-    workers: int = 1,
+    out: OutputFile,
+    frozen: InputFile | None = None,
+    not_videos: OutputFile | None = None,
+    identities: OutputFile | None = None,
+    workers: Workers = 1,
 ) -> None:
     """Write the clip table.
 
