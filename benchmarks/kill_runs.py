@@ -53,7 +53,9 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--longest", type=float, default=15.0, help="seconds until a kill, at most")
     parser.add_argument("--whole", type=Path, help="folder of an undisturbed run of before")
+    parser.add_argument("--config", nargs="*", default=[], help="as of snakemake, for all runs")
     args = parser.parse_args()
+    asked = ["--cores", str(args.cores), *(["--config", *args.config] if args.config else [])]
     rng = random.Random(args.seed)
     # A shell may have it ignored in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -63,7 +65,7 @@ def main() -> None:
         folder, whole = Path(name, "killed"), args.whole or Path(name, "whole")
         if args.whole is None:
             began = time.monotonic()
-            undisturbed, _ = start(whole, args.cores)
+            undisturbed, _ = start(whole, asked)
             assert undisturbed.wait() == 0, tail(whole)
             print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
 
@@ -73,16 +75,18 @@ def main() -> None:
         head: subprocess.Popen[bytes] | None = None
         status: int | None
         mark = ""
+        kinds: list[str] = []
         while kills.total() < args.kills or not at_end:
             if head is None:
-                unlock(folder, args.cores)
-                head, mark = start(folder, args.cores)
+                unlock(folder, asked)
+                head, mark = start(folder, asked)
                 at_end = is_hurt = False
             wait_s = rng.uniform(1, args.longest) if kills.total() < args.kills else None
+            kinds = kinds or rng.sample(KINDS, len(KINDS))  # each as often as the others
             try:
                 status = head.wait(wait_s)
             except subprocess.TimeoutExpired:
-                kind, is_hurt = rng.choice(KINDS), True
+                kind, is_hurt = kinds.pop(), True
                 whom, left = kill(kind, head, mark, rng)
                 kills[kind] += 1
                 orphans[kind] += len(left)
@@ -110,19 +114,18 @@ def main() -> None:
         print(path)
 
 
-def command(folder: Path, cores: int, *more: str) -> list[str]:
+def command(folder: Path, asked: list[str], *more: str) -> list[str]:
     where = ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(folder)]
-    asked = ["--configfile", str(CONFIG), "--cores", str(cores), *more]
-    return [sys.executable, "-m", "snakemake", *where, *asked]
+    return [sys.executable, "-m", "snakemake", *where, "--configfile", str(CONFIG), *more, *asked]
 
 
-def start(folder: Path, cores: int) -> tuple[subprocess.Popen[bytes], str]:
+def start(folder: Path, asked: list[str]) -> tuple[subprocess.Popen[bytes], str]:
     """Start the run in a process group of its own; return snakemake and the mark of its processes."""
     folder.mkdir(exist_ok=True)
     mark = uuid.uuid4().hex
     with (folder / "said.txt").open("wb") as said:
         head = subprocess.Popen(
-            command(folder, cores),
+            command(folder, asked),
             stdout=said,
             stderr=subprocess.STDOUT,
             env={**os.environ, MARK: mark},
@@ -138,9 +141,9 @@ def _end(head: subprocess.Popen[bytes]) -> None:
         head.wait()
 
 
-def unlock(folder: Path, cores: int) -> None:
+def unlock(folder: Path, asked: list[str]) -> None:
     if any(folder.glob(".snakemake/locks/*")):
-        subprocess.run(command(folder, cores, "--unlock"), check=True, capture_output=True)
+        subprocess.run(command(folder, asked, "--unlock"), check=True, capture_output=True)
 
 
 def kill(kind: str, head: subprocess.Popen[bytes], mark: str, rng: random.Random) -> tuple[str, list[str]]:

@@ -43,7 +43,7 @@ def errno_of(error: BaseException | None) -> int:
         if isinstance(error, OSError) and error.errno:
             return error.errno
         of_library = isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"
-        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
             if of_library and os.strerror(number) in str(error):
                 return number
         error = error.__cause__ or (error.__context__ if of_library else None)

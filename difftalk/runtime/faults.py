@@ -3,6 +3,8 @@
 import errno
 import math
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ REASONS = {
     errno.EISDIR: "it is a folder, not a file",
     errno.ENOTDIR: "a part of its path is a file, not a folder",
 }
+TEMPORARY = re.compile(rf"^\.(.+)\.{re.escape(platform.node())}-\d+\.part(.*)$")
 CONTINUES = "the same command continues"
 
 
@@ -59,7 +62,9 @@ def writing(
         if number not in WRITE_REASONS and (named is None or os.access(path.parent, os.W_OK | os.X_OK)):
             raise
         reason = REASONS.get(number, os.strerror(number))
-        said = f"{path} could not be written: {reason}{_room(path, tmp, number, needs)}; {reassurance}"
+        said = (
+            f"{_final(path)} could not be written: {reason}{_room(path, tmp, number, needs)}; {reassurance}"
+        )
         raise UserError(said) from e
 
 
@@ -71,6 +76,12 @@ def sentence(error: BaseException) -> str | None:
         return (
             f"the memory is not enough{at}{f' ({detail})' if detail else ''}: run it with fewer workers or "
             f"smaller batches, or give the job more memory; {CONTINUES}"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        detail = " ".join(str(error).split())[:150]
+        return (
+            f"a process that prepares batches was killed ({detail}): most likely the memory was not enough. "
+            f"Run it with fewer of them (--data-workers, training_workers), or more memory; {CONTINUES}"
         )
     number = errno_of(error)
     name = error.filename if isinstance(error, OSError) else None
@@ -93,7 +104,12 @@ def _room(path: Path, tmp: Path | None, number: int, needs: int | None) -> str:
         return f" ({readable(written)} were written, it needs {wanted}). Free some"
     folder = next((p for p in path.absolute().parents if p.is_dir()), Path("/"))
     room = shutil.disk_usage(folder).free + written
-    return f" ({readable(room)} for it in {folder}, it needs {wanted}). Free some"
+    return f" ({readable(room)} for it in {_final(folder)}, it needs {wanted}). Free some"
+
+
+def _final(path: Path) -> Path:
+    """Return where a file will be whose folder has a temporary name (`difftalk.runtime.files`)."""
+    return Path(*(TEMPORARY.sub(r"\1\2", part) for part in path.parts))
 
 
 def _size(path: Path) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from difftalk.runtime import ancestors
+from difftalk.runtime.progress import say
 from difftalk.training.signals import STOP_SIGNALS
 
 GRACE_S = 10.0  # after one process has failed, until the others, which would wait for it, are killed
@@ -88,6 +89,11 @@ def launch(processes: int, argv: Sequence[str], module: str = "difftalk") -> int
             child.kill()
             child.wait()
     failed = failed or next((c.returncode for c in children if c.returncode), 0)
+    if failed == -signal.SIGKILL:
+        say(
+            f"{argv[0]}: one of {processes} processes was killed: most likely the memory was not enough. Run "
+            "it with smaller batches, or more memory for the job; the same command continues"
+        )
     return failed if failed >= 0 else 128 - failed
 
 
