@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
         for number in STOP_SIGNALS:
             signal.signal(number, exit_on_signal)
-        ancestors.watch()
+        if rank is None:  # its launcher watches for those that train together
+            ancestors.watch()
     try:
         if log is not None and not launches:
             label = "" if log.stem == verb else log.stem.replace(".", " ")
