@@ -103,6 +103,7 @@ def test_a_path_through_a_file(tmp_path: Path) -> None:
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"
         ),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     ],
 )

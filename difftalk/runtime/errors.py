@@ -9,6 +9,10 @@ MACHINE_ERRNOS = frozenset(
     + (errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO)
 )
 
+# Of torch on a CPU and in a DataLoader, and of OpenCV; and of the system's loader.
+MEMORY_WORDS = ("can't allocate memory", "out of memory", "insufficient shared memory", "Failed to allocate")
+LIBRARY_MEMORY_WORDS = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
+
 
 class UserError(Exception):
     """A mistake that the user can correct: the message says what is wrong, where, and what to do.
@@ -52,17 +56,13 @@ def errno_of(error: BaseException | None) -> int:
 
 def is_memory_fault(error: BaseException) -> bool:
     """Whether an exception says that memory, of the GPU too, was not enough."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    kind, said = type(error).__name__, str(error)
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
         return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    # torch on a CPU, and in a DataLoader; OpenCV.
-    words = ("can't allocate memory", "Unable to allocate", "out of memory", "insufficient shared memory")
-    kind = type(error).__name__
-    if isinstance(error, RuntimeError) or kind == "error":
-        said = str(error)
-        return any(w in said for w in words) or (kind == "error" and "Failed to allocate" in said)
-    return False
+    if isinstance(error, OSError | ImportError):  # the latter of a library that does not fit
+        return getattr(error, "errno", None) == errno.ENOMEM or any(w in said for w in LIBRARY_MEMORY_WORDS)
+    # `error` is OpenCV's.
+    return (isinstance(error, RuntimeError) or kind == "error") and any(w in said for w in MEMORY_WORDS)
 
 
 def is_machine_fault(error: BaseException) -> bool:
