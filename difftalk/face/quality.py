@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from difftalk.runtime.files import ReadField, finite_or_none, read_csv, write_csv
+from difftalk.runtime.files import finite, parse_csv, write_csv
 
 QUALITY_COLUMNS = ("clip_id", "frames", "detected", "nme")
 
@@ -41,9 +41,12 @@ def read_quality(paths: Iterable[Path]) -> dict[str, tuple[int, int, float | Non
     Raises:
         UserError: if a file cannot be read or has other columns.
     """
-    numbers: dict[str, ReadField] = {"frames": int, "detected": int, "nme": finite_or_none}
-    rows = (row for path in paths for row in read_csv(path, QUALITY_COLUMNS, numbers=numbers))
-    return {row["clip_id"]: (row["frames"], row["detected"], row["nme"]) for row in rows}
+
+    def parse(row: dict[str, str]) -> tuple[str, tuple[int, int, float | None]]:
+        nme = finite(row["nme"]) if row["nme"] else None
+        return row["clip_id"], (int(row["frames"]), int(row["detected"]), nme)
+
+    return dict(pair for path in paths for pair in parse_csv(path, QUALITY_COLUMNS, parse))
 
 
 def quality_of(clips: set[str], found: dict[str, tuple[int, int, float | None]]) -> Quality | None:

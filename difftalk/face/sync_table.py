@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from difftalk.runtime.files import ReadField, finite, read_csv, write_csv
+from difftalk.runtime.files import finite, parse_csv, write_csv
 
 COLUMNS = ("clip_id", "sync_offset", "sync_confidence")
 
@@ -19,6 +19,8 @@ def read_sync(paths: Iterable[Path]) -> dict[str, tuple[int, float]]:
     Raises:
         UserError: if a file cannot be read or has other columns.
     """
-    numbers: dict[str, ReadField] = {"sync_offset": int, "sync_confidence": finite}
-    rows = (row for path in paths for row in read_csv(path, COLUMNS, numbers=numbers))
-    return {row["clip_id"]: (row["sync_offset"], row["sync_confidence"]) for row in rows}
+
+    def parse(row: dict[str, str]) -> tuple[str, tuple[int, float]]:
+        return row["clip_id"], (int(row["sync_offset"]), finite(row["sync_confidence"]))
+
+    return dict(pair for path in paths for pair in parse_csv(path, COLUMNS, parse))

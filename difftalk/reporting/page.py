@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from difftalk.reporting.checks import check_landmarks, checks
 from difftalk.reporting.curves import curves, read_log
-from difftalk.reporting.funnel import COLUMNS
 from difftalk.reporting.render import render
 from difftalk.reporting.tables import read_table
-from difftalk.runtime.files import finite, read_csv, read_json
+from difftalk.runtime.files import finite, parse_csv, read_json
 from difftalk.runtime.rejects import REASONS
 
 if TYPE_CHECKING:
@@ -84,15 +83,15 @@ def _facts(protocol: dict[str, str]) -> list[str]:
 
 def _funnel_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of funnel.csv with the share of all clips, in per cent."""
-    rows = read_csv(path, COLUMNS, numbers={"clips": int, "hours": finite})
-    planned = max(rows[0]["clips"], 1) if rows else 1
-    return [
-        {
+
+    def parse(row: dict[str, str]) -> dict[str, Any]:
+        return {
             "stage": row["stage"],
             "reason": REASONS.get(row["reason"], row["reason"]),
-            "clips": row["clips"],
-            "hours": row["hours"],
-            "share": 100 * row["clips"] / planned,
+            "clips": int(row["clips"]),
+            "hours": finite(row["hours"]),
         }
-        for row in rows
-    ]
+
+    rows = parse_csv(path, None, parse)
+    planned = max(rows[0]["clips"], 1) if rows else 1
+    return [row | {"share": 100 * row["clips"] / planned} for row in rows]

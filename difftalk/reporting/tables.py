@@ -135,12 +135,12 @@ def read_table(path: Path, protocol: dict[str, str]) -> Table:
         protocol: its footer.
 
     Raises:
-        UserError: if the file cannot be read, or has no rows of a method or of seeds.
+        UserError: if it is missing, not what was written, or no table.
     """
     rows = [{key: _number(value) for key, value in row.items()} for row in read_csv(path)]
     if rows and not {"method", "rows"} & rows[0].keys():
-        raise UserError(f"{path}: no table of `difftalk tables`: it has no column method")
-    return Table(path.stem, tuple(rows[0] if rows else ()), rows, protocol)
+        raise UserError(f"{path} is no table of `difftalk tables`: it has neither a column method nor rows")
+    return Table(path.stem, tuple(rows[0]) if rows else (), rows, protocol)
 
 
 def _number(text: str) -> str | int | float | None:

@@ -9,17 +9,17 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.faults import CONTINUES, writing
 
 HOST = platform.node()
 
-ReadField = Callable[[str], Any]
+R = TypeVar("R")
 
 
 @contextmanager
@@ -163,47 +163,60 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[
 
 
 def read_csv(
-    path: str | Path,
-    columns: Sequence[str] | None = None,
-    later: Sequence[str] = (),
-    numbers: Mapping[str, ReadField] | None = None,
-) -> list[dict[str, Any]]:
+    path: str | Path, columns: Sequence[str] | None = None, later: Sequence[str] = ()
+) -> list[dict[str, str]]:
     """Return the rows of a CSV file that has a header.
 
     Args:
         path: the file.
         columns: what the header has to be, if given.
         later: the last of `columns`, which a file may lack that was written before there were any.
-        numbers: of columns that are no text, how a field is read: `int`, `finite` or `finite_or_none`.
 
     Raises:
-        UserError: if the file cannot be read or has another header, or a row is not of its columns.
+        UserError: if the file cannot be read, or has another header.
     """
-    rows = []
     try:
         with Path(path).open(newline="", encoding="utf-8") as source:
-            reader = csv.reader(source, strict=True)
-            found = next(reader, [])
-            if columns is not None and tuple(found) not in {
+            reader = csv.DictReader(source)
+            found = tuple(reader.fieldnames or ())
+            if columns is not None and found not in {
                 tuple(columns[: len(columns) - lacking]) for lacking in range(len(later) + 1)
             }:
                 raise UserError(f"{path}:1: the columns are not {','.join(columns)}")
-            for fields in filter(None, reader):
-                where = f"{path}:{reader.line_num}"
-                if len(fields) != len(found):
-                    raise UserError(f"{where}: {len(fields)} fields, {len(found)} expected")
-                row: dict[str, Any] = dict(zip(found, fields, strict=True))
-                for column, read in (numbers or {}).items():
-                    try:
-                        row[column] = read(row[column])
-                    except ValueError:
-                        raise UserError(f"{where}: {column} is {row[column]!a}, not a number") from None
+            if not found:
+                raise UserError(f"{path}: empty, without a header")
+            rows = []
+            for row in reader:
+                if None in row or None in row.values():
+                    raise UserError(f"{path}:{reader.line_num}: not the {len(found)} fields of the header")
                 rows.append(row)
-    except OSError as e:
-        raise UserError(f"{path}: cannot be read ({e.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as e:
+            return rows
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise UserError(f"{path}: cannot be read ({e})") from None
-    return rows
+
+
+def parse_csv(
+    path: str | Path, columns: Sequence[str] | None, parse: Callable[[dict[str, str]], R]
+) -> list[R]:
+    """Return what `parse` makes of each row of a CSV file.
+
+    Args:
+        path: the file.
+        columns: as of `read_csv`.
+        parse: from the cells of a row by column; its ValueError or KeyError is the row's fault.
+
+    Raises:
+        UserError: as `read_csv`; naming the row that cannot be parsed.
+    """
+    parsed = []
+    for number, row in enumerate(read_csv(path, columns), start=1):
+        try:
+            parsed.append(parse(row))
+        except (ValueError, KeyError) as e:
+            raise UserError(f"{path}: row {number} is none of such a file ({e})") from None
+    return parsed
 
 
 def finite(text: str) -> float:
@@ -213,10 +226,5 @@ def finite(text: str) -> float:
         ValueError: if it is none, or not finite.
     """
     if not math.isfinite(number := float(text)):
-        raise ValueError(text)
+        raise ValueError(f"{text!a} is not a finite number")
     return number
-
-
-def finite_or_none(text: str) -> float | None:
-    """As `finite`; None of an empty text."""
-    return finite(text) if text else None

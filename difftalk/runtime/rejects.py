@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from difftalk.runtime.errors import ClipError, UserError
-from difftalk.runtime.files import read_csv, write_csv
+from difftalk.runtime.files import parse_csv, write_csv
 
 R = TypeVar("R")
 
@@ -144,9 +144,6 @@ def read_rejects(path: str | Path) -> list[Reject]:
     """Read what `write_rejects` wrote.
 
     Raises:
-        UserError: if the file cannot be read, has other columns, or a reason that is none.
+        UserError: if the file cannot be read or has other columns.
     """
-    try:
-        return [Reject(**row) for row in read_csv(path, COLUMNS)]
-    except ValueError as e:
-        raise UserError(f"{path}: {e}") from None
+    return parse_csv(path, COLUMNS, lambda row: Reject(**row))
