@@ -107,7 +107,7 @@ def write_inputs(folder: Path) -> None:
 
     That is a plan and a shard without clips, a random shard, and an untrained first stage.
     """
-    write_plan(folder / "clips.parquet", [])
+    write_plan(folder / "clips.parquet", [], ["train-000"])
     write_shard(folder / "empty.tar", [])
     write_random_shard(folder / "random.tar", clips=1, frames=80, size=16)
     write_small_autoencoder(folder / "autoencoder")

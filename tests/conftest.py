@@ -157,7 +157,7 @@ class Stage:
         self.clips.append(Clip(f"{name}-0", name, start_s, end_s, name, "train", "train-000", **clip))
 
     def _common(self, shard: str, workers: int) -> dict[str, Any]:
-        write_plan(self.folder / "clips.parquet", self.clips)
+        write_plan(self.folder / "clips.parquet", self.clips, ["train-000", "test-000"])
         return {
             "plan": self.folder / "clips.parquet",
             "shard": shard,

@@ -249,7 +249,7 @@ def copy(source: str, out: Path) -> Path:
 def test_the_embedded_first_stage_is_copied_and_encodes_in_float32(tmp_path: Path) -> None:
     out = copy("embedded", tmp_path / "out")
     assert sorted(p.name for p in out.iterdir()) == [
-        "config.json", "diffusion_pytorch_model.safetensors", "training.json"
+        "SHA256SUMS", "config.json", "diffusion_pytorch_model.safetensors", "training.json"
     ]  # fmt: skip
     for name in ("config.json", "diffusion_pytorch_model.safetensors"):
         assert (out / name).read_bytes() == (EMBEDDED / name).read_bytes()
@@ -276,7 +276,7 @@ def test_a_copy_has_nothing_of_the_machine_and_no_stray_file(tmp_path: Path) -> 
     (source / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
     out = copy(str(source), tmp_path / "out")
     assert sorted(p.name for p in out.iterdir()) == [
-        "README.md", "config.json", "diffusion_pytorch_model.safetensors", "training.json"
+        "README.md", "SHA256SUMS", "config.json", "diffusion_pytorch_model.safetensors", "training.json"
     ]  # fmt: skip
     assert (out / "config.json").read_bytes() == (EMBEDDED / "config.json").read_bytes()
     assert json.loads((out / "training.json").read_text()) == {"imported_from": str(source)}
@@ -286,6 +286,9 @@ def test_a_folder_that_cannot_be_copied_is_named(tmp_path: Path) -> None:
     source = copy("embedded", tmp_path / "source")
     weights = source / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"diffusion_pytorch_model\.safetensors is damaged or was edited"):
+        copy(str(source), tmp_path / "out")
+    (source / "SHA256SUMS").unlink()  # as in a folder of other software
     with pytest.raises(UserError, match=r"source is no first stage in diffusers' format \(VQModel\): "):
         copy(str(source), tmp_path / "out")
     weights.unlink()

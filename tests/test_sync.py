@@ -203,7 +203,7 @@ def test_the_stage_trains_on_the_crops_of_the_run(tmp_path: Path) -> None:
 def test_the_embedded_expert_is_copied_and_judges_in_float32(tmp_path: Path) -> None:
     settings, out = SyncnetTraining(), tmp_path / "out"
     run(crops=[], settings=settings, source="embedded", state=tmp_path / "state", out=out)
-    assert sorted(p.name for p in out.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in out.iterdir()) == ["SHA256SUMS", "config.json", "model.safetensors"]
     for name in ("config.json", "model.safetensors"):
         assert (out / name).read_bytes() == (EMBEDDED / name).read_bytes()
     narrow = load_syncnet(out)

@@ -168,6 +168,7 @@ def test_one_rule_gives_all_forms_and_names_are_escaped(tmp_path: Path) -> None:
     out = make(tmp_path, {"x<b>|&_1": {"c0": {"psnr": 30.0}}}, run="r", notes={"sampling": "10 steps"})
     assert {p.name for p in out.iterdir()} == {
         *(f"{t}.{s}" for t in TITLES for s in ("csv", "md", "tex", "html")),
+        "SHA256SUMS",
         "protocol.json",
     }
     assert "x&lt;b&gt;|&amp;_1" in (out / "comparison.html").read_text()

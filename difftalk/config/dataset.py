@@ -162,3 +162,8 @@ class Shards(Section):
 
     train: int = Field(2, ge=1, le=1000, description="Shards of the training split.")
     test: int = Field(1, ge=1, le=1000, description="Shards of the test split.")
+
+    def names(self, *splits: str) -> list[str]:
+        """Return the names of the shards of some splits, or of both, such as `train-003`."""
+        chosen = splits or ("train", "test")
+        return [f"{split}-{number:03d}" for split in chosen for number in range(getattr(self, split))]

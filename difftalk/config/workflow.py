@@ -213,7 +213,7 @@ def models(config: Config) -> dict[str, TrainingSettings]:
 
 def shards(config: Config, *splits: str) -> list[str]:
     """Return the names of the shards of `splits`, such as `train-003`."""
-    return [f"{split}-{number:03d}" for split in splits for number in range(getattr(config.shards, split))]
+    return config.shards.names(*splits)
 
 
 def unused_modules(modules: Mapping[str, str], chosen: str) -> list[str]:

@@ -1,15 +1,19 @@
 """The clip table: one row per clip, read by every stage; and the folder of sources that it points into."""
 
 import dataclasses
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from difftalk.media.clock import FPS
+from difftalk.runtime.checksums import verify_folder
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import atomic_file
+from difftalk.runtime.parquet import read_parquet, types_of, write_parquet
+from difftalk.runtime.suggest import did_you_mean
 
 SCHEMA = pa.schema(
     [
@@ -32,6 +36,11 @@ SCHEMA = pa.schema(
     ]
 )
 
+# Of a table that may be put together by hand.
+REQUIRED = ("clip_id", "source_id", "start_s", "end_s", "identity", "split")
+STAGE = "plan"
+# In the metadata of the table: the names of all shards, as JSON.
+SHARDS = b"shards"
 # No source's id holds a dot.
 USABLE = ".clips"
 
@@ -83,26 +92,59 @@ class Clip:
         return round((self.end_s - self.start_s) * FPS)
 
 
-def write_plan(path: str | Path, clips: list[Clip]) -> None:
-    """Write the clip table, whole or not at all."""
-    rows = [dataclasses.asdict(c) for c in clips]
-    with atomic_file(path) as tmp:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp)
+def write_plan(path: str | Path, clips: list[Clip], shards: Iterable[str] = ()) -> None:
+    """Write the clip table, whole or not at all.
+
+    Args:
+        path: the file.
+        clips: of all shards.
+        shards: names of all shards, since one may have no clip.
+    """
+    names = sorted({*shards, *(clip.shard for clip in clips)})
+    table = pa.Table.from_pylist([dataclasses.asdict(c) for c in clips], schema=SCHEMA)
+    write_parquet(Path(path), table.replace_schema_metadata({SHARDS: json.dumps(names)}))
 
 
 def read_plan(path: str | Path, shard: str | None = None) -> list[Clip]:
     """Return the clips of one shard (which may have none), or of all.
 
     Raises:
-        UserError: if `path` is no clip table.
+        UserError: if `path` is no clip table, or has no shard of that name.
     """
+    table = read_parquet(path, STAGE, types_of(SCHEMA, *REQUIRED))
+    for name in REQUIRED:
+        if table[name].null_count:
+            raise UserError(f"{path} is no table of `difftalk {STAGE}`: a row has no {name}")
+    names = {f.name for f in dataclasses.fields(Clip)}
+    clips = [Clip(**{k: v for k, v in row.items() if k in names}) for row in table.to_pylist()]
+    if shard is None:
+        return clips
+    of_shard = [clip for clip in clips if clip.shard == shard]
+    known = {clip.shard for clip in clips} | _shards_of(table)
+    if shard not in known:
+        raise UserError(f"{path}: the plan has no shard {shard}; {did_you_mean(shard, sorted(known))}")
+    return of_shard
+
+
+def read_columns(path: str | Path, *required: str) -> list[dict[str, Any]]:
+    """Return the rows of a clip table, which may be of other software.
+
+    Args:
+        path: the file.
+        required: the columns that it must have.
+
+    Raises:
+        UserError: if the file cannot be read, or lacks one of them.
+    """
+    return read_parquet(path, STAGE, types_of(SCHEMA, *required)).to_pylist()
+
+
+def _shards_of(table: pa.Table) -> set[str]:
+    """Return the names of all shards of a plan; none where it does not say them."""
     try:
-        filters = [("shard", "=", shard)] if shard is not None else None
-        rows = pq.read_table(path, filters=filters).to_pylist()
-        names = {f.name for f in dataclasses.fields(Clip)}
-        return [Clip(**{k: v for k, v in row.items() if k in names}) for row in rows]
-    except (pa.ArrowInvalid, FileNotFoundError, TypeError) as e:
-        raise UserError(f"{path} is no clip table of `difftalk plan` ({e})") from e
+        return set(json.loads((table.schema.metadata or {}).get(SHARDS, b"[]")))
+    except (ValueError, TypeError):
+        return set()
 
 
 def source_file(sources: Path, source_id: str) -> Path | None:
@@ -119,10 +161,16 @@ def write_usable(sources: Path, clip_ids: list[str]) -> None:
 def clips_with_sources(plan: Path, shard: str, sources: Path) -> list[tuple[Clip, Path]]:
     """Return the clips of a shard that `fetch` has not rejected, each with its file.
 
+    Every file of the folder is compared with its checksum: once per stage, before the first is opened.
+
     Raises:
-        UserError: if `plan` is no clip table, or a source is gone from the store.
+        UserError: if `plan` is no clip table or has no such shard, the folder is missing, or a source is
+            gone, damaged, or another file than was fetched.
     """
     planned = read_plan(plan, shard)
+    if not sources.is_dir():
+        raise UserError(f"{sources}: no such folder; `difftalk fetch` fills it")
+    verify_folder(sources, f"delete {sources}, and snakemake fetches it again")
     if (sources / USABLE).is_file():  # a folder put together by hand has none: all clips of what is in it
         usable = set((sources / USABLE).read_text(encoding="utf-8").split())
         planned = [c for c in planned if c.clip_id in usable]

@@ -1,8 +1,9 @@
 """Download videos with yt-dlp: once into a store, with retries; videos that are gone are remembered.
 
-Of a video `ID` the store holds `ID.mp4` (or another suffix) and `ID.json`, which says where it came from; or
-`ID.gone.json` with the reason for which the site does not give it. A partial download lies in `.ID.part/` and
-is resumed. No ffmpeg program is needed: separate video and audio streams are put into one file with PyAV.
+Of a video `ID` the store holds `ID.mp4` (or another suffix) and `ID.json`, which says where it came from and
+what its checksum is: a file that is torn or has changed is downloaded again. Or it holds `ID.gone.json` with
+the reason for which the site does not give it. A partial download lies in `.ID.part/` and is resumed.
+No ffmpeg program is needed: separate video and audio streams are put into one file with PyAV.
 """
 
 import json
@@ -20,8 +21,9 @@ import av
 from difftalk.config.download import Download
 from difftalk.datasets.site_errors import GONE, BusySite, Forbidden, classify_error
 from difftalk.media.encode import mux
+from difftalk.runtime.checksums import checksum
 from difftalk.runtime.errors import ClipError, UserError
-from difftalk.runtime.files import write_json
+from difftalk.runtime.files import sync, write_json
 from difftalk.runtime.lock import file_lock
 from difftalk.runtime.progress import say
 
@@ -68,8 +70,7 @@ def fetch_video(video_id: str, folder: Path, settings: Download, url: str | None
         if (file := stored(video_id, folder)) is not None:
             return file
         gone = folder / f"{video_id}.gone.json"
-        if gone.is_file():
-            said = json.loads(gone.read_text(encoding="utf-8"))
+        if {"reason", "detail", "asked"} <= (said := _note(gone)).keys():
             detail = f"{said['detail']} (asked on {said['asked']}; to ask again, delete {gone})"
             raise ClipError(said["reason"], detail)
         try:
@@ -82,12 +83,25 @@ def fetch_video(video_id: str, folder: Path, settings: Download, url: str | None
 
 
 def stored(video_id: str, folder: Path) -> Path | None:
-    """Return the file of a video that has been fetched whole before; None where there is none."""
-    note = folder / f"{video_id}.json"
-    if not note.is_file():
+    """Return the file of a video that has been fetched before, if it is whole; None where there is none."""
+    note = _note(folder / f"{video_id}.json")
+    file = folder / Path(str(note.get("file", ""))).name
+    if file == folder or not file.is_file():
         return None
-    file = folder / json.loads(note.read_text(encoding="utf-8"))["file"]
-    return file if file.is_file() else None
+    # Notes of earlier versions have no checksum.
+    if file.stat().st_size == note.get("bytes") and note.get("sha256") in (None, checksum(file)):
+        return file
+    say(f"fetch: {file} is not what was downloaded on {note.get('fetched')}: it is downloaded again")
+    return None
+
+
+def _note(path: Path) -> dict[str, Any]:
+    """Return what a note says; nothing where there is none, or it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def fetch_with_retries(video_id: str, folder: Path, settings: Download, url: str | None = None) -> Path:
@@ -150,11 +164,13 @@ def _fetch(video_id: str, folder: Path, settings: Download, url: str) -> Path:
     if not parts:
         raise ClipError("cannot_fetch", f"{url}: yt-dlp found no video there")
     file = _place(video_id, folder, [path for path, _ in parts])
+    sync(file)
     facts = {
         "file": file.name,
         "url": url,
         "formats": [str(f.get("format_id")) for _, f in parts],
         "bytes": file.stat().st_size,
+        "sha256": checksum(file),
         "fetched": date.today().isoformat(),
         "yt_dlp": yt_dlp.version.__version__,
     }

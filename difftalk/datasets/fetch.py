@@ -10,8 +10,8 @@ from difftalk.datasets.clips import Clip
 from difftalk.datasets.dataset import open_dataset
 from difftalk.media.probe import probe
 from difftalk.media.video import read_lazy_frames
+from difftalk.runtime.checksums import checksum
 from difftalk.runtime.errors import ClipError
-from difftalk.runtime.files import checksum
 
 # A source may be this much shorter than its clips say: durations are those of the video stream.
 SHORTFALL_S = 0.1

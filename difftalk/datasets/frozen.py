@@ -48,9 +48,17 @@ def write_frozen(path: Path, clips: Iterable[Clip], sha256: Mapping[str, str]) -
         path: the file to write.
         clips: the clips that a run kept.
         sha256: of the file of each source.
+
+    Raises:
+        UserError: naming a source that has no checksum.
     """
     rows = []
     for clip in sorted(clips, key=lambda c: c.clip_id):
+        if clip.source_id not in sha256:
+            raise UserError(
+                f"freeze: {clip.source_id} is in no sources/SHARD.csv, and no stage rejected {clip.clip_id}: "
+                "outputs of several runs are mixed"
+            )
         values = dataclasses.asdict(clip) | {"sha256": sha256[clip.source_id]}
         values["box"] = " ".join(f"{v:g}" for v in clip.box or ())
         rows.append([values[column] for column in COLUMNS])

@@ -8,8 +8,8 @@ import numpy as np
 
 from difftalk.datasets.file_features import FileFeatures
 from difftalk.datasets.fingerprints import audio_distance, frame_distance
+from difftalk.runtime.checksums import checksum
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import checksum
 
 # Largest shares of differing bits between a copy and its original: docs/videos.md has the measurement.
 COPY_FRAMES, COPY_AUDIO = 0.15, 0.35

@@ -103,7 +103,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     if not lines:
         raise UserError(f"{path} is not written: no clip was found")
     used = [c for c in COLUMNS if any(line[c] for line in lines)]
-    write_csv(path, used, ([line[c] for c in used] for line in lines))
+    # People edit it.
+    write_csv(path, used, ([line[c] for c in used] for line in lines), recorded=False)
 
 
 def _site(host: str) -> str:

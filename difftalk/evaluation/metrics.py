@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from difftalk.pretrained import table as pretrained
+from difftalk.runtime.checksums import checksum
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import checksum
 
 Box = tuple[int, int, int, int]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from difftalk.media.clock import FPS
+from difftalk.runtime.checksums import verify_folder
 from difftalk.runtime.errors import ClipError, UserError
 
 SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
@@ -19,10 +20,12 @@ def check_folder(samples: Path, clip_ids: list[str]) -> None:
     """Check that a folder can be one of samples of these clips; single clips may be missing.
 
     Raises:
-        UserError: if it is no folder, or holds videos but none under the name of a clip.
+        UserError: if it is no folder, or holds videos but none under the name of a clip; if a video that
+            `sample` wrote is gone or damaged.
     """
     if not samples.is_dir():
         raise UserError(f"{samples} is no folder of videos")
+    verify_folder(samples)
     videos = sorted(p.name for p in samples.iterdir() if p.suffix in SUFFIXES)
     if clip_ids and videos and not any(find_video(samples, clip_id) for clip_id in clip_ids):
         raise UserError(f"{samples}: videos are named by clip id, such as {clip_ids[0]}.mp4, not {videos[0]}")

@@ -115,7 +115,10 @@ class Scorer:
     @staticmethod
     def problem(method: str, clip: Crop, error: ClipError) -> dict[str, Any]:
         """Return the row of a clip that has no score, and says why."""
-        frames = len(clip.landmarks)
+        try:
+            frames = len(clip.landmarks)
+        except ClipError:
+            frames = 0
         return {"clip_id": clip.clip_id, "method": method, "frames": frames, "problem": str(error)}
 
     def _sync(self, frames: np.ndarray, landmarks: np.ndarray, audio: np.ndarray) -> dict[str, float]:
@@ -150,6 +153,14 @@ class Scorer:
             whole, mouth = self.lpips(truth, frames, box)
             values["lpips"], values["lpips_mouth"] = whole.tolist(), mouth.tolist()
         return values
+
+
+def crop_size(clip: Crop) -> int | None:
+    """Return the pixels of a crop's side; None where it cannot be told."""
+    try:
+        return int(clip.info["size"])
+    except (ClipError, KeyError, ValueError, TypeError):
+        return None
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import atomic_file
+from difftalk.runtime.parquet import read_parquet, types_of, write_parquet
 
 IMAGE_METRICS = ("psnr", "ssim", "lpips", "psnr_mouth", "ssim_mouth", "lpips_mouth")
 
@@ -52,21 +51,24 @@ class Scores:
 def write_scores(path: Path, method: str, rows: list[dict[str, Any]], protocol: dict[str, str]) -> None:
     """Write the rows of one method on one shard, and the protocol in the file's metadata."""
     metadata = {"protocol": json.dumps(protocol, sort_keys=True), "method": method}
-    with atomic_file(path) as tmp:
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata), tmp)
+    write_parquet(path, pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata))
 
 
 def read_scores(paths: Sequence[Path]) -> Scores:
     """Read the clip rows of all metrics files.
 
     Raises:
-        UserError: naming the first point in which two files' protocols differ.
+        UserError: if a file is missing or damaged; naming the first point in which two files' protocols
+            differ.
     """
     clips: dict[str, dict[str, dict[str, Any]]] = {}
     protocol: dict[str, str] | None = None
     for path in sorted(paths):
-        table = pq.read_table(path)
-        found = json.loads((table.schema.metadata or {})[b"protocol"])
+        table = read_parquet(path, "score", types_of(SCHEMA))
+        try:
+            found = json.loads((table.schema.metadata or {})[b"protocol"])
+        except (KeyError, ValueError):
+            raise UserError(f"{path} is no table of `difftalk score`: it has no protocol") from None
         protocol = protocol or found
         protocol["crop_pixels"] = protocol.get("crop_pixels") or found.get("crop_pixels", "")
         # An empty shard has no crops to be of a size, and versions are recorded, not compared.

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import atomic_file
+from difftalk.runtime.parquet import read_parquet, types_of, write_parquet
 
 SCHEMA = pa.schema(
     [
@@ -129,19 +128,18 @@ class ClipScores:
 def write_scores(path: Path, scores: Iterable[ClipScores]) -> None:
     """Write the scores of a shard, whole or not at all."""
     rows = [dataclasses.asdict(of_clip) for of_clip in scores]
-    with atomic_file(path) as tmp:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp)
+    write_parquet(path, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def read_scores(path: Path) -> list[ClipScores]:
     """Return the scores of a shard, in the order of its clips.
 
     Raises:
-        UserError: if the file cannot be read or has other columns.
+        UserError: if the file is missing, damaged, or has other columns.
     """
     try:
-        return [_scores(row) for row in pq.read_table(path).to_pylist()]
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as e:
+        return [_scores(row) for row in read_parquet(path, "landmarks", types_of(SCHEMA)).to_pylist()]
+    except (KeyError, TypeError) as e:
         raise UserError(f"{path} is no table of scores of `difftalk landmarks` ({e})") from e
 
 

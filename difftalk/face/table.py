@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from difftalk.face.tracks import Track
+from difftalk.runtime.parquet import parquet_writer, read_parquet, types_of
 
 SCHEMA = pa.schema(
     [
@@ -23,8 +23,11 @@ SCHEMA = pa.schema(
 
 @contextmanager
 def landmark_writer(path: Path) -> Iterator[Callable[[str, Track], None]]:
-    """Yield a function `(clip_id, track)` that appends the track of a clip to a landmark table."""
-    with pq.ParquetWriter(path, SCHEMA) as writer:
+    """Yield a function `(clip_id, track)` that appends the track of a clip to a landmark table.
+
+    It is written whole or not at all.
+    """
+    with parquet_writer(path, SCHEMA) as writer:
 
         def write(clip_id: str, track: Track) -> None:
             columns = {
@@ -40,8 +43,12 @@ def landmark_writer(path: Path) -> Iterator[Callable[[str, Track], None]]:
 
 
 def read_landmarks(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return `{clip_id: (frames (n,), points (n, 68, 2) float32)}` of a shard's landmark table."""
-    table = pq.read_table(path, columns=["clip_id", "frame", "points"])
+    """Return `{clip_id: (frames (n,), points (n, 68, 2) float32)}` of a shard's landmark table.
+
+    Raises:
+        UserError: if the file is missing, damaged or no such table.
+    """
+    table = read_parquet(path, "landmarks", types_of(SCHEMA, "clip_id", "frame", "points"))
     if table.num_rows == 0:
         return {}
     names = np.asarray(table["clip_id"].to_pylist())

@@ -2,20 +2,23 @@
 
 Written with the standard library in the layout of `webdataset.TarWriter` (USTAR, a clip's files together and
 sorted by name), whose import would bring torch into stages that have no network. Uncompressed members are
-read in place (`map_arrays`) or streamed by any WebDataset reader.
+read in place (`map_arrays`) or streamed by any WebDataset reader. Every reader here compares what it reads
+with the shard's list of checksums (`difftalk.media.members`).
 """
 
 import io
 import json
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from difftalk.runtime.errors import UserError
+from difftalk.media.members import Member, ShardWriter, damaged, list_members, verify_shards
+from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.files import atomic_file
 
 
@@ -27,15 +30,26 @@ def write_shard(path: str | Path, samples: Iterable[tuple[str, dict[str, Any]]])
     Raises:
         ValueError: if a clip id holds a dot, a slash or white space, or a value does not fit its extension.
     """
-    with atomic_file(path) as tmp, tarfile.open(tmp, "w", format=tarfile.USTAR_FORMAT) as tar:
+    writer = ShardWriter()
+    with atomic_file(path, record=writer.record) as tmp, writer.writing(tmp):
         for clip_id, files in samples:
             if not clip_id or any(c in "./" or c.isspace() for c in clip_id):
                 raise ValueError(f"clip id {clip_id!r} cannot name files of a shard")
             for extension in sorted(files):
-                data = _to_bytes(extension, files[extension])
-                member = tarfile.TarInfo(f"{clip_id}.{extension}")
-                member.size, member.mode, member.mtime = len(data), 0o444, 0
-                tar.addfile(member, io.BytesIO(data))
+                writer.add(f"{clip_id}.{extension}", _to_bytes(extension, files[extension]))
+
+
+def read_files(path: str | Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield `(clip_id, {extension: content})` of a shard.
+
+    Raises:
+        UserError: if the shard is missing, no tar, ends early, or differs from its list of checksums.
+    """
+    path = Path(path)
+    members = list_members(path)
+    with path.open("rb") as file:
+        for clip_id, of_clip in groupby(members, key=lambda m: m.clip_id):
+            yield clip_id, {member.extension: member.read(path, file) for member in of_clip}
 
 
 def read_shard(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -44,60 +58,97 @@ def read_shard(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Values by extension: `*.npy` as arrays, `json` as dicts, the rest (mp4, flac) as bytes.
 
     Raises:
-        UserError: if the file is no tar.
+        UserError: as `read_files`.
     """
-    clip_id: str | None = None
-    files: dict[str, Any] = {}
-    with _open(path) as tar:
-        for member in tar:
-            found, extension = member.name.split(".", 1)
-            if found != clip_id:
-                if clip_id is not None:
-                    yield clip_id, files
-                clip_id, files = found, {}
-            content = tar.extractfile(member)
-            assert content is not None, "a shard holds files only"
-            files[extension] = _from_bytes(extension, content.read())
-    if clip_id is not None:
-        yield clip_id, files
+    for clip_id, files in read_files(path):
+        yield clip_id, {extension: _from_bytes(extension, data) for extension, data in files.items()}
 
 
-def map_arrays(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
+def map_arrays(path: str | Path, *, check: bool = True) -> dict[str, dict[str, np.ndarray]]:
     """Map the arrays of a local shard in place: `{clip_id: {name: array}}`, `latents.npy` under `latents`.
 
-    All are read-only views of one `np.memmap`: nothing is read until it is used, one file is open however
-    many clips there are, and processes share the pages.
+    All are read-only views of one `np.memmap`: one file is open however many clips there are, and processes
+    share the pages.
+
+    Args:
+        path: the shard.
+        check: read the whole of it first, once per process, and compare it with its checksums.
 
     Raises:
-        UserError: if the file is no tar.
+        UserError: as `read_files`; if an array cannot be read.
     """
+    path = Path(path)
+    if check:
+        verify_shards([path])
     arrays: dict[str, dict[str, np.ndarray]] = {}
-    with _open(path) as tar:
-        whole = np.memmap(path, np.uint8, mode="r")
-        for member in tar:
-            clip_id, extension = member.name.split(".", 1)
-            of_clip = arrays.setdefault(clip_id, {})
-            if extension.endswith(".npy"):
-                of_clip[extension.removesuffix(".npy")] = _view(whole, member.offset_data)
+    members = list_members(path)
+    whole = np.memmap(path, np.uint8, mode="r")
+    for member in members:
+        of_clip = arrays.setdefault(member.clip_id, {})
+        if member.extension.endswith(".npy"):
+            try:
+                of_clip[member.extension.removesuffix(".npy")] = _view(whole, member)
+            except ValueError as e:
+                raise damaged(path, f"{member.name} is no array ({e})") from None
     return arrays
 
 
 @dataclass
 class Crop:
-    """One clip of a crops shard.
+    """One clip of a crops shard. Its files are decoded when they are asked for.
 
     Args:
-        video: mp4 bytes, 25 fps, square.
-        audio: `(N,)` int16, mono, 16 kHz.
-        landmarks: `(T, 68, 2)` float32, x and y in pixels of the crop.
-        info: clip_id, source_id, identity, split, frames, fps, size, box (x0, y0, x1, y1 in source pixels).
+        clip_id: its name.
+        files: content by extension: `mp4`, 25 fps, square; `flac`, `landmarks.npy`, `json`.
+
+    Raises:
+        ClipError: `cannot_decode`, by each property, where a file is missing or cannot be decoded.
     """
 
     clip_id: str
-    video: bytes
-    audio: np.ndarray
-    landmarks: np.ndarray
-    info: dict[str, Any]
+    files: dict[str, bytes]
+
+    @property
+    def video(self) -> bytes:
+        """The mp4."""
+        return self._file("mp4")
+
+    @cached_property
+    def audio(self) -> np.ndarray:
+        """`(N,)` int16, mono, 16 kHz."""
+        # Imported here: a loader of arrays needs no codec.
+        from difftalk.media.flac import decode_flac
+
+        try:
+            return decode_flac(self._file("flac"))
+        except (RuntimeError, ValueError) as e:
+            raise self._undecodable("flac", e) from None
+
+    @cached_property
+    def landmarks(self) -> np.ndarray:
+        """`(T, 68, 2)` float32, x and y in pixels of the crop."""
+        try:
+            points: np.ndarray = _from_bytes("landmarks.npy", self._file("landmarks.npy"))
+        except (ValueError, EOFError) as e:
+            raise self._undecodable("landmarks.npy", e) from None
+        if points.shape[1:] != (68, 2) or not np.isfinite(points).all():
+            raise self._undecodable("landmarks.npy", "not 68 points a frame")
+        return points
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """clip_id, source_id, identity, split, frames, fps, size, box (x0, y0, x1, y1 in source pixels)."""
+        try:
+            found: dict[str, Any] = _from_bytes("json", self._file("json"))
+        except ValueError as e:
+            raise self._undecodable("json", e) from None
+        if not isinstance(found, dict):
+            raise self._undecodable("json", "no object")
+        return found
+
+    def without_video(self) -> "Crop":
+        """Return the rest of the clip, which takes less memory."""
+        return Crop(self.clip_id, {k: v for k, v in self.files.items() if k != "mp4"})
 
     def frames(self) -> np.ndarray:
         """Decode the frames: `(T, size, size, 3)` uint8 RGB."""
@@ -105,24 +156,35 @@ class Crop:
 
         return read_video(self.video)
 
+    def _file(self, extension: str) -> bytes:
+        if extension not in self.files:
+            raise ClipError("cannot_decode", f"the crop has no {extension}")
+        return self.files[extension]
 
-def read_crops(path: str | Path) -> Iterator[Crop]:
-    """Yield the clips of a crops shard; the video stays encoded until `Crop.frames` is called."""
-    # Imported here: a loader of arrays needs no codec.
-    from difftalk.media.flac import decode_flac
-
-    for clip_id, files in read_shard(path):
-        audio = decode_flac(files["flac"])
-        yield Crop(clip_id, files["mp4"], audio, files["landmarks.npy"], files["json"])
+    def _undecodable(self, extension: str, why: object) -> ClipError:
+        return ClipError("cannot_decode", f"the {extension} of the crop: {why}")
 
 
-def _open(path: str | Path) -> tarfile.TarFile:
-    try:
-        return tarfile.open(path, "r:")
-    except tarfile.TarError as e:
+def read_crops(path: str | Path, only: Iterable[str] | None = None) -> Iterator[Crop]:
+    """Yield the clips of a crops shard; nothing is decoded.
+
+    Args:
+        path: the shard.
+        only: ids of the clips that are wanted, and have to be there; None is all.
+
+    Raises:
+        UserError: as `read_files`; where a clip of `only` is not in the shard.
+    """
+    lacking = None if only is None else set(only)
+    for clip_id, files in read_files(path):
+        if lacking is None or clip_id in lacking:
+            yield Crop(clip_id, files)
+            (lacking or set()).discard(clip_id)
+    if lacking:
         raise UserError(
-            f"{path} is no uncompressed tar ({e}): delete it and run the stage that writes it"
-        ) from e
+            f"{path} has no clip {min(lacking)}, which other files of the shard have: outputs of several "
+            "runs are mixed"
+        )
 
 
 def _to_bytes(extension: str, value: Any) -> bytes:
@@ -145,12 +207,14 @@ def _from_bytes(extension: str, data: bytes) -> Any:
     return data
 
 
-def _view(whole: np.ndarray, offset: int) -> np.ndarray:
-    """Return the `.npy` file that begins at byte `offset` of `whole`, without a copy."""
-    header = io.BytesIO(whole[offset : offset + 4096].tobytes())
+def _view(whole: np.ndarray, member: Member) -> np.ndarray:
+    """Return a `.npy` file within `whole`, without a copy."""
+    header = io.BytesIO(whole[member.offset : member.offset + min(member.size, 4096)].tobytes())
     version = np.lib.format.read_magic(header)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(header)
-    begin = offset + header.tell()
+    begin = member.offset + header.tell()
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if begin + size != member.offset + member.size:
+        raise ValueError(f"{member.size} bytes do not hold {shape} {dtype}")
     return whole[begin : begin + size].view(dtype).reshape(shape, order="F" if fortran else "C")

@@ -12,6 +12,7 @@ import torch
 from diffusers import VQModel
 
 from difftalk.pretrained.model_folder import FIRST_STAGE
+from difftalk.runtime.errors import UserError, is_machine_fault
 
 
 def build_autoencoder(
@@ -48,10 +49,24 @@ def load_autoencoder(folder: Path, device: str | torch.device = "cpu") -> VQMode
     Weights stored in half precision are widened to float32, which is exact.
 
     Raises:
-        UserError: if the folder does not hold a `config.json` and safetensors weights.
+        UserError: if the folder does not hold a `config.json` and safetensors weights that fit each other, or
+            they are not what was written.
     """
     FIRST_STAGE.check(folder)
-    model: VQModel = VQModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    model: VQModel
+    try:
+        # With `low_cpu_mem_usage`, weights that are missing or of other shapes are an error of another kind.
+        model, report = VQModel.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except Exception as e:
+        if is_machine_fault(e):
+            raise
+        raise UserError(
+            f"{folder}: the first stage cannot be loaded: {' '.join(str(e).split())[:200]}"
+        ) from None
+    if lacking := report["missing_keys"]:
+        raise UserError(f"{folder}: the first stage cannot be loaded: no weights {lacking[0]}")
     return model.float().to(device).eval().requires_grad_(False)
 
 

@@ -9,6 +9,7 @@ from difftalk.media.shards import Crop
 from difftalk.models.autoencoder import downsampling, encode_frames
 from difftalk.models.masks import generated_mask, mask_image
 from difftalk.runtime.errors import ClipError, UserError
+from difftalk.speech.windows import STEPS_PER_FRAME
 
 if TYPE_CHECKING:
     from diffusers import VQModel
@@ -29,12 +30,18 @@ def encode_clip(model: "VQModel", crop: Crop, speech: np.ndarray, settings: Enco
 
     Raises:
         ClipError: `cannot_decode` where the frames of the crop do not decode, or not all.
-        UserError: where the size of the crop is no multiple of the first stage's factor.
+        UserError: where the size of the crop is no multiple of the first stage's factor, or the speech is of
+            another crop.
     """
     frames = crop.frames()
     if len(frames) != len(crop.landmarks):
         detail = f"{len(frames)} frames of the crop decode, {len(crop.landmarks)} were written"
         raise ClipError("cannot_decode", detail)
+    if len(speech) != STEPS_PER_FRAME * len(frames):
+        raise UserError(
+            f"{crop.clip_id}: {len(speech)} steps of speech, {len(frames)} frames of the crop: outputs of "
+            "several runs are mixed; delete the speech table, and snakemake writes it again"
+        )
     size, factor = frames.shape[1], downsampling(model)
     if size % factor:
         raise UserError(f"crops.size {size} is no multiple of {factor}, the first stage's factor")

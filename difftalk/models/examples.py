@@ -3,16 +3,22 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from difftalk.media.members import verify_shards
 from difftalk.media.shards import map_arrays
 from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW
 from difftalk.runtime.errors import UserError
 from difftalk.speech.windows import neighbour_windows
+
+# Of each clip of a shard.
+ARRAYS = ("latents", "masked", "speech", "landmarks", "generated")
 
 
 @dataclass
@@ -53,11 +59,24 @@ class LatentClips:
     Args:
         shards: paths of `shards/{shard}.tar`.
         neighbours: frames of speech per example: 8 with audio smoothing, 1 without.
+        check: read all of them first, once per process, and compare them with their checksums.
+
+    Raises:
+        UserError: if a shard is missing, damaged or none for training, or there is no clip.
     """
 
-    def __init__(self, shards: Iterable[Path], neighbours: int) -> None:
+    def __init__(self, shards: Iterable[Path], neighbours: int, *, check: bool = True) -> None:
         self.shards = list(shards)
-        clips = {clip_id: arrays for path in self.shards for clip_id, arrays in map_arrays(path).items()}
+        if check:
+            verify_shards(self.shards)
+        clips: dict[str, dict[str, np.ndarray]] = {}
+        for path in self.shards:
+            for clip_id, arrays in map_arrays(path, check=False).items():
+                if lacking := [name for name in ARRAYS if name not in arrays]:
+                    raise UserError(
+                        f"{path} is no shard of `difftalk encode`: {clip_id} has no {lacking[0]}.npy"
+                    )
+                clips[clip_id] = arrays
         if not clips:
             raise UserError("train: the shards hold no clip; the funnel says why they were rejected")
         self.clip_ids = sorted(clips)
@@ -65,9 +84,9 @@ class LatentClips:
         self.neighbours = neighbours
         self._ends = list(accumulate(len(c["latents"]) for c in self.clips))
 
-    def __reduce__(self) -> tuple[type, tuple[list[Path], int]]:
+    def __reduce__(self) -> tuple[Any, tuple[list[Path], int]]:
         """Pickle to the paths alone: a worker process maps the shards itself."""
-        return type(self), (self.shards, self.neighbours)
+        return partial(type(self), check=False), (self.shards, self.neighbours)
 
     def __len__(self) -> int:
         """Return the frames in all clips."""
@@ -88,7 +107,7 @@ class LatentClips:
         for clip_id, arrays in zip(self.clip_ids, self.clips, strict=True):
             yield np.frombuffer(clip_id.encode(), np.uint8)
             yield np.array(arrays["latents"].shape)
-            for name in ("latents", "masked", "speech", "landmarks", "generated"):
+            for name in ARRAYS:
                 yield arrays[name][[0, -1]]
 
     def locate(self, index: int) -> tuple[int, int]:

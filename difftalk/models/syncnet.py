@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from difftalk.models.sync_inputs import (
 )
 from difftalk.pretrained.model_folder import CONFIG_NAME, SYNC_EXPERT
 from difftalk.runtime.errors import UserError
+from difftalk.runtime.files import read_json
 
 V2_EMBEDDING = 1024  # length of an embedding of SyncNet v2
 V2_SIZE, V2_FILL = 224, 110  # side of its face crop in pixels, and the grey outside of the frame
@@ -230,17 +232,17 @@ def load_syncnet(folder: str | Path, device: str | torch.device = "cpu") -> Sync
     Weights stored in half precision are widened to float32, which is exact.
 
     Raises:
-        UserError: if the folder is none, or its weights do not fit its config.
+        UserError: if the folder is none, its weights do not fit its config, or they are not what was written.
     """
     folder = Path(folder)
     SYNC_EXPERT.check(folder)
-    values = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    values = read_json(folder / CONFIG_NAME)
     try:
         config = SyncnetConfig(**{**values, "channels": tuple(values["channels"])})
         network = build_syncnet(config)
         tensors = load_file(folder / SYNC_EXPERT.weights_name)
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-    except (KeyError, TypeError, RuntimeError) as e:
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as e:
         raise UserError(
             f"{folder}: the sync expert cannot be read: {' '.join(str(e).split())[:200]}"
         ) from None

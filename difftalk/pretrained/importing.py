@@ -16,8 +16,9 @@ from urllib.parse import unquote, urlsplit
 from difftalk.pretrained import table
 from difftalk.pretrained.download import discard, download
 from difftalk.pretrained.table import Weight
+from difftalk.runtime.checksums import checksum
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import atomic_file, atomic_folder, checksum
+from difftalk.runtime.files import atomic_file, atomic_folder
 from difftalk.runtime.progress import say
 
 # Writes the weights of a name, read from a released file, to a file or an existing folder; the last argument
@@ -81,7 +82,7 @@ def import_weights(name: str, file: Path, convert: Convert, called: str, url: st
             return
         out = table.folder() / weight.kept_as
         try:
-            with (atomic_file if out.suffix else atomic_folder)(out) as tmp:
+            with atomic_file(out, recorded=True) if out.suffix else atomic_folder(out) as tmp:
                 convert(name, content, tmp, called)
         except UserError as e:
             # A person knows the file by its own name.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from difftalk.runtime.checksums import verify_folder
 from difftalk.runtime.errors import UserError
 
 CONFIG_NAME = "config.json"
@@ -26,14 +27,15 @@ class ModelFolder:
     weights_name: str
 
     def check(self, folder: Path) -> None:
-        """Check that the files are there.
+        """Check that the files are there, and those that the folder has checksums of are what was written.
 
         Raises:
-            UserError: naming the one that is missing.
+            UserError: naming the one that is missing, damaged or was edited.
         """
         for name in (CONFIG_NAME, self.weights_name):
             if not (folder / name).is_file():
                 raise UserError(f"{folder} is no {self.kind}: it has no {name}")
+        verify_folder(folder)
 
     def copy(self, source: Path, out: Path) -> None:
         """Copy config, weights and records into the folder `out`, which exists, and nothing else.

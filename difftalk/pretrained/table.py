@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from difftalk.runtime.checksums import verify, verify_folder
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.suggest import did_you_mean
 
@@ -126,7 +127,7 @@ def locate(name: str, *, asked_by: str) -> Path:
         asked_by: the configuration key that needs them, for the error.
 
     Raises:
-        UserError: if they are not there, with both ways to get them.
+        UserError: if they are not there, with both ways to get them; if they are not what was imported.
     """
     if (path := present(name)) is None:
         # The workflow's folder need not be that of the shell the command is typed into.
@@ -137,6 +138,11 @@ def locate(name: str, *, asked_by: str) -> Path:
             "without a network, get that file elsewhere and "
             f"`{here}difftalk weights import {name} FILE`"
         )
+    again = f"delete it, and fetch or import the weights {name} again (`difftalk weights`)"
+    if path.is_dir():
+        verify_folder(path, again)
+    else:
+        verify(path, again)
     return path
 
 

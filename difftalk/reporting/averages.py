@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from difftalk.config.report import TablesSettings
+from difftalk.datasets.clips import read_columns
 from difftalk.evaluation.scores import Scores
 from difftalk.reporting.tables import DIGITS, Table
 
@@ -93,8 +92,8 @@ def groups_of(plan: Path, columns: Sequence[str]) -> list[Group]:
         plan: the clip table.
         columns: any of identity, subset, tags; one that the table lacks has no groups.
     """
-    there = [column for column in columns if column in pq.read_schema(plan).names]
-    rows = pq.read_table(plan, columns=["clip_id", *there]).to_pylist() if there else []
+    rows = read_columns(plan, "clip_id")
+    there = [column for column in columns if rows and column in rows[0]]
     found: dict[tuple[str, str], set[str]] = {}
     for column in there:
         for row in rows:
@@ -114,7 +113,7 @@ def footer_of(scores: Scores, plan: Path, settings: TablesSettings) -> dict[str,
         plan: the clip table.
         settings: name of the run and further lines.
     """
-    planned = pq.read_table(plan, columns=["clip_id", "split", "identity"]).to_pylist()
+    planned = read_columns(plan, "clip_id", "split", "identity")
     test = [row for row in planned if row["split"] == "test"]
     asked = scores.asked
     listed = hashlib.sha256("".join(f"{clip}\n" for clip in asked).encode()).hexdigest()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from difftalk.config.gates import FrameGates, GatesSettings
 from difftalk.datasets.clips import Clip
@@ -17,7 +16,7 @@ from difftalk.face.gates import cuts
 from difftalk.media.clock import FPS
 from difftalk.reporting.funnel import first_rejects
 from difftalk.reporting.render import render
-from difftalk.runtime.files import atomic_file
+from difftalk.runtime.parquet import write_parquet
 from difftalk.runtime.rejects import Reject
 
 ANGLES = ("yaw", "pitch", "roll")
@@ -168,8 +167,7 @@ def _ratio(part: int, whole: int) -> float | None:
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write clip_scores.parquet, whole or not at all."""
-    with atomic_file(path) as tmp:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp)
+    write_parquet(path, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def page(rows: list[dict[str, Any]], thumbnails: Mapping[str, bytes], gates: GatesSettings) -> str:

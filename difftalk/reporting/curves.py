@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from difftalk.runtime.checksums import verify
+from difftalk.runtime.errors import UserError
+
 GREY = "#888888"
 STYLE: Any = {
     "svg.hashsalt": "difftalk",
@@ -18,11 +21,18 @@ STYLE: Any = {
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the entries of a training log that have a step and a loss; none where there is no log."""
+    """Yield the entries of a training log that have a step and a loss.
+
+    Raises:
+        UserError: if there is no log, it is not what was written, or a line is no entry.
+    """
     if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+        raise UserError(f"{path}: no such file; a training writes it into the folder of its model")
+    for number, line in enumerate(verify(path).read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+        except ValueError as e:
+            raise UserError(f"{path}:{number}: no entry of a training log ({e})") from None
         if "step" in entry and isinstance(entry.get("loss"), int | float):
             yield entry
 

@@ -1,6 +1,5 @@
 """The funnel: planned = kept + rejected, by stage and reason."""
 
-import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import NamedTuple
 
 from difftalk.datasets.clips import Clip
 from difftalk.face.quality import quality_of
+from difftalk.media.members import list_members
 from difftalk.reporting.render import render
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.rejects import REASONS, REJECTING_STAGES, Reject
@@ -152,9 +152,12 @@ def check(planned: set[str], cropped: set[str], lost: dict[str, Reject]) -> None
 
 
 def clips_in(path: Path) -> set[str]:
-    """Return the ids of the clips of a crops shard; nothing is decoded."""
-    with tarfile.open(path, "r:") as tar:
-        return {name.split(".", 1)[0] for name in tar.getnames()}
+    """Return the ids of the clips of a crops shard; nothing is decoded.
+
+    Raises:
+        UserError: if the shard is missing, no tar, ends early, or lists other files.
+    """
+    return {member.clip_id for member in list_members(path)}
 
 
 def remaining(lines: list[Line]) -> list[tuple[str, int, float]]:

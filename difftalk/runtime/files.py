@@ -1,8 +1,11 @@
-"""Write outputs that are either whole or absent: to a temporary name in the same folder, then renamed."""
+"""Write outputs that are either whole or absent: to a temporary name in the same folder, then renamed.
+
+They are on the disk before they have their name, so that this holds after a loss of power too.
+"""
 
 import csv
+import errno
 import glob
-import hashlib
 import json
 import math
 import os
@@ -14,17 +17,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from difftalk.runtime.checksums import SUMS, checksum, line_of, record_of, verify, write_record, write_sums
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.faults import CONTINUES, writing
 
-HOST = platform.node()
-
 R = TypeVar("R")
+
+HOST = platform.node()
+# Of file systems that cannot be asked to write a folder.
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 @contextmanager
 def atomic_file(
-    path: str | Path, reassurance: str = CONTINUES, *, needs: int | None = None
+    path: str | Path,
+    reassurance: str = CONTINUES,
+    *,
+    needs: int | None = None,
+    recorded: bool = False,
+    record: Callable[[], str] | None = None,
 ) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces `path` when the block ends without an error.
 
@@ -34,6 +45,8 @@ def atomic_file(
         path: the file.
         reassurance: what is intact where it cannot be written, for the message.
         needs: bytes that it will have, where they are known, for the same.
+        recorded: keep its sha256 beside it, by which `checksums.verify` finds damage.
+        record: what to keep beside it instead, asked for when the block has ended.
 
     Raises:
         UserError: if it cannot be written, as `difftalk.runtime.faults.writing`.
@@ -45,10 +58,29 @@ def atomic_file(
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_stale(path)
             yield tmp
+            sync(tmp)
+            kept = record() if record is not None else line_of(checksum(tmp), path.name) if recorded else ""
+            # Never beside a file that it is not of: a kill in between leaves a file without a record.
+            record_of(path).unlink(missing_ok=True)
             os.replace(tmp, path)
+            if kept:
+                write_record(path, kept)
+            sync(path.parent)
     finally:
         with suppress(OSError):
             tmp.unlink()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as e:
+        if e.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(number)
 
 
 def _remove_stale(path: Path) -> None:
@@ -84,6 +116,8 @@ def _is_running(process: int) -> bool:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty temporary folder to fill; it replaces `path` when the block ends without an error.
 
+    Its `SHA256SUMS` is written, unless the block has done that.
+
     Raises:
         UserError: if it cannot be written, as `difftalk.runtime.faults.writing`.
     """
@@ -96,8 +130,14 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(tmp, ignore_errors=True)
             tmp.mkdir()
             yield tmp
+            if not (tmp / SUMS).exists():
+                write_sums(tmp)
+            for inside_it in (tmp, *tmp.rglob("*")):
+                if not inside_it.is_symlink():
+                    sync(inside_it)
             shutil.rmtree(path, ignore_errors=True)
             os.replace(tmp, path)
+            sync(path.parent)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
@@ -113,12 +153,6 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def checksum(path: Path, kind: str = "sha256") -> str:
-    """Return the checksum of a file, in hexadecimal digits; `kind` as of `hashlib`."""
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, kind).hexdigest()
-
-
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON with sorted keys, whole or not at all; the same content gives the same bytes."""
     with atomic_file(path) as tmp:
@@ -129,10 +163,10 @@ def read_json(path: str | Path) -> Any:
     """Return what a JSON file holds.
 
     Raises:
-        UserError: if the file cannot be read, or is no JSON.
+        UserError: if the file cannot be read, is not what was written, or is no JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(verify(Path(path)).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{path}: cannot be read ({e})") from None
 
@@ -148,13 +182,21 @@ def write_json_lines(path: str | Path, entries: Iterable[dict[str, Any]]) -> Non
         tmp.write_text(json_lines(entries), encoding="utf-8")
 
 
-def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(
+    path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]], *, recorded: bool = True
+) -> None:
     """Write a CSV file with a header and Unix line ends, whole or not at all; None is an empty cell.
 
     A byte of a file's name that is no UTF-8 is escaped.
+
+    Args:
+        path: the file.
+        columns: its header.
+        rows: its cells.
+        recorded: as of `atomic_file`; false for a table that people are meant to edit.
     """
     with (
-        atomic_file(path) as tmp,
+        atomic_file(path, recorded=recorded) as tmp,
         tmp.open("w", newline="", encoding="utf-8", errors="backslashreplace") as target,
     ):
         writer = csv.writer(target, lineterminator="\n")
@@ -173,10 +215,10 @@ def read_csv(
         later: the last of `columns`, which a file may lack that was written before there were any.
 
     Raises:
-        UserError: if the file cannot be read, or has another header.
+        UserError: if the file cannot be read, is not what was written, or has another header.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8") as source:
+        with verify(Path(path)).open(newline="", encoding="utf-8") as source:
             reader = csv.DictReader(source)
             found = tuple(reader.fieldnames or ())
             if columns is not None and found not in {

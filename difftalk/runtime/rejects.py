@@ -118,13 +118,13 @@ class RejectLog:
             self._check_fraction()
             write_rejects(self.path, self.rejects)
         elif self.rejects:
-            write_rejects(self.failed_path, self.rejects)
+            write_rejects(self.failed_path, self.rejects, recorded=False)
 
     def _check_fraction(self) -> None:
         rejected = len(self.rejects)
         if not self.clips or rejected / self.clips <= self.max_fraction:
             return
-        write_rejects(self.failed_path, self.rejects)
+        write_rejects(self.failed_path, self.rejects, recorded=False)
         ((commonest, _),) = Counter(r.reason for r in self.rejects).most_common(1)
         example = next(r for r in self.rejects if r.reason == commonest)
         raise UserError(
@@ -134,10 +134,13 @@ class RejectLog:
         )
 
 
-def write_rejects(path: str | Path, rejects: Iterable[Reject]) -> None:
-    """Write the rejects of one shard at one stage, sorted by clip; none gives the header alone."""
+def write_rejects(path: str | Path, rejects: Iterable[Reject], *, recorded: bool = True) -> None:
+    """Write the rejects of one shard at one stage, sorted by clip; none gives the header alone.
+
+    With `recorded`, their checksum is kept (`difftalk.runtime.files.atomic_file`).
+    """
     rows = ((r.clip_id, r.stage, r.reason, r.detail) for r in sorted(rejects, key=lambda r: r.clip_id))
-    write_csv(path, COLUMNS, rows)
+    write_csv(path, COLUMNS, rows, recorded=recorded)
 
 
 def read_rejects(path: str | Path) -> list[Reject]:

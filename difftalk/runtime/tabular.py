@@ -61,7 +61,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             names = file.schema_arrow.names
             if double := sorted({name for name in names if names.count(name) > 1}):
                 raise UserError(f"{path}: two columns are called {double[0]!r}")

@@ -1,6 +1,5 @@
 """A trained DiffTalk as one diffusers pipeline: load, save, and a call from frames and speech to frames."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW, Conditio
 from difftalk.models.denoiser import Denoiser, use_one_token_shortcut
 from difftalk.models.masks import generated_mask, mask_image
 from difftalk.reporting.card import model_card
-from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import atomic_folder, json_lines, write_json
+from difftalk.runtime.checksums import SUMS, verify_folder, write_sums
+from difftalk.runtime.errors import UserError, is_machine_fault
+from difftalk.runtime.files import atomic_folder, json_lines, read_json, write_json
 from difftalk.sampling.ddim import ddim_inpaint
 from difftalk.speech.windows import neighbour_windows
 
@@ -35,7 +35,7 @@ class DiffTalkPipeline(DiffusionPipeline):
     """Denoiser, conditioning, noise schedule and first stage of one experiment.
 
     On disk it is a folder in diffusers' format: `unet/`, `conditioner/`, `scheduler/` and `vqvae/`, each with
-    config and safetensors; and `model_index.json`, `README.md`, `training.json`, `log.jsonl`.
+    config and safetensors; and `model_index.json`, `README.md`, `training.json`, `log.jsonl`, `SHA256SUMS`.
 
     Args:
         unet: the denoiser.
@@ -72,7 +72,7 @@ class DiffTalkPipeline(DiffusionPipeline):
     ) -> "DiffTalkPipeline":
         """Load a folder that `save` wrote, ready to sample: frozen, with the one-token shortcut.
 
-        No network is used.
+        No network is used. Files that the folder has checksums of are compared with them.
 
         Args:
             folder: the model.
@@ -80,15 +80,22 @@ class DiffTalkPipeline(DiffusionPipeline):
             options: as of `DiffusionPipeline.from_pretrained`; `vqvae=None` leaves out the first stage.
 
         Raises:
-            UserError: if the folder is not one of ours.
+            UserError: if the folder is not one of ours, or a file is missing, damaged or was edited.
         """
         index = Path(folder) / "model_index.json"
-        if not index.is_file() or json.loads(index.read_text()).get("_class_name") != cls.__name__:
+        about = read_json(index) if index.is_file() else None
+        if not isinstance(about, dict) or about.get("_class_name") != cls.__name__:
             raise UserError(
                 f"{folder}: no model_index.json of a {cls.__name__}: not a trained DiffTalk model"
             )
+        verify_folder(Path(folder))
         offline = {"use_safetensors": True, "local_files_only": True}
-        pipeline = super().from_pretrained(str(folder), **{**offline, **options})
+        try:
+            pipeline = super().from_pretrained(str(folder), **{**offline, **options})
+        except Exception as e:
+            if is_machine_fault(e):
+                raise
+            raise UserError(f"{folder}: cannot be loaded: {' '.join(str(e).split())[:200]}") from None
         use_one_token_shortcut(pipeline.unet)
         for part in (pipeline.unet, pipeline.conditioner, pipeline.vqvae):
             if part is not None:
@@ -110,7 +117,11 @@ class DiffTalkPipeline(DiffusionPipeline):
         with atomic_folder(out) as tmp:
             self.save_pretrained(tmp, safe_serialization=True)
             # The files themselves: what is stored in half precision stays so, and its own facts come along.
-            shutil.copytree(autoencoder, tmp / "vqvae", dirs_exist_ok=True)
+            for file in sorted(p for p in autoencoder.rglob("*") if p.is_file() and p.name != SUMS):
+                target = tmp / "vqvae" / file.relative_to(autoencoder)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, target)
+            write_sums(tmp / "vqvae")
             (tmp / "log.jsonl").write_text(json_lines(log), encoding="utf-8")
             write_json(tmp / "training.json", facts)
             (tmp / "README.md").write_text(self._card(out.name, autoencoder, facts, log), encoding="utf-8")
@@ -119,7 +130,7 @@ class DiffTalkPipeline(DiffusionPipeline):
         nets = ("unet", "conditioner", "vqvae")
         parameters = {net: sum(p.numel() for p in getattr(self, net).parameters()) for net in nets}
         about = autoencoder / "training.json"
-        first_stage = json.loads(about.read_text()) if about.is_file() else {}
+        first_stage = read_json(about) if about.is_file() else {}
         known = facts | {"parameters": parameters, "first_stage": first_stage}
         return model_card(name, self.conditions, known, log)
 

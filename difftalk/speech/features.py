@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from difftalk.media.audio import level_db
+from difftalk.media.shards import Crop
 from difftalk.runtime.errors import ClipError
 from difftalk.speech.windows import STEPS_PER_FRAME
 
@@ -20,14 +21,12 @@ class SpeechJob:
     """One clip to compute features of.
 
     Args:
-        audio: `(N,)` int16 mono 16 kHz.
-        frames: of the clip.
+        crop: of the clip; its video is not looked at.
         silence_db: level below which the clip is rejected, dB of a full-scale square wave.
         backend: of `load_backend`.
     """
 
-    audio: np.ndarray
-    frames: int
+    crop: Crop
     silence_db: float
     backend: Backend
 
@@ -51,9 +50,10 @@ def clip_features(job: SpeechJob) -> np.ndarray:
     """Return the features of one clip, `(2 * frames, D)` float32.
 
     Raises:
-        ClipError: `silent`.
+        ClipError: `silent`; `cannot_decode` where audio or landmarks of the crop cannot be decoded.
     """
-    level = level_db(job.audio)
+    audio = job.crop.audio
+    level = level_db(audio)
     if level < job.silence_db:
         raise ClipError("silent", f"level {level:.0f} dB, below silence_db={job.silence_db:g}")
-    return job.backend(job.audio, STEPS_PER_FRAME * job.frames)
+    return job.backend(audio, STEPS_PER_FRAME * len(job.crop.landmarks))

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from difftalk.runtime.parquet import parquet_writer, read_parquet, types_of
 
 SCHEMA = pa.schema([("clip_id", pa.string()), ("step", pa.int32()), ("features", pa.list_(pa.float32()))])
 
 
 @contextmanager
 def speech_writer(path: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
-    """Yield a function `(clip_id, features)` that appends a clip's features `(S, D)` to a table."""
-    with pq.ParquetWriter(path, SCHEMA) as writer:
+    """Yield a function `(clip_id, features)` that appends a clip's features `(S, D)` to a table.
+
+    It is written whole or not at all.
+    """
+    with parquet_writer(path, SCHEMA) as writer:
 
         def write(clip_id: str, features: np.ndarray) -> None:
             columns = {
@@ -28,8 +32,12 @@ def speech_writer(path: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
 
 
 def read_speech(path: str | Path) -> dict[str, np.ndarray]:
-    """Return `{clip_id: (S, D) float32}` of a shard's speech table."""
-    table = pq.read_table(path)
+    """Return `{clip_id: (S, D) float32}` of a shard's speech table.
+
+    Raises:
+        UserError: if the file is missing, damaged or no such table.
+    """
+    table = read_parquet(path, "speech", types_of(SCHEMA))
     found: dict[str, np.ndarray] = {}
     if table.num_rows == 0:
         return found

@@ -102,7 +102,7 @@ def _write(out: Path, entries: "Iterable[Entry]") -> None:
     write_rows(out, (e.row for e in found if e.row is not None))
     beside = out.with_suffix(".rejected.csv")
     if rejected:
-        write_csv(beside, ("entry", "problem"), ([e.name, e.problem] for e in rejected))
+        write_csv(beside, ("entry", "problem"), ([e.name, e.problem] for e in rejected), recorded=False)
     else:
         beside.unlink(missing_ok=True)
     said = f", {len(rejected)} that cannot be used are in {beside}" if rejected else ""

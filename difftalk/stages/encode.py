@@ -64,7 +64,6 @@ def _encoded(
     from difftalk.runtime.rejects import Reject
 
     model = load_autoencoder(autoencoder, default_device())
-    clips = (crop for crop in read_crops(crops) if crop.clip_id in features)
-    for crop in progress(clips, len(features), STAGE, "clips"):
+    for crop in progress(read_crops(crops, features), len(features), STAGE, "clips"):
         done = guarded(lambda c: encode_clip(model, c, features[c.clip_id], settings), crop, crop.clip_id)
         yield crop.clip_id, Reject.of(crop.clip_id, STAGE, done) if isinstance(done, ClipError) else done

@@ -47,6 +47,7 @@ def run(
     from difftalk.datasets.clips import Clip, read_plan, write_usable
     from difftalk.datasets.fetch import FetchJob, fetch_source, link_source
     from difftalk.datasets.frozen import write_manifest
+    from difftalk.runtime.checksums import write_sums
     from difftalk.runtime.files import atomic_folder, inside
     from difftalk.runtime.parallel import map_clips
     from difftalk.runtime.rejects import Reject, RejectLog
@@ -71,4 +72,5 @@ def run(
             fetched[source_id] = video.name, video.stat().st_size, found.sha256
         rejected = {reject.clip_id for reject in lost.rejects}
         write_usable(tmp, [clip.clip_id for clip in clips if clip.clip_id not in rejected])
+        write_sums(tmp, {name: sha256 for name, _, sha256 in fetched.values()})
     write_manifest(manifest, fetched)

@@ -44,7 +44,6 @@ def run(
     from difftalk.face.follow import TrackJob, processes, track_clip
     from difftalk.face.quality import write_quality
     from difftalk.face.table import landmark_writer
-    from difftalk.runtime.files import atomic_file
     from difftalk.runtime.parallel import map_clips
     from difftalk.runtime.rejects import Reject
 
@@ -54,7 +53,7 @@ def run(
     lengths = [clip.frames for clip, _ in pairs]
     found: list[tuple[str, int, int, float | None]] = []
     measured: list[ClipScores] = []
-    with atomic_file(out) as tmp, landmark_writer(tmp) as write:
+    with landmark_writer(out) as write:
         for clip_id, tracked in map_clips(track_clip, jobs, stage=STAGE, workers=workers, lengths=lengths):
             if isinstance(tracked, Reject):
                 measured.append(ClipScores(clip_id, tracked.reason, tracked.detail))

@@ -61,7 +61,7 @@ def run(
         write_csv(not_videos, OTHERS_COLUMNS, survey.others)
     if identities is not None:
         write_csv(identities, IDENTITY_COLUMNS, survey.identities)
-    write_plan(out, assign_shards(survey.clips, shards))
+    write_plan(out, assign_shards(survey.clips, shards), shards.names())
 
 
 def _survey(dataset: LocalSettings, workers: int) -> "Survey":

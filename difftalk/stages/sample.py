@@ -50,7 +50,6 @@ def run(
             method, shard_file=shard_file, autoencoder=autoencoder, model=model, settings=settings
         )
         tag = {} if method == "ground_truth" else SYNTHETIC
-        clips = (crop for crop in read_crops(crops) if crop.clip_id in encoded)
 
         def write(crop: Crop) -> None:
             write_video(
@@ -63,7 +62,7 @@ def run(
             )
 
         failed = 0
-        for crop in progress(clips, len(encoded), "sample", "clips"):
+        for crop in progress(read_crops(crops, encoded), len(encoded), "sample", "clips"):
             if isinstance(done := guarded(write, crop, crop.clip_id), ClipError):
                 say(f"sample: {crop.clip_id} has no video: {done}")
                 failed += 1

@@ -35,7 +35,7 @@ def run(
             clip failed with an unexpected error.
     """
     from difftalk.evaluation.samples import check_folder, find_video
-    from difftalk.evaluation.scorer import Scorer
+    from difftalk.evaluation.scorer import Scorer, crop_size
     from difftalk.evaluation.scores import write_scores
     from difftalk.media.shards import map_arrays, read_crops
     from difftalk.runtime.errors import ClipError, UserError
@@ -43,7 +43,7 @@ def run(
     from difftalk.runtime.progress import progress
 
     encoded = None if shard_file is None else set(map_arrays(shard_file))
-    clips = [clip for clip in read_crops(crops) if encoded is None or clip.clip_id in encoded]
+    clips = list(read_crops(crops, encoded))
     check_folder(samples, [clip.clip_id for clip in clips])
     scorer = Scorer.load(syncnet, settings)
     rows: list[dict[str, Any]] = []
@@ -56,5 +56,5 @@ def run(
         rows += found
     if clips and failed == len(clips):
         raise UserError(f"score: none of {failed} clips could be scored; the first: {rows[0]['problem']}")
-    sizes = sorted({int(clip.info["size"]) for clip in clips})
+    sizes = sorted({size for clip in clips if (size := crop_size(clip)) is not None})
     write_scores(out, method, rows, {**scorer.protocol(), "crop_pixels": ", ".join(map(str, sizes))})

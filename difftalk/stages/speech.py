@@ -27,7 +27,6 @@ def run(
         UserError: as `RejectLog`, and where the weights of the backend are missing.
     """
     from difftalk.media.shards import read_crops
-    from difftalk.runtime.files import atomic_file
     from difftalk.runtime.parallel import map_clips
     from difftalk.runtime.rejects import RejectLog
     from difftalk.speech.features import SpeechJob, clip_features, load_backend
@@ -35,13 +34,12 @@ def run(
 
     backend = load_backend(settings.backend)
     jobs = [
-        (crop.clip_id, SpeechJob(crop.audio, len(crop.landmarks), settings.silence_db, backend))
+        (crop.clip_id, SpeechJob(crop.without_video(), settings.silence_db, backend))
         for crop in read_crops(crops)
     ]
     with (
-        atomic_file(out) as tmp,
         RejectLog(STAGE, rejects, max_reject_fraction, len(jobs)) as lost,
-        speech_writer(tmp) as write,
+        speech_writer(out) as write,
     ):
         for clip_id, features in lost.kept(map_clips(clip_features, jobs, stage=STAGE, workers=1)):
             write(clip_id, features)

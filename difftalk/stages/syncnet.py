@@ -56,15 +56,23 @@ def run(
 
 
 def _train(crops: list[Path], settings: SyncnetTraining, state: Path, out: Path) -> None:
-    from difftalk.media.shards import read_crops
+    from difftalk.media.shards import Crop, read_crops
     from difftalk.models.syncnet import save_syncnet
+    from difftalk.runtime.errors import ClipError
+    from difftalk.runtime.parallel import guarded
+    from difftalk.runtime.progress import say
     from difftalk.training.sync_expert import SyncClip, syncnet_config, train_syncnet
 
-    clips = [
-        SyncClip.of(crop.frames(), crop.landmarks, crop.audio, settings.lip_size)
-        for path in crops
-        for crop in read_crops(path)
-    ]
+    def windows(crop: Crop) -> SyncClip:
+        return SyncClip.of(crop.frames(), crop.landmarks, crop.audio, settings.lip_size)
+
+    clips = []
+    for crop in (crop for path in crops for crop in read_crops(path)):
+        found = guarded(windows, crop, crop.clip_id)
+        if isinstance(found, ClipError):
+            say(f"syncnet: {crop.clip_id} is not trained on: {found}")
+        else:
+            clips.append(found)
     network, report = train_syncnet(clips, settings, state)
     config = syncnet_config(settings, {**report, "source": "trained on the train split of this run"})
     with atomic_folder(out) as tmp:

@@ -55,5 +55,6 @@ def run(
     from difftalk.training.loop import train_denoiser
 
     smoothed = settings.smoothing and "audio" in settings.conditions
-    clips = LatentClips(shards, settings.smoothing_frames if smoothed else 1)
+    # One process of each machine checks them for all.
+    clips = LatentClips(shards, settings.smoothing_frames if smoothed else 1, check=not launcher.local_rank())
     train_denoiser(clips, autoencoder, settings, state, out, curves, data_workers)

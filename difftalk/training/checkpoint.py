@@ -16,13 +16,15 @@ import numpy as np
 import torch
 
 from difftalk.config.section import Section
+from difftalk.runtime.checksums import read_sums, verify, verify_folder, write_sums
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import atomic_file, atomic_folder
+from difftalk.runtime.files import atomic_file, atomic_folder, read_json
 from difftalk.runtime.fingerprint import fingerprint
 from difftalk.runtime.progress import say
 
 KEPT_CHECKPOINTS = 2
 FINISHED = "finished"
+NOT_PUT_BACK = "the finished model is not put back: the training starts afresh"
 
 
 def provenance(settings: Section, arrays: Iterable[np.ndarray], module: str) -> str:
@@ -157,12 +159,13 @@ def keep_finished(state: Path, model: Path, provenance: str) -> None:
     with suppress(OSError), atomic_folder(state / FINISHED) as tmp:  # no links: another file system
         shutil.copytree(model, tmp / "model", copy_function=os.link)
         (tmp / "provenance.json").write_text(provenance)
+        write_sums(tmp, {f"model/{name}": sha256 for name, sha256 in (read_sums(model) or {}).items()})
     for path in (*_checkpoints(state), state / "log.jsonl"):
         path.unlink(missing_ok=True)
 
 
 def restore_finished(state: Path, model: Path, provenance: str, may_change: Collection[str] = ()) -> bool:
-    """Put the recorded model back if it is of this training; delete the record of another.
+    """Put the recorded model back if it is of this training, and whole; else delete the record.
 
     Returns:
         Whether the model is in its place.
@@ -170,7 +173,15 @@ def restore_finished(state: Path, model: Path, provenance: str, may_change: Coll
     record = state / FINISHED
     if not (record / "provenance.json").is_file():
         return False
-    if set(differences((record / "provenance.json").read_text(), provenance)) - set(may_change):
+    try:
+        verify_folder(record / "model", NOT_PUT_BACK)
+        verify(record / "provenance.json", NOT_PUT_BACK)
+        recorded = read_json(record / "provenance.json")
+    except UserError as e:
+        say(str(e))
+        shutil.rmtree(record)
+        return False
+    if set(differences(json.dumps(recorded), provenance)) - set(may_change):
         shutil.rmtree(record)
         return False
     with atomic_folder(model) as tmp:

@@ -9,19 +9,20 @@ that order moves on as frames are drawn.
 import hashlib
 import io
 import json
-import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from difftalk.media.members import Member, list_members, verify_shards
 from difftalk.media.video import read_video
 from difftalk.models.autoencoder import to_pixels
-from difftalk.runtime.errors import UserError
+from difftalk.runtime.errors import ClipError, UserError
 
 STRETCH = 64  # frames of a clip that are in the pool at a time
 DECODED_AHEAD = 2  # stretches
@@ -75,24 +76,25 @@ class CropVideo:
     Args:
         clip_id: of the clip.
         shard: the file.
-        offset: of the mp4 in the shard, in bytes.
-        size: of the mp4, in bytes.
+        member: where in the shard the mp4 is.
         frames: number of frames.
         pixels: width and height of a frame.
     """
 
     clip_id: str
     shard: Path
-    offset: int
-    size: int
+    member: Member
     frames: int
     pixels: int
 
-    def read(self, first: int = 0, count: int | None = None) -> bytes:
-        """Read `count` bytes of the mp4 from byte `first` on; None is all that follow."""
+    def read(self) -> bytes:
+        """Read the mp4, and compare it with its checksum.
+
+        Raises:
+            UserError: if it differs.
+        """
         with self.shard.open("rb") as file:
-            file.seek(self.offset + first)
-            return file.read(self.size - first if count is None else count)
+            return self.member.read(self.shard, file)
 
     def read_frames(self, chosen: np.ndarray) -> np.ndarray:
         """Decode the frames of rising numbers `chosen`: (len(chosen), H, W, 3) uint8.
@@ -106,28 +108,42 @@ class CropVideo:
             reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
             return reader.get_batch(chosen.tolist()).asnumpy()
         except (decord.DECORDError, RuntimeError):
+            pass
+        try:
             return read_video(data)[chosen]
+        except (ClipError, IndexError) as e:
+            raise UserError(f"{self.shard}: the frames of {self.clip_id} cannot be decoded ({e})") from None
 
 
 def find_videos(crops: Sequence[Path]) -> list[CropVideo]:
     """Find the videos of crops shards, by shard and in its order; no frame is decoded.
 
+    The shards are compared with their checksums first: training may take days.
+
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or a shard is missing, damaged or none of crops.
     """
+    verify_shards(crops)
     found = []
     for shard in crops:
-        by_clip: dict[str, dict[str, int]] = {}
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                clip_id, extension = member.name.split(".", 1)
-                properties = by_clip.setdefault(clip_id, {})
-                if extension == "mp4":
-                    properties |= {"offset": member.offset_data, "size": member.size}
-                elif extension == "json":
-                    info = json.loads(tar.extractfile(member).read())  # type: ignore[union-attr]
-                    properties |= {"frames": info["frames"], "pixels": info["size"]}
-        found += [CropVideo(clip_id, shard, **properties) for clip_id, properties in by_clip.items()]
+        by_clip: dict[str, dict[str, Any]] = {}
+        members = list_members(shard)
+        with shard.open("rb") as file:
+            for member in members:
+                properties = by_clip.setdefault(member.clip_id, {})
+                if member.extension == "mp4":
+                    properties["member"] = member
+                elif member.extension == "json":
+                    properties["json"] = member.read(shard, file)
+        for clip_id, properties in by_clip.items():
+            try:
+                info = json.loads(properties["json"])
+                video = CropVideo(
+                    clip_id, shard, properties["member"], int(info["frames"]), int(info["size"])
+                )
+            except (KeyError, ValueError, TypeError) as e:
+                raise UserError(f"{shard} is no shard of `difftalk crops`: {clip_id}: {e!r}") from None
+            found.append(video)
     if not found:
         raise UserError("autoencoder: the train crops hold no clip to train on")
     return found
@@ -211,11 +227,11 @@ class PooledBatches:
         return video.read_frames(_spread(video.frames, count, within))
 
     def identifying_arrays(self) -> Iterator[np.ndarray]:
-        """Yield each clip's name, length and both ends of its file, where the tables of an mp4 are."""
+        """Yield each clip's name and length, and the size and checksum of its file."""
         for video in self.videos:
-            yield np.frombuffer(f"{video.clip_id} {video.frames} {video.size}".encode(), np.uint8)
-            edge = min(4096, video.size)
-            yield np.frombuffer(video.read(0, edge) + video.read(video.size - edge), np.uint8)
+            crc32 = video.member.crc32 if video.member.crc32 is not None else zlib.crc32(video.read())
+            described = f"{video.clip_id} {video.frames} {video.member.size} {crc32}"
+            yield np.frombuffer(described.encode(), np.uint8)
 
 
 def _spread(frames: int, count: int, within: np.ndarray) -> np.ndarray:

@@ -29,6 +29,11 @@ def rank() -> int | None:
     return None if given is None else int(given)
 
 
+def local_rank() -> int:
+    """Return the number of this process among those of this machine; 0 without a launcher."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def world_size() -> int:
     """Return the number of processes that train together; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))

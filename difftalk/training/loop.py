@@ -17,6 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from diffusers import DDIMScheduler
 
 from difftalk.config.training import TrainingSettings
+from difftalk.models.autoencoder import load_autoencoder
 from difftalk.models.denoiser import Denoiser, build_denoiser, noise_schedule
 from difftalk.models.examples import LatentClips
 from difftalk.runtime.device import default_device
@@ -75,6 +76,10 @@ def train_denoiser(
     restored = broadcast_object_list([is_main and restore_finished(state, out, run_provenance, MAY_CHANGE)])
     if restored[0]:
         return
+
+    # The finished model has the first stage in it: one that does not load is told before the training.
+    if is_main:
+        _check_first_stage(autoencoder, clips)
 
     # Networks, optimiser and moving average. The same seed gives the same initial weights and, below, the
     # same batches, noise and timesteps.
@@ -168,6 +173,16 @@ def train_denoiser(
         keep_finished(state, out, run_provenance)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _check_first_stage(autoencoder: Path, clips: LatentClips) -> None:
+    """Check that the first stage loads, and has latents of as many channels as the shards."""
+    channels = load_autoencoder(autoencoder).config.latent_channels
+    if channels != clips.latent_shape[0]:
+        raise UserError(
+            f"train: the latents of the shards have {clips.latent_shape[0]} channels, those of {autoencoder} "
+            f"{channels}: the shards were encoded by another first stage"
+        )
 
 
 def _accelerator(settings: TrainingSettings, on_gpu: bool) -> Accelerator:

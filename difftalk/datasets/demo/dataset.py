@@ -9,6 +9,7 @@ from difftalk.config.dataset import Demo
 from difftalk.config.download import Download
 from difftalk.datasets.clips import Clip
 from difftalk.datasets.demo.render import DemoSpeaker, demo_sources, render_source
+from difftalk.runtime.checksums import is_whole
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.fingerprint import fingerprint
 
@@ -37,7 +38,7 @@ class DemoDataset:
         return clips
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
-        """Return a speaker's video and its true landmarks, rendered unless `store` holds them."""
+        """Return a speaker's video and its true landmarks, rendered unless `store` holds them whole."""
         speakers = {s.source_id: s for s in self._speakers()}
         if source_id not in speakers:
             raise UserError(
@@ -46,7 +47,7 @@ class DemoDataset:
         source = speakers[source_id].source
         video = store / "sources" / f"{source_id}-{_content_hash(source)}.mp4"
         truth = video.with_suffix(".landmarks.npy")
-        if not (video.is_file() and truth.is_file()):
+        if not (is_whole(video) and is_whole(truth)):
             video.parent.mkdir(parents=True, exist_ok=True)
             render_source(source, video)
         return {f"{source_id}.mp4": video, f"{source_id}.landmarks.npy": truth}

@@ -242,5 +242,5 @@ def head_motion(source: DemoSource) -> list[Pose]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with atomic_file(path) as tmp:
+    with atomic_file(path, recorded=True) as tmp:
         tmp.write_bytes(content)

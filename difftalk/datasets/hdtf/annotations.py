@@ -279,7 +279,7 @@ def _ratio(line: _Line) -> float:
 
 def write_table(path: str | Path, rows: Iterable[AnnotatedClip]) -> None:
     """Write the rows as CSV with a header; an attribute that is None is an empty field."""
-    write_csv(path, COLUMNS, (dataclasses.astuple(row) for row in rows))
+    write_csv(path, COLUMNS, (dataclasses.astuple(row) for row in rows), recorded=False)
 
 
 def read_table(path: str | Path = TABLE) -> list[AnnotatedClip]:
