@@ -11,13 +11,15 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import difftalk.stages
 from difftalk import __version__
-from difftalk.runtime import progress
+from difftalk.runtime import ancestors, arguments, faults, progress
 from difftalk.runtime.errors import UserError
 from difftalk.stages import STAGES
 from difftalk.training import launcher
@@ -75,25 +77,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, action, log = values.pop("verb"), values.pop("action", ""), values.pop("log")
     name = f"{verb} {action}".strip()
     rank = launcher.rank()
-    if (processes := values.get("processes", 1)) > 1 and rank is None:
-        return launcher.launch(processes, argv)
-    # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
-    for number in STOP_SIGNALS:
-        signal.signal(number, exit_on_signal)
-    if log is not None:
-        label = "" if log.stem == verb else log.stem.replace(".", " ")
-        progress.log_to(log, label, is_second=bool(rank))
+    launches = values.get("processes", 1) > 1 and rank is None
+    if not launches:
+        # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
+        for number in STOP_SIGNALS:
+            signal.signal(number, exit_on_signal)
+        if rank is None:  # its launcher watches for those that train together
+            ancestors.watch()
     try:
+        if log is not None and not launches:
+            label = "" if log.stem == verb else log.stem.replace(".", " ")
+            _log_to(log, label, is_second=bool(rank))
         function = functions(verb)[action]
-        function(**_read(function, values))
+        checked = _read(function, values)
+        if launches:
+            return launcher.launch(checked["processes"], argv)
+        function(**checked)
     except UserError as e:
         progress.say(f"difftalk {name}: {e}")
         return 2
     except KeyboardInterrupt:
         progress.say(f"difftalk {name}: interrupted")
         return 130
-    except Exception as e:  # noqa: BLE001 - outermost: whatever it was, it is reported and ends as status 1
-        traceback.print_exc()
+    except Exception as e:  # noqa: BLE001 - outermost: whatever it was, it is reported
+        refused = faults.sentence(e)
+        if log is not None or refused is None:
+            with suppress(OSError):  # a log on a full disk
+                traceback.print_exc()
+        if refused is not None:
+            progress.say(f"difftalk {name}: {refused}")
+            return 2
         if log is not None:
             line = f"difftalk {name}: {type(e).__name__}: {e} (where, is in {log})"
             progress.say(line, in_log=False)
@@ -101,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+@cache
 def _summary(verb: str) -> str:
     """The first line of a stage's docstring, read without importing the stage."""
     source = Path(difftalk.stages.__file__).with_name(f"{verb}.py").read_text(encoding="utf-8")
@@ -122,9 +136,9 @@ def _add_arguments(verb: argparse.ArgumentParser, function: Callable[..., None])
     """Give a verb the arguments of its function: those before `*` by position, the others as flags."""
     described, hints = argument_help(function), typing.get_type_hints(function, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
-        kind, many = _kind(hints[name])
+        hint, many = _kind(hints[name])
         options: dict[str, Any] = {"help": described.get(name, "").replace("%", "%%")}
-        options["type"] = kind if kind in PLAIN_TYPES else str
+        options["type"] = plain if (plain := _plain(hint)) in PLAIN_TYPES else str
         if parameter.kind is not parameter.KEYWORD_ONLY:
             verb.add_argument(name, metavar=name.upper(), nargs="+" if many else None, **options)
             continue
@@ -143,7 +157,7 @@ def _add_arguments(verb: argparse.ArgumentParser, function: Callable[..., None])
 
 
 def _kind(hint: Any) -> tuple[Any, bool]:
-    """The type of one value of an argument, and whether it takes several values."""
+    """The type of one value of an argument, with its bounds, and whether it takes several values."""
     if typing.get_origin(hint) is list:
         return typing.get_args(hint)[0], True
     if typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(hint):
@@ -151,17 +165,39 @@ def _kind(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
-def _read(function: Callable[..., None], values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a command line, with those that are given as JSON read and checked."""
-    hints = typing.get_type_hints(function, include_extras=True)
-    read = dict(values)
-    for name, value in values.items():
-        kind, _ = _kind(hints[name])
-        if kind not in PLAIN_TYPES and value is not None:
-            from difftalk.config.section import from_json
+def _plain(hint: Any) -> Any:
+    """A type without its bounds, or what kind of path it is."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
 
-            read[name] = from_json(kind, value, f"--{name.replace('_', '-')}")
+
+def _read(function: Callable[..., None], values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a command line, all checked, and those that are given as JSON read."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters
+    read = dict(values)
+    kinds = {name: _kind(hints[name]) for name in values}
+    # JSON last: the others are checked at once.
+    for name in sorted(values, key=lambda name: _plain(kinds[name][0]) not in PLAIN_TYPES):
+        (hint, many), value = kinds[name], values[name]
+        flag = f"--{name.replace('_', '-')}"
+        if parameters[name].kind is not parameters[name].KEYWORD_ONLY:
+            flag = name.upper()
+        for one in value if many else [] if value is None else [value]:
+            if (kind := arguments.path_kind(hint)) is not None:
+                arguments.check_path(kind, one, flag)
+            elif hint not in PLAIN_TYPES:
+                from difftalk.config.section import from_dict, from_json
+
+                is_number = _plain(hint) in PLAIN_TYPES
+                read[name] = from_dict(hint, one, flag) if is_number else from_json(hint, one, flag)
     return read
+
+
+def _log_to(log: Path, label: str, *, is_second: bool) -> None:
+    """As `progress.log_to`; where the log cannot be written, nothing is redirected."""
+    arguments.check_path(arguments.OUTPUT_FILE, log, "--log")
+    with faults.writing(log):
+        progress.log_to(log, label, is_second=is_second)
 
 
 def exit_on_signal(signum: int, frame: FrameType | None) -> None:

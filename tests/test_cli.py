@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import textwrap
 import time
@@ -107,14 +108,78 @@ def test_the_message_is_in_the_terminal_and_in_the_log(tmp_path: Path) -> None:
     assert "/nowhere" in done.stderr
 
 
-def test_a_fault_is_status_1_with_its_traceback_in_the_log_alone(tmp_path: Path) -> None:
+TMP = tempfile.gettempdir()
+
+# A stage with a bug, or on a machine that refuses something.
+FAILING = textwrap.dedent(
+    """
+    import sys
+    from difftalk import cli
+    from difftalk.stages import tables
+
+    def run(*, out: str) -> None:
+        raise eval(out)
+
+    tables.run = run
+    sys.exit(cli.main(["tables", "--out", *sys.argv[1:]]))
+    """
+)
+
+
+def failing(error: str, *more: str | Path) -> subprocess.CompletedProcess[str]:
+    run = [sys.executable, "-c", FAILING, error, *map(str, more)]
+    return subprocess.run(run, capture_output=True, text=True, check=False)
+
+
+def test_a_fault_of_ours_is_status_1_with_its_traceback_in_the_log_alone(tmp_path: Path) -> None:
     log = tmp_path / "tables.log"
-    (tmp_path / "file").touch()
-    done = difftalk("dataset", "hdtf", "--out", tmp_path / "file" / "x.csv", "--log", log)
+    done = failing("IndexError('of ours')", "--log", log)
     assert done.returncode == 1
     assert "Traceback" in log.read_text()
-    assert "Traceback" not in done.stderr
-    assert str(log) in done.stderr
+    assert done.stderr == f"difftalk tables: IndexError: of ours (where, is in {log})\n"
+    assert "Traceback" in failing("IndexError('of ours')").stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            "OSError(28, 'No space left on device', '/x/a.tar')",
+            "/x/a.tar could not be written: the disk is full (",
+        ),
+        ("OSError(122, 'Disk quota exceeded', '/x/a')", "/x/a could not be written: the quota is used up ("),
+        (
+            "OSError(28, 'No space left on device')",
+            f"a temporary file (in {TMP} or /dev/shm) could not be written",
+        ),
+        (
+            "OSError(30, 'Read-only file system', '/x/a')",
+            "/x/a could not be written: the file system is read-only",
+        ),
+        (
+            "RuntimeError('write: No space left on device')",
+            f"a temporary file (in {TMP} or /dev/shm) could not be",
+        ),
+        ("PermissionError(13, 'Permission denied', '/x/a')", "/x/a: no permission"),
+        ("OSError(5, 'Input/output error', '/x/a')", "/x/a: the disk, or the connection to it, failed"),
+        ("FileNotFoundError(2, 'No such file', '/x/a')", "/x/a: no such file or folder"),
+        ("MemoryError()", "the memory is not enough: run it with fewer workers or smaller batches, or give"),
+        (
+            "RuntimeError('DefaultCPUAllocator: can\\'t allocate memory')",
+            "the memory is not enough (DefaultCPU",
+        ),
+    ],
+)
+def test_a_fault_of_the_machine_is_one_line_and_status_2(error: str, sentence: str, tmp_path: Path) -> None:
+    log = tmp_path / "tables.log"
+    done = failing(error, "--log", log)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"difftalk tables: {sentence}") and done.stderr.count("\n") == 1
+    assert "Traceback" in log.read_text(), "it may be a fault of ours nevertheless"
+
+
+def test_without_a_log_no_traceback_is_printed_of_a_fault_of_the_machine() -> None:
+    assert failing("OSError(5, 'Input/output error', '/x/a')").stderr.count("\n") == 1
 
 
 # A stage that counts slowly, in a process of its own, with or without a log.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from small_training import TINY, train, weights, write_made
@@ -160,6 +161,40 @@ def test_processes_end_with_what_started_them(made: Path) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline, "they outlived it"
         time.sleep(0.05)
+
+
+def descendants(job: subprocess.Popen[Any], words: str, count: int) -> list[psutil.Process]:
+    """Wait for processes below `job` whose command lines hold some words."""
+    while True:
+        assert job.poll() is None
+        found = psutil.Process(job.pid).children(recursive=True)
+        if len(found := [p for p in found if words in " ".join(p.cmdline())]) >= count:
+            return found
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("processes", "status", "sentence"),
+    [
+        (1, 2, "difftalk train: a process that prepares batches was killed (DataLoader worker"),
+        (2, 137, "train: one of 2 processes was killed: most likely the memory was not enough"),
+    ],
+)
+def test_a_process_that_the_system_killed_says_memory(
+    processes: int, status: int, sentence: str, made: Path
+) -> None:
+    name = f"killed-{processes}"
+    with subprocess.Popen(
+        difftalk_train(made, name, processes, steps=5000), stderr=subprocess.PIPE, text=True
+    ) as job:
+        while not checkpoints(made, name):
+            assert job.poll() is None, (made / f"{name}.log").read_text()
+            time.sleep(0.05)
+        # The worker that prepares batches, or one of the two that train.
+        descendants(job, "difftalk train", 1)[0].kill()
+        said = job.communicate(timeout=60)[1]
+    assert job.returncode == status, said
+    assert sentence in said and "Traceback" not in said
 
 
 def test_worker_processes_change_no_bit_and_a_strip_changes_none(made: Path, tmp_path: Path) -> None:

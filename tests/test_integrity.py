@@ -32,12 +32,12 @@ from difftalk.reporting.curves import read_log
 from difftalk.runtime import checksums
 from difftalk.runtime.checksums import SUMS, checksum, record_of
 from difftalk.runtime.errors import UserError
+from difftalk.runtime.faults import writing
 from difftalk.runtime.files import atomic_file, atomic_folder, read_csv, write_csv
 from difftalk.runtime.rejects import read_rejects
 from difftalk.speech.table import read_speech, speech_writer
 from difftalk.stages import encode, sample, score, speech
 from difftalk.stages.syncnet import EMBEDDED as EXPERT
-from difftalk.training.checkpoint import write_errors_explained
 
 
 @pytest.fixture(autouse=True)
@@ -221,8 +221,8 @@ def test_a_first_stage_that_does_not_load_is_told_before_the_training(tmp_path: 
 
 def test_a_failure_to_read_is_not_told_as_a_failure_to_write(tmp_path: Path) -> None:
     with (
-        pytest.raises(UserError, match=r"gone\.json could not be read"),
-        write_errors_explained(tmp_path / "model", "nothing is lost"),
+        pytest.raises(FileNotFoundError, match=r"gone\.json"),
+        writing(tmp_path / "model", "nothing is lost"),
     ):
         (tmp_path / "autoencoder" / "gone.json").read_text()
 

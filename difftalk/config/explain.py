@@ -74,6 +74,8 @@ def _explain(error: Mapping[str, Any], whole: Schema) -> tuple[Key, str]:
         return key, f"is not a known key{_hint(key, section, whole)}"
     if kind == "missing":
         return key, "is missing"
+    if kind == "union_tag_not_found":
+        return (*key, "name"), "is missing"
     if kind == "union_tag_invalid":
         names = context["expected_tags"].replace("'", "")
         return (*key, "name"), f"is {json.dumps(context['tag'])}, not one of {names}"

@@ -13,6 +13,7 @@ from difftalk.config.encode import Encode
 from difftalk.config.evaluation import Evaluation
 from difftalk.config.gates import Gates
 from difftalk.config.landmarks import Landmarks
+from difftalk.config.numbers import Share, TrainingProcesses, TrainingWorkers
 from difftalk.config.report import Report
 from difftalk.config.sampling import Sampling
 from difftalk.config.section import Section
@@ -46,17 +47,13 @@ class Config(Section):
         description="CPU threads of each training, sampling and scoring. On a CPU several of one thread "
         "each, side by side, are faster than one after the other.",
     )
-    training_processes: int = Field(
+    training_processes: TrainingProcesses = Field(
         1,
-        ge=1,
-        le=64,
         description="Processes of each training, on one machine: as many GPUs. On a CPU they share "
         "`training_threads`. The model is the same whatever their number, to rounding.",
     )
-    training_workers: int = Field(
+    training_workers: TrainingWorkers = Field(
         0,
-        ge=0,
-        le=64,
         description="For each of those, processes that prepare batches ahead: 2 to 4 keep a GPU busy. 0 "
         "prepares them in the training process.",
     )
@@ -69,8 +66,8 @@ class Config(Section):
     weights: str = Field(
         "results/weights", description="Folder of pretrained weights; `difftalk weights` fills it."
     )
-    max_reject_fraction: float = Field(
-        0.5, ge=0, le=1, description="A stage fails where more than this part of a shard's clips is rejected."
+    max_reject_fraction: Share = Field(
+        0.5, description="A stage fails where more than this part of a shard's clips is rejected."
     )
     frozen_plan: str | None = Field(
         None,

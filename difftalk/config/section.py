@@ -42,10 +42,14 @@ def from_json(kind: type[T], text: str, where: str = "--settings") -> T:
             is_file = False
         if not is_file:
             raise UserError(f"{where}: neither JSON that starts with {{ nor a file: {text}")
-        where, text = text, Path(text).read_text(encoding="utf-8")
+        where = text
+        try:
+            text = Path(where).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            raise UserError(f"{where}: cannot be read ({e})") from None
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{where}: not JSON: {e}") from None
     return from_dict(kind, values, where)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from difftalk.datasets.clips import Clip
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import read_csv, write_csv
+from difftalk.runtime.files import finite, read_csv, write_csv
 
 # The shard is of one run; no kept clip is left out.
 COLUMNS = tuple(f.name for f in dataclasses.fields(Clip) if f.name not in {"shard", "left_out"})
@@ -26,10 +26,10 @@ def read_frozen(path: Path) -> list[Clip]:
     for number, row in enumerate(read_csv(path, COLUMNS, later=LATER_COLUMNS), start=2):
         try:
             values: dict[str, Any] = dict(row)
-            values["start_s"], values["end_s"] = float(row["start_s"]), float(row["end_s"])
-            values["box"] = tuple(map(float, row["box"].split())) or None
+            values["start_s"], values["end_s"] = finite(row["start_s"]), finite(row["end_s"])
+            values["box"] = tuple(map(finite, row["box"].split())) or None
             for column in ("box_height", "crop_ratio", "box_width"):
-                values[column] = float(row[column]) if row.get(column) else None
+                values[column] = finite(row[column]) if row.get(column) else None
             if row["split"] not in ("train", "test"):
                 raise ValueError(f"split {row['split']!r}")
             for name in (row["clip_id"], row["source_id"]):

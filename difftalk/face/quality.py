@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from difftalk.runtime.files import parse_csv, write_csv
+from difftalk.runtime.files import finite, parse_csv, write_csv
 
 QUALITY_COLUMNS = ("clip_id", "frames", "detected", "nme")
 
@@ -43,7 +43,7 @@ def read_quality(paths: Iterable[Path]) -> dict[str, tuple[int, int, float | Non
     """
 
     def parse(row: dict[str, str]) -> tuple[str, tuple[int, int, float | None]]:
-        nme = float(row["nme"]) if row["nme"] else None
+        nme = finite(row["nme"]) if row["nme"] else None
         return row["clip_id"], (int(row["frames"]), int(row["detected"]), nme)
 
     return dict(pair for path in paths for pair in parse_csv(path, QUALITY_COLUMNS, parse))

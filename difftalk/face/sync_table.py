@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from difftalk.runtime.files import parse_csv, write_csv
+from difftalk.runtime.files import finite, parse_csv, write_csv
 
 COLUMNS = ("clip_id", "sync_offset", "sync_confidence")
 
@@ -21,6 +21,6 @@ def read_sync(paths: Iterable[Path]) -> dict[str, tuple[int, float]]:
     """
 
     def parse(row: dict[str, str]) -> tuple[str, tuple[int, float]]:
-        return row["clip_id"], (int(row["sync_offset"]), float(row["sync_confidence"]))
+        return row["clip_id"], (int(row["sync_offset"]), finite(row["sync_confidence"]))
 
     return dict(pair for path in paths for pair in parse_csv(path, COLUMNS, parse))

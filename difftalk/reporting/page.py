@@ -9,7 +9,7 @@ from difftalk.reporting.checks import check_landmarks, checks
 from difftalk.reporting.curves import curves, read_log
 from difftalk.reporting.render import render
 from difftalk.reporting.tables import read_table
-from difftalk.runtime.files import parse_csv, read_json
+from difftalk.runtime.files import finite, parse_csv, read_json
 from difftalk.runtime.rejects import REASONS
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _funnel_rows(path: Path) -> list[dict[str, Any]]:
             "stage": row["stage"],
             "reason": REASONS.get(row["reason"], row["reason"]),
             "clips": int(row["clips"]),
-            "hours": float(row["hours"]),
+            "hours": finite(row["hours"]),
         }
 
     rows = parse_csv(path, None, parse)

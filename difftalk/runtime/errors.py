@@ -9,6 +9,10 @@ MACHINE_ERRNOS = frozenset(
     + (errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO)
 )
 
+# Of torch on a CPU and in a DataLoader, and of OpenCV; and of the system's loader.
+MEMORY_WORDS = ("can't allocate memory", "out of memory", "insufficient shared memory", "Failed to allocate")
+LIBRARY_MEMORY_WORDS = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
+
 
 class UserError(Exception):
     """A mistake that the user can correct: the message says what is wrong, where, and what to do.
@@ -34,6 +38,33 @@ class ClipError(Exception):
         return type(self), (self.reason, self.detail)
 
 
+def errno_of(error: BaseException | None) -> int:
+    """Return the system's number of an error, or of what caused it; 0 where it has none.
+
+    Some libraries raise errors of their own types on top of the system's, or with its words alone.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        of_library = isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError"
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            if of_library and os.strerror(number) in str(error):
+                return number
+        error = error.__cause__ or (error.__context__ if of_library else None)
+    return 0
+
+
+def is_memory_fault(error: BaseException) -> bool:
+    """Whether an exception says that memory, of the GPU too, was not enough."""
+    kind, said = type(error).__name__, str(error)
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError | ImportError):  # the latter of a library that does not fit
+        return getattr(error, "errno", None) == errno.ENOMEM or any(w in said for w in LIBRARY_MEMORY_WORDS)
+    # `error` is OpenCV's.
+    return (isinstance(error, RuntimeError) or kind == "error") and any(w in said for w in MEMORY_WORDS)
+
+
 def is_machine_fault(error: BaseException) -> bool:
     """Whether an exception tells of the machine or the installation, and of no single clip.
 
@@ -41,8 +72,8 @@ def is_machine_fault(error: BaseException) -> bool:
     permissions are really missing. FFmpeg says EPERM, EIO and ENOMEM of damaged files as well: what it raises
     is judged in `difftalk.media.damage`.
     """
-    if isinstance(error, MemoryError | ImportError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, ImportError) or is_memory_fault(error):
         return True
     if isinstance(error, PermissionError):
         return error.filename is None or not os.access(error.filename, os.R_OK)
-    return isinstance(error, OSError) and error.errno in MACHINE_ERRNOS
+    return errno_of(error) in MACHINE_ERRNOS

@@ -7,17 +7,19 @@ import csv
 import errno
 import glob
 import json
+import math
 import os
 import platform
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from difftalk.runtime.checksums import SUMS, checksum, line_of, record_of, verify, write_record, write_sums
 from difftalk.runtime.errors import UserError
+from difftalk.runtime.faults import CONTINUES, writing
 
 R = TypeVar("R")
 
@@ -28,7 +30,12 @@ NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 @contextmanager
 def atomic_file(
-    path: str | Path, *, recorded: bool = False, record: Callable[[], str] | None = None
+    path: str | Path,
+    reassurance: str = CONTINUES,
+    *,
+    needs: int | None = None,
+    recorded: bool = False,
+    record: Callable[[], str] | None = None,
 ) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces `path` when the block ends without an error.
 
@@ -36,25 +43,32 @@ def atomic_file(
 
     Args:
         path: the file.
+        reassurance: what is intact where it cannot be written, for the message.
+        needs: bytes that it will have, where they are known, for the same.
         recorded: keep its sha256 beside it, by which `checksums.verify` finds damage.
         record: what to keep beside it instead, asked for when the block has ended.
+
+    Raises:
+        UserError: if it cannot be written, as `difftalk.runtime.faults.writing`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
     tmp = _tmp(path)
     try:
-        yield tmp
-        sync(tmp)
-        kept = record() if record is not None else line_of(checksum(tmp), path.name) if recorded else ""
-        # Never beside a file that it is not of: a kill in between leaves a file without a record.
-        record_of(path).unlink(missing_ok=True)
-        os.replace(tmp, path)
-        if kept:
-            write_record(path, kept)
-        sync(path.parent)
+        with writing(path, reassurance, tmp=tmp, needs=needs):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_stale(path)
+            yield tmp
+            sync(tmp)
+            kept = record() if record is not None else line_of(checksum(tmp), path.name) if recorded else ""
+            # Never beside a file that it is not of: a kill in between leaves a file without a record.
+            record_of(path).unlink(missing_ok=True)
+            os.replace(tmp, path)
+            if kept:
+                write_record(path, kept)
+            sync(path.parent)
     finally:
-        tmp.unlink(missing_ok=True)
+        with suppress(OSError):
+            tmp.unlink()
 
 
 def sync(path: Path) -> None:
@@ -103,23 +117,27 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty temporary folder to fill; it replaces `path` when the block ends without an error.
 
     Its `SHA256SUMS` is written, unless the block has done that.
+
+    Raises:
+        UserError: if it cannot be written, as `difftalk.runtime.faults.writing`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
     tmp = _tmp(path)
-    shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir()
     try:
-        yield tmp
-        if not (tmp / SUMS).exists():
-            write_sums(tmp)
-        for inside_it in (tmp, *tmp.rglob("*")):
-            if not inside_it.is_symlink():
-                sync(inside_it)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(tmp, path)
-        sync(path.parent)
+        with writing(path, tmp=tmp):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_stale(path)
+            shutil.rmtree(tmp, ignore_errors=True)
+            tmp.mkdir()
+            yield tmp
+            if not (tmp / SUMS).exists():
+                write_sums(tmp)
+            for inside_it in (tmp, *tmp.rglob("*")):
+                if not inside_it.is_symlink():
+                    sync(inside_it)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(tmp, path)
+            sync(path.parent)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
@@ -149,7 +167,7 @@ def read_json(path: str | Path) -> Any:
     """
     try:
         return json.loads(verify(Path(path)).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{path}: cannot be read ({e})") from None
 
 
@@ -241,3 +259,14 @@ def parse_csv(
         except (ValueError, KeyError) as e:
             raise UserError(f"{path}: row {number} is none of such a file ({e})") from None
     return parsed
+
+
+def finite(text: str) -> float:
+    """Read a number.
+
+    Raises:
+        ValueError: if it is none, or not finite.
+    """
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text!a} is not a finite number")
+    return number

@@ -12,11 +12,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# They speak to people, say where a file lies, or check values, and shape no output, so an edit in them
-# causes no rerun. The values themselves, and what lies in the file (`pretrained.recorded`),
-# a rule has in its `params`.
+# They speak to people, end what is not wanted any more, say where a file lies, or check values, and shape no
+# output, so an edit in them causes no rerun. The values themselves, and what lies in the file
+# (`pretrained.recorded`), a rule has in its `params`.
 UNSEEN = frozenset(
     {
+        "difftalk.runtime.ancestors",
+        "difftalk.runtime.arguments",
+        "difftalk.runtime.faults",
         "difftalk.runtime.progress",
         "difftalk.runtime.errors",
         "difftalk.runtime.suggest",

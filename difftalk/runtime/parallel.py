@@ -66,6 +66,8 @@ def guarded(work: Callable[[J], R], job: J, name: str = "") -> R | ClipError:
         raise
     except Exception as e:
         if is_machine_fault(e):
+            if name:
+                e.add_note(f"at {name}")
             raise
         logger.exception("%s: unexpected error", name)
         return ClipError("failed", f"{type(e).__name__}: {e}")

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Self, TextIO, TypeVar
 
@@ -33,10 +34,10 @@ def log_to(path: Path, label: str = "", *, is_second: bool = False) -> None:
     """
     global _screen, _label
     path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if is_second else os.O_TRUNC), 0o644)
     _screen, _label = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace"), label
     if is_second:
         _screen = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if is_second else os.O_TRUNC), 0o644)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.dup2(log, 1)
@@ -47,11 +48,19 @@ def log_to(path: Path, label: str = "", *, is_second: bool = False) -> None:
 
 
 def say(line: str, *, in_log: bool = True) -> None:
-    """Print one line to the terminal, and to the log where there is one."""
+    """Print one line to the terminal, and to the log where there is one.
+
+    A terminal that was closed, or a log on a full disk, ends no stage.
+    """
     if in_log or _screen is None:
-        print(line, file=sys.stderr, flush=True)
+        _print(line, sys.stderr)
     if _screen is not None:
-        print(f"{CLEAR_LINE if _screen.isatty() else ''}{line}", file=_screen, flush=True)
+        _print(f"{CLEAR_LINE if _screen.isatty() else ''}{line}", _screen)
+
+
+def _print(line: str, stream: TextIO) -> None:
+    with suppress(OSError):
+        print(line, file=stream, flush=True)
 
 
 class Progress:
@@ -91,7 +100,7 @@ class Progress:
         if self._bar is None:
             say(line)
         elif _screen is not None:
-            print(line, file=sys.stderr, flush=True)
+            _print(line, sys.stderr)
 
     def close(self) -> None:
         """Remove the bar, and leave the terminal to another job."""

@@ -7,6 +7,7 @@ from typing import Any
 from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.pretrained import table as weights
 from difftalk.pretrained.model_folder import FIRST_STAGE
+from difftalk.runtime.arguments import InputFile, OutputFolder
 from difftalk.runtime.files import atomic_folder, read_json, write_json, write_json_lines
 from difftalk.runtime.rejects import read_rejects
 
@@ -15,13 +16,13 @@ EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "autoencoder"
 
 def run(
     *,
-    crops: list[Path],
+    crops: list[InputFile],
     settings: AutoencoderTraining,
     source: str,
-    state: Path,
-    out: Path,
-    plan: Path | None = None,
-    rejects: list[Path] = [],  # noqa: B006 - read, never changed
+    state: OutputFolder,
+    out: OutputFolder,
+    plan: InputFile | None = None,
+    rejects: list[InputFile] = [],  # noqa: B006 - read, never changed
 ) -> None:
     """Write the first stage to the folder `out`.
 

@@ -1,20 +1,19 @@
 """Write what was measured of every planned clip, kept or not, as a table and a page."""
 
-from pathlib import Path
-
 from difftalk.config.gates import GatesSettings
+from difftalk.runtime.arguments import InputFile, OutputFile
 
 
 def run(
     *,
-    plan: Path,
-    scores: list[Path],
-    rejects: list[Path],
+    plan: InputFile,
+    scores: list[InputFile],
+    rejects: list[InputFile],
     settings: GatesSettings,
-    out: Path,
-    page: Path,
-    sync: list[Path],
-    overlap: Path | None = None,
+    out: OutputFile,
+    page: OutputFile,
+    sync: list[InputFile],
+    overlap: InputFile | None = None,
 ) -> None:
     """Write clip_scores.parquet, one row a planned clip, and a page with histograms and thumbnails.
 

@@ -1,10 +1,11 @@
 """Cut the square face crops of a shard, with their audio."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from difftalk.config.crops import CropsSettings
+from difftalk.config.numbers import Share, Workers
+from difftalk.runtime.arguments import InputFile, InputFolder, OutputFile
 from difftalk.runtime.errors import UserError
 
 STAGE = "crops"
@@ -12,18 +13,18 @@ STAGE = "crops"
 
 def run(
     *,
-    plan: Path,
+    plan: InputFile,
     shard: str,
-    sources: Path,
-    landmarks: Path,
+    sources: InputFolder,
+    landmarks: InputFile,
     settings: CropsSettings,
-    out: Path,
-    rejects: Path,
-    max_reject_fraction: float,
-    rejected: Path | None = None,
-    workers: int = 1,
-    syncnet: Path | None = None,
-    sync: Path | None = None,
+    out: OutputFile,
+    rejects: OutputFile,
+    max_reject_fraction: Share,
+    rejected: InputFile | None = None,
+    workers: Workers = 1,
+    syncnet: InputFolder | None = None,
+    sync: OutputFile | None = None,
 ) -> None:
     """Write the crops of the clips that have landmarks, as a WebDataset shard.
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from difftalk.config.dataset import Hdtf
+from difftalk.runtime.arguments import InputFile, InputFolder, OutputFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from difftalk.datasets.adapters.published import Entry
 
 
-def hdtf(*, out: Path, settings: Hdtf | None = None) -> None:
+def hdtf(*, out: OutputFile, settings: Hdtf | None = None) -> None:
     """Write the clips of HDTF, which come with the package.
 
     Args:
@@ -23,7 +24,7 @@ def hdtf(*, out: Path, settings: Hdtf | None = None) -> None:
     _write(out, read_hdtf(settings or Hdtf()))
 
 
-def talkvid(file: Path, *, out: Path) -> None:
+def talkvid(file: InputFile, *, out: OutputFile) -> None:
     """Write the clips of TalkVid.
 
     Args:
@@ -35,7 +36,7 @@ def talkvid(file: Path, *, out: Path) -> None:
     _write(out, read_talkvid(file))
 
 
-def celebv_hq(file: Path, *, out: Path) -> None:
+def celebv_hq(file: InputFile, *, out: OutputFile) -> None:
     """Write the clips of CelebV-HQ.
 
     Args:
@@ -47,7 +48,7 @@ def celebv_hq(file: Path, *, out: Path) -> None:
     _write(out, read_celebv_hq(file))
 
 
-def vfhq(folder: Path, *, out: Path) -> None:
+def vfhq(folder: InputFolder, *, out: OutputFile) -> None:
     """Write the clips of VFHQ.
 
     Args:
@@ -59,7 +60,7 @@ def vfhq(folder: Path, *, out: Path) -> None:
     _write(out, read_vfhq(folder))
 
 
-def voxceleb2(folder: Path, *, out: Path, meta: Path | None = None) -> None:
+def voxceleb2(folder: InputFolder, *, out: OutputFile, meta: InputFile | None = None) -> None:
     """Write the utterances of VoxCeleb2.
 
     Args:
@@ -72,7 +73,7 @@ def voxceleb2(folder: Path, *, out: Path, meta: Path | None = None) -> None:
     _write(out, read_voxceleb2(folder, meta))
 
 
-def hallo3(folder: Path, *, out: Path) -> None:
+def hallo3(folder: InputFolder, *, out: OutputFile) -> None:
     """Write the clips of Hallo3's training data.
 
     Args:

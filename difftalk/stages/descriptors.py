@@ -1,11 +1,11 @@
 """Measure what tells the clips of a shard, and their speakers, apart from others."""
 
-from pathlib import Path
+from difftalk.runtime.arguments import InputFile, OutputFile
 
 STAGE = "descriptors"
 
 
-def run(*, crops: Path, out: Path) -> None:
+def run(*, crops: InputFile, out: OutputFile) -> None:
     """Write the fingerprint of the audio and the descriptor of the face of each crop.
 
     A clip that cannot be measured has no row: the stages after this one say why.

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftalk.config.encode import Encode
+from difftalk.config.numbers import Share
+from difftalk.runtime.arguments import InputFile, InputFolder, OutputFile
 
 if TYPE_CHECKING:
     from difftalk.runtime.rejects import Reject
@@ -14,14 +16,14 @@ STAGE = "encode"
 
 def run(
     *,
-    crops: Path,
-    speech: Path,
-    autoencoder: Path,
+    crops: InputFile,
+    speech: InputFile,
+    autoencoder: InputFolder,
     settings: Encode,
-    out: Path,
-    rejects: Path,
-    max_reject_fraction: float,
-    rejected: Path | None = None,
+    out: OutputFile,
+    rejects: OutputFile,
+    max_reject_fraction: Share,
+    rejected: InputFile | None = None,
 ) -> None:
     """Write a training shard: one sample per clip that has a crop and speech features.
 

@@ -1,26 +1,27 @@
 """Download, render or link the sources of a shard, and check them."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from difftalk.config.dataset import DatasetSettings
 from difftalk.config.download import Download
+from difftalk.config.numbers import Share, Workers
+from difftalk.runtime.arguments import InputFile, OutputFile, OutputFolder
 
 STAGE = "fetch"
 
 
 def run(
     *,
-    plan: Path,
+    plan: InputFile,
     shard: str,
     dataset: DatasetSettings,
     download: Download,
-    store: Path,
-    out: Path,
-    manifest: Path,
-    rejects: Path,
-    max_reject_fraction: float,
-    workers: int = 1,
+    store: OutputFolder,
+    out: OutputFolder,
+    manifest: OutputFile,
+    rejects: OutputFile,
+    max_reject_fraction: Share,
+    workers: Workers = 1,
 ) -> None:
     """Fill a folder with links to the files of the shard's sources.
 

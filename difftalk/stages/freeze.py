@@ -4,10 +4,10 @@ Links die. With `frozen_plan: FILE` a run plans the same clips again, and says w
 come from another file; so a table measured on them stays a table of the same clips.
 """
 
-from pathlib import Path
+from difftalk.runtime.arguments import InputFile, OutputFile
 
 
-def run(*, plan: Path, manifests: list[Path], rejects: list[Path], out: Path) -> None:
+def run(*, plan: InputFile, manifests: list[InputFile], rejects: list[InputFile], out: OutputFile) -> None:
     """Write the clips that no stage rejected, as CSV.
 
     Args:

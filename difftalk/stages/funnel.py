@@ -1,19 +1,20 @@
 """Count which clips were lost at which stage, and why."""
 
-from pathlib import Path
+from difftalk.config.numbers import Switch
+from difftalk.runtime.arguments import InputFile, OutputFile
 
 
 def run(
     *,
-    plan: Path,
-    rejects: list[Path],
-    quality: list[Path],
-    crops: list[Path],
-    out: Path,
-    by_subset: Path,
-    page: Path,
-    not_videos: Path | None = None,
-    unfinished: int = 0,
+    plan: InputFile,
+    rejects: list[InputFile],
+    quality: list[InputFile],
+    crops: list[InputFile],
+    out: OutputFile,
+    by_subset: OutputFile,
+    page: OutputFile,
+    not_videos: InputFile | None = None,
+    unfinished: Switch = 0,
 ) -> None:
     """Write funnel.csv: `planned` first, a row per stage and reason with clips, `kept` last.
 
@@ -36,6 +37,7 @@ def run(
         UserError: naming the clips that are neither kept nor rejected, or both.
     """
     from difftalk.datasets.clips import read_plan
+    from difftalk.datasets.survey import OTHERS_COLUMNS
     from difftalk.face.quality import read_quality
     from difftalk.reporting.funnel import (
         COLUMNS,
@@ -61,5 +63,6 @@ def run(
     )
     groups = {"all": whole} | (parts if len(parts) > 1 else {})
     with atomic_file(page) as tmp:
-        others = [(row["name"], row["why"]) for row in read_csv(not_videos)] if not_videos is not None else []
+        rows = read_csv(not_videos, OTHERS_COLUMNS) if not_videos is not None else []
+        others = [(row["name"], row["why"]) for row in rows]
         tmp.write_text(funnel_page(groups, losses_of(planned, funnel), others), encoding="utf-8")

@@ -1,14 +1,16 @@
 """Decide which clips of a shard are used, by what was measured of them."""
 
-from pathlib import Path
-
 from difftalk.config.gates import GatesSettings
+from difftalk.config.numbers import Share
+from difftalk.runtime.arguments import InputFile, OutputFile
 
 # The rejects are those of the stage that measured: scripts read them under its name.
 STAGE = "landmarks"
 
 
-def run(*, scores: Path, settings: GatesSettings, rejects: Path, max_reject_fraction: float) -> None:
+def run(
+    *, scores: InputFile, settings: GatesSettings, rejects: OutputFile, max_reject_fraction: Share
+) -> None:
     """Write the clips that do not pass the gates or could not be decoded; no video is opened.
 
     Args:

@@ -1,28 +1,29 @@
 """Find the face and its 68 points in every frame of a shard, and measure each clip."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from difftalk.config.crops import CropsSettings
 from difftalk.config.gates import GatesSettings
 from difftalk.config.landmarks import LandmarksSettings
+from difftalk.config.numbers import Workers
+from difftalk.runtime.arguments import InputFile, InputFolder, OutputFile
 
 STAGE = "landmarks"
 
 
 def run(
     *,
-    plan: Path,
+    plan: InputFile,
     shard: str,
-    sources: Path,
+    sources: InputFolder,
     settings: LandmarksSettings,
-    out: Path,
-    quality: Path,
-    scores: Path,
+    out: OutputFile,
+    quality: OutputFile,
+    scores: OutputFile,
     crops: CropsSettings | None = None,
     gates: GatesSettings | None = None,
-    workers: int = 1,
+    workers: Workers = 1,
 ) -> None:
     """Write the landmarks and the scores of a shard; `difftalk gates` decides which clips are used.
 

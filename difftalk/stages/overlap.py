@@ -1,18 +1,18 @@
 """Find content and persons that are on both sides of the split, and keep them off the training side."""
 
-from pathlib import Path
-
 from difftalk.config.gates import OverlapSettings
+from difftalk.config.numbers import Share
+from difftalk.runtime.arguments import InputFile, OutputFile
 
 
 def run(
     *,
-    plan: Path,
-    descriptors: list[Path],
+    plan: InputFile,
+    descriptors: list[InputFile],
     settings: OverlapSettings,
-    out: Path,
-    rejects: list[Path],
-    max_reject_fraction: float,
+    out: OutputFile,
+    rejects: list[OutputFile],
+    max_reject_fraction: Share,
 ) -> None:
     """Write what the clips have in common, and the clips of the training side that are rejected for it.
 

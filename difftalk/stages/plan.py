@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from difftalk.config.dataset import DatasetSettings, LocalSettings, Shards
+from difftalk.config.numbers import Workers
+from difftalk.runtime.arguments import InputFile, OutputFile, OutputFolder
 
 if TYPE_CHECKING:
     from difftalk.datasets.survey import Survey
@@ -19,12 +21,12 @@ def run(
     *,
     dataset: DatasetSettings,
     shards: Shards,
-    out: Path,
-    frozen: Path | None = None,
-    not_videos: Path | None = None,
-    identities: Path | None = None,
-    cache: Path | None = None,
-    workers: int = 1,
+    out: OutputFile,
+    frozen: InputFile | None = None,
+    not_videos: OutputFile | None = None,
+    identities: OutputFile | None = None,
+    cache: OutputFolder | None = None,
+    workers: Workers = 1,
 ) -> None:
     """Write the clip table.
 

@@ -1,21 +1,20 @@
 """Write the page of a run, with tables, training curves and videos side by side."""
 
-from pathlib import Path
-
 from difftalk.config.report import ReportSettings
+from difftalk.runtime.arguments import InputFile, InputFolder, OutputFile, OutputFolder
 
 
 def run(
     *,
-    tables: Path,
-    funnel: Path,
-    quality: list[Path],
-    models: list[Path],
-    samples: list[Path],
-    crops: list[Path],
+    tables: InputFolder,
+    funnel: InputFile,
+    quality: list[InputFile],
+    models: list[InputFolder],
+    samples: list[InputFolder],
+    crops: list[InputFile],
     settings: ReportSettings,
-    out: Path,
-    zip: Path,
+    out: OutputFolder,
+    zip: OutputFile,
 ) -> None:
     """Write the page to a folder (index.html, media/), and the same as one zip file.
 

@@ -1,20 +1,20 @@
 """Measure the videos of one method against the true crops of a shard."""
 
-from pathlib import Path
 from typing import Any
 
 from difftalk.config.evaluation import Evaluation
+from difftalk.runtime.arguments import InputFile, InputFolder, OutputFile
 
 
 def run(
     *,
     method: str,
-    samples: Path,
-    crops: Path,
-    syncnet: Path,
+    samples: InputFolder,
+    crops: InputFile,
+    syncnet: InputFolder,
     settings: Evaluation,
-    out: Path,
-    shard_file: Path | None = None,
+    out: OutputFile,
+    shard_file: InputFile | None = None,
 ) -> None:
     """Write the metrics of one method on one shard, a row per frame and a row per clip.
 

@@ -1,13 +1,15 @@
 """Compute the speech features of a shard, 50 steps a second."""
 
-from pathlib import Path
-
+from difftalk.config.numbers import Share
 from difftalk.config.speech import Speech
+from difftalk.runtime.arguments import InputFile, OutputFile
 
 STAGE = "speech"
 
 
-def run(*, crops: Path, settings: Speech, out: Path, rejects: Path, max_reject_fraction: float) -> None:
+def run(
+    *, crops: InputFile, settings: Speech, out: OutputFile, rejects: OutputFile, max_reject_fraction: Share
+) -> None:
     """Write the speech features of a shard, two steps per video frame.
 
     The table has clip_id, step and features (list of float32). Clips are processed one after another in this

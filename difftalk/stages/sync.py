@@ -1,14 +1,15 @@
 """Measure how well lips and audio of the crops of a shard are in sync."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from difftalk.runtime.arguments import InputFile, InputFolder, OutputFile
 
 if TYPE_CHECKING:
     from difftalk.evaluation.sync import Sync
     from difftalk.media.shards import Crop
 
 
-def run(*, crops: Path, syncnet: Path, out: Path) -> None:
+def run(*, crops: InputFile, syncnet: InputFolder, out: OutputFile) -> None:
     """Write offset and confidence of each crop, as the run's sync expert finds them.
 
     A clip that is too short to tell, or fails, has no row.

@@ -6,6 +6,7 @@ from pathlib import Path
 from difftalk.config.syncnet import SyncnetTraining
 from difftalk.pretrained import table as weights
 from difftalk.pretrained.model_folder import SYNC_EXPERT
+from difftalk.runtime.arguments import InputFile, OutputFolder
 from difftalk.runtime.files import atomic_folder
 from difftalk.runtime.rejects import read_rejects
 
@@ -14,13 +15,13 @@ EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "syncnet"
 
 def run(
     *,
-    crops: list[Path],
+    crops: list[InputFile],
     settings: SyncnetTraining,
     source: str,
-    state: Path,
-    out: Path,
-    plan: Path | None = None,
-    rejects: list[Path] = [],  # noqa: B006 - read, never changed
+    state: OutputFolder,
+    out: OutputFolder,
+    plan: InputFile | None = None,
+    rejects: list[InputFile] = [],  # noqa: B006 - read, never changed
 ) -> None:
     """Write the sync expert to the folder `out`.
 

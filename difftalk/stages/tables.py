@@ -1,11 +1,10 @@
 """Average the metrics of all methods to the paper's tables."""
 
-from pathlib import Path
-
 from difftalk.config.report import TablesSettings
+from difftalk.runtime.arguments import InputFile, OutputFolder
 
 
-def run(*, metrics: list[Path], plan: Path, settings: TablesSettings, out: Path) -> None:
+def run(*, metrics: list[InputFile], plan: InputFile, settings: TablesSettings, out: OutputFolder) -> None:
     """Write `{table}.csv`, `.md`, `.tex`, `.html` and `protocol.json`.
 
     Means are over frames within a clip (done by `score`), then over clips. Every method is asked for the same

@@ -1,24 +1,24 @@
 """Train the denoiser of one experiment, fault-tolerant and resumable."""
 
-from pathlib import Path
-
+from difftalk.config.numbers import TrainingProcesses, TrainingWorkers
 from difftalk.config.training import TrainingSettings
+from difftalk.runtime.arguments import InputFile, InputFolder, OutputFolder
 from difftalk.runtime.errors import UserError
 from difftalk.training import launcher
 
 
 def run(
     *,
-    shards: list[Path],
-    autoencoder: Path,
+    shards: list[InputFile],
+    autoencoder: InputFolder,
     settings: TrainingSettings,
-    state: Path,
-    out: Path,
-    curves: Path | None = None,
-    data_workers: int = 0,
-    processes: int = 1,
-    plan: Path | None = None,
-    rejects: list[Path] = [],  # noqa: B006 - read, never changed
+    state: OutputFolder,
+    out: OutputFolder,
+    curves: OutputFolder | None = None,
+    data_workers: TrainingWorkers = 0,
+    processes: TrainingProcesses = 1,
+    plan: InputFile | None = None,
+    rejects: list[InputFile] = [],  # noqa: B006 - read, never changed
 ) -> None:
     """Train one experiment and write it as a pipeline, with `log.jsonl` and `training.json`.
 

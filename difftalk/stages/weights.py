@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from difftalk.runtime.arguments import InputFile, InputFolder, OutputFile, OutputFolder
+
 
 def show() -> None:
     """Print the table of pretrained weights: which are here, and where the others come from."""
@@ -51,7 +53,7 @@ def fetch(names: list[str], *, url: str | None = None) -> None:
         raise UserError("; ".join(failed))
 
 
-def import_file(name: str, file: Path) -> None:
+def import_file(name: str, file: InputFile) -> None:
     """Convert pretrained weights from a file on this machine.
 
     Args:
@@ -71,7 +73,7 @@ def import_file(name: str, file: Path) -> None:
     import_weights(name, file, _convert, file.name, url)
 
 
-def import_model(file: Path, *, out: Path) -> None:
+def import_model(file: InputFile, *, out: OutputFolder) -> None:
     """Convert a checkpoint of DiffTalk's released code to a model folder.
 
     Args:
@@ -83,7 +85,7 @@ def import_model(file: Path, *, out: Path) -> None:
     import_checkpoint(file, out)
 
 
-def export_model(folder: Path, *, out: Path) -> None:
+def export_model(folder: InputFolder, *, out: OutputFile) -> None:
     """Convert a model folder to a checkpoint of DiffTalk's released code.
 
     Args:

@@ -1,6 +1,5 @@
 """Checkpoints: written atomically, verified before use, resumed by the same training alone."""
 
-import errno
 import hashlib
 import json
 import os
@@ -8,8 +7,8 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,6 @@ from difftalk.runtime.progress import say
 KEPT_CHECKPOINTS = 2
 FINISHED = "finished"
 NOT_PUT_BACK = "the finished model is not put back: the training starts afresh"
-WRITE_ERRORS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "the file is too large",
-}
 
 
 def provenance(settings: Section, arrays: Iterable[np.ndarray], module: str) -> str:
@@ -65,9 +59,10 @@ def save_checkpoint(state: Path, step: int, provenance: str, tensors: dict[str, 
         UserError: if it could not be written, such as on a full disk; those before it are intact.
     """
     path = state / f"step-{step:08d}.pt"
+    before = _checkpoints(state)
+    needs = before[0].stat().st_size if before else None
     with (
-        write_errors_explained(path, "the checkpoints before it are intact"),
-        atomic_file(path) as tmp,
+        atomic_file(path, "the checkpoints before it are intact", needs=needs) as tmp,
         tmp.open("wb") as file,
     ):
         torch.save({"step": step, "provenance": provenance, **tensors}, file)
@@ -193,38 +188,6 @@ def restore_finished(state: Path, model: Path, provenance: str, may_change: Coll
         shutil.copytree(record / "model", tmp, copy_function=os.link, dirs_exist_ok=True)
     say(f"{model}: this training had come to its end, its model is put back; to retrain, delete {state}")
     return True
-
-
-@contextmanager
-def write_errors_explained(path: Path, reassurance: str) -> Iterator[None]:
-    """Turn a failed write into a `UserError` with its reason, such as a full disk or quota.
-
-    Args:
-        path: the file or folder that is written inside the block.
-        reassurance: what is intact nevertheless, for the end of the message.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError) as e:
-        # torch reports a failed write as a RuntimeError of its own, raised on top of the system's.
-        cause: BaseException | None = e
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        if cause.errno not in WRITE_ERRORS and cause.filename and not _is_written(Path(cause.filename), path):
-            raise UserError(f"{cause.filename} could not be read: {cause.strerror}; {reassurance}") from e
-        reason = WRITE_ERRORS.get(cause.errno or 0, cause.strerror or str(cause))
-        raise UserError(f"{path} could not be written: {reason}; {reassurance}") from e
-
-
-def _is_written(found: Path, path: Path) -> bool:
-    """Whether a file that an error names is `path`, in it, or in what will be renamed to it."""
-    try:
-        first = found.absolute().relative_to(path.parent.absolute()).parts[:1]
-    except ValueError:
-        return False
-    return not first or first[0] == path.name or first[0].startswith(f".{path.stem}.")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ epoch. Each process of a training takes its slice of the same batch, whichever w
 """
 
 import signal
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -160,6 +161,9 @@ def load_steps(
     batches = iter(loader)
     try:
         yield from batches
+    except (ConnectionError, EOFError):
+        time.sleep(1)  # a worker was killed: the loader's handler of SIGCHLD raises what says so
+        raise
     finally:
         # Now, and not when Python exits: it would send them a signal that they ignore, and wait for ever.
         del batches

@@ -11,8 +11,8 @@ import torch
 from difftalk.config.training import TrainingSettings
 from difftalk.models.denoiser import Denoiser, noise_schedule
 from difftalk.models.examples import LatentClips
+from difftalk.runtime.faults import writing
 from difftalk.runtime.files import write_json_lines
-from difftalk.training.checkpoint import write_errors_explained
 from difftalk.training.data import training_batch
 
 if TYPE_CHECKING:
@@ -34,14 +34,13 @@ class Journal:
 
     def __init__(self, path: Path, curves: Path | None, log: list[dict[str, Any]]) -> None:
         self.path, self.log = path, log
-        with write_errors_explained(path, "nothing is lost"):
-            write_json_lines(path, log)
+        write_json_lines(path, log)
         self.board = None if curves is None else _open_board(curves, log)
 
     def write(self, line: dict[str, Any]) -> None:
         """Add a line, of a step and its figures."""
         self.log.append(line)
-        with write_errors_explained(self.path, "the newest checkpoint is intact"):
+        with writing(self.path, "the newest checkpoint is intact"):
             with self.path.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")
             if self.board is not None:
@@ -57,7 +56,7 @@ class Journal:
     def show(self, strip: np.ndarray, step: int) -> None:
         """Add a sample strip (H, W, 3) uint8 to TensorBoard."""
         if self.board is not None:
-            with write_errors_explained(self.path.parent, "the newest checkpoint is intact"):
+            with writing(self.path.parent, "the newest checkpoint is intact"):
                 self.board.add_image(STRIP, strip, step, dataformats="HWC")
                 self.board.flush()
 

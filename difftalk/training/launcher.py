@@ -15,6 +15,8 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from difftalk.runtime import ancestors
+from difftalk.runtime.progress import say
 from difftalk.training.signals import STOP_SIGNALS
 
 GRACE_S = 10.0  # after one process has failed, until the others, which would wait for it, are killed
@@ -75,21 +77,28 @@ def launch(processes: int, argv: Sequence[str], module: str = "difftalk") -> int
 
     for number in STOP_SIGNALS:
         signal.signal(number, forward)
+    ancestors.watch()  # now, as `preexec_fn` must not meet its thread
 
     failed, since = 0, 0.0
     try:
-        while None in [child.poll() for child in children]:
-            if not failed:
-                failed = next((c.returncode for c in children if c.returncode), 0)
-                since = time.monotonic()
-            elif time.monotonic() - since > GRACE_S:
-                break
-            time.sleep(0.1)
+        with ancestors.time_for_checkpoint():
+            while None in [child.poll() for child in children]:
+                if not failed:
+                    failed = next((c.returncode for c in children if c.returncode), 0)
+                    since = time.monotonic()
+                elif time.monotonic() - since > GRACE_S:
+                    break
+                time.sleep(0.1)
     finally:
         for child in children:
             child.kill()
             child.wait()
     failed = failed or next((c.returncode for c in children if c.returncode), 0)
+    if failed == -signal.SIGKILL:
+        say(
+            f"{argv[0]}: one of {processes} processes was killed: most likely the memory was not enough. Run "
+            "it with smaller batches, or more memory for the job; the same command continues"
+        )
     return failed if failed >= 0 else 128 - failed
 
 

@@ -30,7 +30,6 @@ from difftalk.training.checkpoint import (
     provenance,
     restore_finished,
     save_checkpoint,
-    write_errors_explained,
 )
 from difftalk.training.data import Steps, TrainingBatch, frames_of_batch, load_steps
 from difftalk.training.journal import Journal, sample_strip
@@ -170,8 +169,7 @@ def train_denoiser(
         progress.close()
         journal.close()
         ema.copy_to(model.parameters())
-        with write_errors_explained(out, f"the checkpoints in {state} are intact"):
-            _save_pipeline(model, scheduler, clips, autoencoder, settings, run_provenance, log, out)
+        _save_pipeline(model, scheduler, clips, autoencoder, settings, run_provenance, log, out)
         keep_finished(state, out, run_provenance)
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from difftalk.runtime.ancestors import time_for_checkpoint
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -33,7 +35,8 @@ def deferred_signals() -> Iterator[StopRequest]:
 
     before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
-        yield request
+        with time_for_checkpoint():
+            yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 from difftalk.config import workflow as configuration
 from difftalk.pretrained import table as pretrained
+from difftalk.runtime import ancestors
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.fingerprint import fingerprint, fingerprint_files
 from difftalk.runtime.rejects import REJECTING_STAGES
@@ -123,6 +124,9 @@ def literal(text):
     """A text as one word of a shell command in which Snakemake fills in what is between braces."""
     return shlex.quote(text.replace("{", "{{").replace("}", "}}"))
 
+
+# In the environment and not in `shell.prefix`, which is printed where a command fails.
+ancestors.announce()
 
 # How commands run, as opposed to what they make: a change here reruns nothing.
 with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.deployment_method}

@@ -1,0 +1,11 @@
+"""Numbers that are keys of the configuration and arguments of commands: their bounds are here alone."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Workers = Annotated[int, Field(ge=1, le=1024)]
+TrainingProcesses = Annotated[int, Field(ge=1, le=64)]
+TrainingWorkers = Annotated[int, Field(ge=0, le=64)]
+Switch = Annotated[int, Field(ge=0, le=1)]
