@@ -19,7 +19,15 @@ from difftalk.config import workflow as configuration
 from difftalk.datasets.frozen import read_checksums
 from difftalk.face.quality import QUALITY_COLUMNS, read_quality
 from difftalk.face.sync_table import read_sync
-from difftalk.runtime.arguments import INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, OUTPUT_FOLDER, path_kind
+from difftalk.runtime.arguments import (
+    INPUT_FILE,
+    INPUT_FOLDER,
+    KEPT_FOLDER,
+    KINDS,
+    OUTPUT_FILE,
+    OUTPUT_FOLDER,
+    path_kind,
+)
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.rejects import read_rejects
 from difftalk.stages import STAGES
@@ -73,6 +81,7 @@ def said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Verb, 
         INPUT_FOLDER: folder,
         OUTPUT_FILE: tmp_path / "new" / "file",
         OUTPUT_FOLDER: tmp_path / "new" / "folder",
+        KEPT_FOLDER: folder,
         "number": 1,
         "text": "text",
     }
@@ -103,7 +112,7 @@ def flag_of(verb: Verb, name: str) -> str:
 def test_every_path_says_whether_it_is_read_or_written_and_a_file_or_a_folder() -> None:
     hints = [typing.get_type_hints(functions(stage)[action], include_extras=True) for stage, action in VERBS]
     assert not [name for found in hints for name, hint in found.items() if _kind(hint)[0] is Path]
-    assert len(those(INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, OUTPUT_FOLDER)) > 100
+    assert len(those(*KINDS)) > 100
 
 
 @pytest.mark.parametrize("kind", [INPUT_FILE, INPUT_FOLDER])
@@ -127,13 +136,15 @@ def test_what_is_read_is_there_and_of_its_kind(kind: str, said: Callable[..., st
             assert said(verb, name, path).startswith(f"{flag_of(verb, name)}: {path}: {problem}")
 
 
-@pytest.mark.parametrize("kind", [OUTPUT_FILE, OUTPUT_FOLDER])
+@pytest.mark.parametrize("kind", [OUTPUT_FILE, OUTPUT_FOLDER, KEPT_FOLDER])
 def test_what_is_written_can_be(kind: str, said: Callable[..., str], tmp_path: Path) -> None:
     file, folder = tmp_path / "other", tmp_path / "folder"
     file.touch()
     spoilt = {
         file / "x" / "y": f"{file} is a file, not a folder",
         **({folder: "a folder; a file"} if kind == OUTPUT_FILE else {file: "a file; a folder"}),
+        # Such as the home of a person, which would be replaced.
+        **({folder: "a folder with files that no command wrote"} if kind == OUTPUT_FOLDER else {}),
     }
     for verb, name, _ in those(kind):
         for path, problem in spoilt.items():

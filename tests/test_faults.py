@@ -131,3 +131,15 @@ def test_sizes() -> None:
     assert [readable(size) for size in (0, 999, 1000, 52_300, 8.39e9, 4e15)] == [
         *("0 bytes", "999 bytes", "1 kB", "52.3 kB", "8.39 GB", "4e+03 TB")
     ]
+
+
+def test_a_folder_that_no_command_wrote_is_not_replaced(tmp_path: Path) -> None:
+    theirs = tmp_path / "home" / "thesis.tex"
+    theirs.parent.mkdir()
+    theirs.write_text("years of work")
+    with pytest.raises(UserError, match="files that no command wrote"), atomic_folder(theirs.parent):
+        pass
+    assert theirs.read_text() == "years of work"
+    for _ in range(2):
+        with atomic_folder(tmp_path / "ours") as tmp:
+            (tmp / "file").write_text("x")

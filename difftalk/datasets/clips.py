@@ -174,6 +174,8 @@ def clips_with_sources(plan: Path, shard: str, sources: Path) -> list[tuple[Clip
     if (sources / USABLE).is_file():  # a folder put together by hand has none: all clips of what is in it
         usable = set((sources / USABLE).read_text(encoding="utf-8").split())
         planned = [c for c in planned if c.clip_id in usable]
+    elif not any(sources.iterdir()):
+        raise UserError(f"{sources}: an empty folder; `difftalk fetch` fills it")
     pairs = [(c, source_file(sources, c.source_id)) for c in planned]
     for _, path in pairs:
         if path is not None and not path.exists():

@@ -4,17 +4,21 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+from difftalk.runtime.checksums import FOREIGN, is_foreign
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.faults import REASONS
 
 INPUT_FILE, INPUT_FOLDER = "a file to read", "a folder to read"
-OUTPUT_FILE, OUTPUT_FOLDER = "a file to write", "a folder to write"
-KINDS = (INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, OUTPUT_FOLDER)
+OUTPUT_FILE, OUTPUT_FOLDER, KEPT_FOLDER = "a file to write", "a folder to write", "a folder to write in"
+KINDS = (INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, OUTPUT_FOLDER, KEPT_FOLDER)
 
 InputFile = Annotated[Path, INPUT_FILE]
 InputFolder = Annotated[Path, INPUT_FOLDER]
 OutputFile = Annotated[Path, OUTPUT_FILE]
+# It replaces what an earlier run of the command wrote.
 OutputFolder = Annotated[Path, OUTPUT_FOLDER]
+# Files are added to it.
+KeptFolder = Annotated[Path, KEPT_FOLDER]
 
 
 def path_kind(hint: Any) -> str | None:
@@ -59,8 +63,10 @@ def _problem_to_read(kind: str, path: Path) -> str:
 def _problem_to_write(kind: str, path: Path) -> str:
     if path.is_dir() and kind == OUTPUT_FILE:
         return f"a folder; {kind} is wanted"
-    if os.path.lexists(path) and not path.is_dir() and kind == OUTPUT_FOLDER:
+    if os.path.lexists(path) and not path.is_dir() and kind != OUTPUT_FILE:
         return f"a file; {kind} is wanted"
+    if kind == OUTPUT_FOLDER and is_foreign(path):
+        return FOREIGN
     around = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     if not around.is_dir():
         return f"{around} is a file, not a folder"

@@ -19,6 +19,7 @@ SUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 # People complete them, and no stage reads them.
 PROSE = ("README.md",)
+FOREIGN = "a folder with files that no command wrote: name another one, or delete it yourself"
 
 # What was found whole in this process: path, what changes when a file is written, and the sha256.
 _whole: set[tuple[str, int, int, int, str]] = set()
@@ -86,6 +87,11 @@ def read_sums(folder: Path) -> dict[str, str] | None:
         UserError: if the record is damaged.
     """
     return _read(folder / SUMS, remedy_of(folder))
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder is there and has files, but no record: it is not to be replaced by an output."""
+    return folder.is_dir() and not (folder / SUMS).exists() and any(folder.iterdir())
 
 
 def verify(path: Path, remedy: str = "") -> Path:

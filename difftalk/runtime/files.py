@@ -17,7 +17,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from difftalk.runtime.checksums import SUMS, checksum, line_of, record_of, verify, write_record, write_sums
+from difftalk.runtime.checksums import (
+    FOREIGN,
+    SUMS,
+    checksum,
+    is_foreign,
+    line_of,
+    record_of,
+    verify,
+    write_record,
+    write_sums,
+)
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.faults import CONTINUES, writing
 
@@ -116,13 +126,16 @@ def _is_running(process: int) -> bool:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty temporary folder to fill; it replaces `path` when the block ends without an error.
 
-    Its `SHA256SUMS` is written, unless the block has done that.
+    Its `SHA256SUMS` is written, unless the block has done that. A folder that lacks one, and is not empty, is
+    not replaced: it may be a person's own.
 
     Raises:
-        UserError: if it cannot be written, as `difftalk.runtime.faults.writing`.
+        UserError: if there is such a folder; if it cannot be written, as `difftalk.runtime.faults.writing`.
     """
     path = Path(path)
     tmp = _tmp(path)
+    if is_foreign(path):
+        raise UserError(f"{path}: {FOREIGN}")
     try:
         with writing(path, tmp=tmp):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from typing import Any
 from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.pretrained import table as weights
 from difftalk.pretrained.model_folder import FIRST_STAGE
-from difftalk.runtime.arguments import InputFile, OutputFolder
+from difftalk.runtime.arguments import InputFile, KeptFolder, OutputFolder
 from difftalk.runtime.files import atomic_folder, read_json, write_json, write_json_lines
 from difftalk.runtime.rejects import read_rejects
 
@@ -19,7 +19,7 @@ def run(
     crops: list[InputFile],
     settings: AutoencoderTraining,
     source: str,
-    state: OutputFolder,
+    state: KeptFolder,
     out: OutputFolder,
     plan: InputFile | None = None,
     rejects: list[InputFile] = [],  # noqa: B006 - read, never changed

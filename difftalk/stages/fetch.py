@@ -5,7 +5,7 @@ from dataclasses import replace
 from difftalk.config.dataset import DatasetSettings
 from difftalk.config.download import Download
 from difftalk.config.numbers import Share, Workers
-from difftalk.runtime.arguments import InputFile, OutputFile, OutputFolder
+from difftalk.runtime.arguments import InputFile, KeptFolder, OutputFile, OutputFolder
 
 STAGE = "fetch"
 
@@ -16,7 +16,7 @@ def run(
     shard: str,
     dataset: DatasetSettings,
     download: Download,
-    store: OutputFolder,
+    store: KeptFolder,
     out: OutputFolder,
     manifest: OutputFile,
     rejects: OutputFile,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from difftalk.config.dataset import DatasetSettings, LocalSettings, Shards
 from difftalk.config.numbers import Workers
-from difftalk.runtime.arguments import InputFile, OutputFile, OutputFolder
+from difftalk.runtime.arguments import InputFile, KeptFolder, OutputFile
 
 if TYPE_CHECKING:
     from difftalk.datasets.survey import Survey
@@ -25,7 +25,7 @@ def run(
     frozen: InputFile | None = None,
     not_videos: OutputFile | None = None,
     identities: OutputFile | None = None,
-    cache: OutputFolder | None = None,
+    cache: KeptFolder | None = None,
     workers: Workers = 1,
 ) -> None:
     """Write the clip table.

@@ -6,7 +6,7 @@ from pathlib import Path
 from difftalk.config.syncnet import SyncnetTraining
 from difftalk.pretrained import table as weights
 from difftalk.pretrained.model_folder import SYNC_EXPERT
-from difftalk.runtime.arguments import InputFile, OutputFolder
+from difftalk.runtime.arguments import InputFile, KeptFolder, OutputFolder
 from difftalk.runtime.files import atomic_folder
 from difftalk.runtime.rejects import read_rejects
 
@@ -18,7 +18,7 @@ def run(
     crops: list[InputFile],
     settings: SyncnetTraining,
     source: str,
-    state: OutputFolder,
+    state: KeptFolder,
     out: OutputFolder,
     plan: InputFile | None = None,
     rejects: list[InputFile] = [],  # noqa: B006 - read, never changed

@@ -2,7 +2,7 @@
 
 from difftalk.config.numbers import TrainingProcesses, TrainingWorkers
 from difftalk.config.training import TrainingSettings
-from difftalk.runtime.arguments import InputFile, InputFolder, OutputFolder
+from difftalk.runtime.arguments import InputFile, InputFolder, KeptFolder, OutputFolder
 from difftalk.runtime.errors import UserError
 from difftalk.training import launcher
 
@@ -12,9 +12,9 @@ def run(
     shards: list[InputFile],
     autoencoder: InputFolder,
     settings: TrainingSettings,
-    state: OutputFolder,
+    state: KeptFolder,
     out: OutputFolder,
-    curves: OutputFolder | None = None,
+    curves: KeptFolder | None = None,
     data_workers: TrainingWorkers = 0,
     processes: TrainingProcesses = 1,
     plan: InputFile | None = None,

@@ -156,6 +156,7 @@ def keep_finished(state: Path, model: Path, provenance: str) -> None:
     Whoever ran the job may die before it notices the end, or send a signal in the last moment, and then
     deletes the model as unfinished.
     """
+    shutil.rmtree(state / FINISHED, ignore_errors=True)
     with suppress(OSError), atomic_folder(state / FINISHED) as tmp:  # no links: another file system
         shutil.copytree(model, tmp / "model", copy_function=os.link)
         (tmp / "provenance.json").write_text(provenance)
