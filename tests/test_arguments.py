@@ -34,7 +34,11 @@ from difftalk.stages import STAGES
 
 Verb = tuple[str, str]
 VERBS: list[Verb] = [(stage, action) for stage in STAGES for action in functions(stage)]
-JSON = {"dataset": '{"name": "demo"}', "shards": '{"train": 1, "test": 1}'}
+JSON = {
+    "dataset": '{"name": "demo"}',
+    "shards": '{"train": 1, "test": 1}',
+    "crops": '{"size": 64}',
+}
 
 
 def arguments(verb: Verb) -> dict[str, tuple[str, bool]]:

@@ -226,7 +226,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         store = folder / "results" / "store" / "youtube"
         kill_while_downloading(asked, folder, store, videos=6)
         before = dict(site.asked)
-        fetched = {p.stem for p in store.glob("*.json") if not p.stem.endswith(".gone")}
+        fetched = {p.stem for p in store.glob("[!.]*.json") if not p.stem.endswith(".gone")}
         done = snakemake(*asked, directory=folder)
         assert done.status == 0, done.said
         yield Finished(folder, site, before, fetched, asked)
@@ -238,7 +238,7 @@ def kill_while_downloading(asked: list[str | Path], folder: Path, store: Path, v
         command(*asked, directory=folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as job:
         deadline = time.monotonic() + 300
-        while len(list(store.glob("*.json"))) < videos:
+        while len(list(store.glob("[!.]*.json"))) < videos:
             assert job.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         job.send_signal(signal.SIGINT)  # so that no other job is started
