@@ -11,6 +11,7 @@ commands and all they say, and keeps where they ran.
 
 import argparse
 import fnmatch
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
 from zlib import crc32
 
 import numpy as np
@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from damaged_files import DAMAGES, damaged, kind_of
 from outcomes import BAD, OUTCOMES, Parts, differing, files_of, names, outcome, parts_of
 from small_run import interrupted, make_run
-from stage_jobs import Job, preload, run_job, sandbox
+from stage_jobs import Job, preload, remove, run_job, sandbox
 
 # By the format of a file, the format of what is put in its place.
 FOREIGN = {
@@ -43,11 +43,14 @@ ALL_DAMAGES = ("missing", *DAMAGES, "other_kind", "swapped")
 OF_USER = ("missing", "empty", "zeros", "noise", "nan", "other_kind")
 USERS_FILES = ("videos/", "other-videos/", "clips.", "celebvhq_info")
 SUMS = "SHA256SUMS"
+RECORDS = (".FILE.sha256", SUMS)
 UNREAD = (".md", ".tex", ".html")
+# What is seen in a file without a checksum.
+UNRECORDED = (*OF_USER, "cut_half", "cut_tenth", "no_column")
 # Names by which files of one kind differ.
 KINDS = (
-    (r"^.*/\..*\.sha256$", ".FILE.sha256"),
-    (rf"^.*/{SUMS}$", SUMS),
+    (r"^.*/\..*\.sha256$", RECORDS[0]),
+    (rf"^.*/{SUMS}$", RECORDS[1]),
     (r"^results/\w+/", ""),
     (r"^other-videos", "videos"),
     (r"(train|test)-000", "SHARD"),
@@ -158,6 +161,7 @@ def main() -> int:
         for job in commands_of(names, tree, chosen.jobs, chosen.limit)
         for case in cases_of(job, chosen.seed)
         if any(fnmatch.fnmatchcase(case.name, one) for one in only)
+        and not (chosen.unrecorded and (case.damage not in UNRECORDED or case.kind in RECORDS))
     ]
     if chosen.cases is not None:
         drawn = np.random.default_rng(chosen.seed).permutation(len(cases))[: chosen.cases]
@@ -171,9 +175,14 @@ def main() -> int:
         if broken := [f"{job.name}: {wrong}" for job, wrong in zip(jobs, wholes, strict=True) if wrong]:
             print("\n".join(f"WRONG on whole files: {line}" for line in broken))
             return 1
-        results = list(pool.map(bench.run, cases))
-    if chosen.save is not None:
-        chosen.save.write_text("".join(json.dumps(asdict(result)) + "\n" for result in results))
+        results = []
+        with (chosen.save or Path(os.devnull)).open("w") as kept:
+            for result in pool.map(bench.run, cases):
+                results.append(result)
+                print(json.dumps(asdict(result)), file=kept, flush=True)
+    if changed := [job.name for job in jobs if parts_of(job.tree, job.outputs) != bench.expected[job.name]]:
+        print(f"WRONG: a sandbox has changed the run, outputs of {', '.join(changed)}")
+        return 1
     for title, key in (("file", "kind"), ("damage", "damage"), ("stage", "stage")):
         print_table(title, results, lambda result, key=key: getattr(result, key))  # type: ignore[misc]
     bad = [(result, case) for result, case in zip(results, cases, strict=True) if result.outcome in BAD]
@@ -279,14 +288,12 @@ class Bench:
         self.unrecorded = unrecorded
         self.expected: dict[str, Parts] = {}
         self.volatile: dict[str, set[str]] = {}
-        self.free: SimpleQueue[int] = SimpleQueue()
+        self.numbers = itertools.count()
         self.clips = {
             clip
             for plan in tree.glob("results/*/plan/clips.parquet")
             for clip in pq.read_table(plan)["clip_id"].to_pylist()
         }
-        for number in range(1000):
-            self.free.put(number)
 
     def whole(self, job: Job) -> str:
         """Run a job on whole files, to know what it writes, and what of it never comes twice.
@@ -334,10 +341,10 @@ class Bench:
 
     @contextmanager
     def _sandbox(self, job: Job) -> Iterator[Path]:
-        number = self.free.get()
-        yield sandbox(job, self.tree / "sandboxes" / str(number))
+        directory = self.tree / "sandboxes" / str(next(self.numbers))
+        yield sandbox(job, directory)
         if not self.keep:
-            self.free.put(number)
+            remove(directory)
 
 
 def print_table(title: str, results: Sequence[Result], key: Callable[[Result], str]) -> None:
