@@ -40,6 +40,7 @@ FOREIGN = {
 }  # fmt: skip
 ALL_DAMAGES = ("missing", *DAMAGES, "other_kind", "swapped")
 # Nothing tells other damage of a table, or a video, of the user's own from what was meant so.
+# A frozen plan is copied by hand, without its checksum.
 OF_USER = ("missing", "empty", "zeros", "noise", "nan", "other_kind")
 USERS_FILES = ("videos/", "other-videos/", "clips.", "celebvhq_info")
 SUMS = "SHA256SUMS"
@@ -238,7 +239,7 @@ def cases_of(job: Job, seed: int) -> list[Case]:
     for of in of_kind.values():
         # The newest checkpoint; else the largest file: that of rejects may have a row.
         name = max(of, key=lambda n: (n if n.endswith(".pt") else "", (job.tree / n).stat().st_size, n))
-        for damage in OF_USER if name.startswith(USERS_FILES) else ALL_DAMAGES:
+        for damage in _damages_of(name):
             case = Case(job, name, damage)
             # Nothing tells the only file that a stage reads from another of its kind.
             if damage == "swapped" and sum(map(len, of_kind.values())) == 1:
@@ -246,6 +247,16 @@ def cases_of(job: Job, seed: int) -> list[Case]:
             if damage == "missing" or damaged_bytes(case, seed) is not None:
                 found.append(case)
     return found
+
+
+def _damages_of(name: str) -> tuple[str, ...]:
+    if name.endswith("/speakers.csv"):  # it may be missing
+        return OF_USER[1:]
+    if name == "clips.parquet":  # NaN says that there is none
+        return tuple(damage for damage in OF_USER if damage != "nan")
+    if name.startswith(USERS_FILES):
+        return OF_USER
+    return UNRECORDED if name == "frozen.csv" else ALL_DAMAGES
 
 
 def damaged_bytes(case: Case, seed: int) -> bytes | None:

@@ -89,6 +89,8 @@ def outcome(
 def names(said: str, name: str, inputs: Collection[str], clips: Collection[str]) -> bool:
     """Whether a text names a file: by its path, by its name and the folder that was given, or by its clip."""
     path = Path(name)
+    if path.name == "SHA256SUMS" and path.parent.as_posix() in said:
+        return True
     above = [given for given in inputs if path.is_relative_to(given) and given != name]
     if name in said or (path.name in said and (not above or any(folder in said for folder in above))):
         return True

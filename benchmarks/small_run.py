@@ -224,6 +224,8 @@ def _write_videos(tree: Path) -> None:
             if seed == SILENT:
                 frames = np.stack(list(read_frames(path)))
                 write_video(path, frames, audio=np.zeros(int(16_000 * SECONDS), np.int16), crf=18)
+        for checksum in (tree / folder).glob(".*"):
+            checksum.unlink()
     speakers = "".join(f"v{seed}.mp4,person {seed}\n" for seed in OTHER_VIDEOS)
     (tree / "other-videos" / "speakers.csv").write_text("file,speaker\n" + speakers)
 

@@ -74,4 +74,3 @@ def test_a_damaged_file_between_stages_is_refused_by_name(tmp_path: Path) -> Non
     words = [word for case in cases for word in ("--only", case)]
     said = benchmark("damage.py", "--folder", str(tmp_path / "runs"), *words)
     assert "\n| fetch | 3 |  |  |  |  |  |  |\n3 cases: 3 refused, 0 rejected," in said
-    assert said.count("results/small/plan/clips.parquet is no clip table of `difftalk plan`") == 3
