@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from conftest import ROOT
 
@@ -65,3 +66,11 @@ def test_the_preparation_is_timed_stage_by_stage_and_against_other_ways() -> Non
     assert abs(sum(float(row[2]) for row in rows[:5]) - float(rows[5][2])) < 0.25
     assert len(rows) == 11 and all(float(row[4]) > 0 for row in rows)
     assert "2 of 2 clips kept, 300 frames; the per-frame baseline found a face in 4 of 4" in said
+
+
+def test_a_damaged_file_between_stages_is_refused_by_name(tmp_path: Path) -> None:
+    """With the stage that needs the least of a run."""
+    cases = [f"plan/clips.parquet/{damage}/fetch train-000" for damage in ("missing", "cut_tenth", "noise")]
+    words = [word for case in cases for word in ("--only", case)]
+    said = benchmark("damage.py", "--folder", str(tmp_path / "runs"), *words)
+    assert "\n| fetch | 3 |  |  |  |  |  |  |\n3 cases: 3 refused, 0 rejected," in said
