@@ -238,7 +238,7 @@ def test_what_is_none_of_a_dataset_is_one_line(tmp_path: Path) -> None:
 
 def test_a_list_without_clips_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text("[]")
-    with pytest.raises(UserError, match="the dataset lists no clip"):
+    with pytest.raises(UserError, match="it lists no clip"):
         dataset.talkvid(tmp_path / "empty.json", out=tmp_path / "clips.csv")
 
 

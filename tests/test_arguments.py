@@ -245,7 +245,7 @@ READERS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "quality": (",".join(QUALITY_COLUMNS), "a,50,50,0.1", lambda path: read_quality([path])),
     "sync": ("clip_id,sync_offset,sync_confidence", "a,1,2.5", lambda path: read_sync([path])),
     "rejects": ("clip_id,stage,reason,detail", "a,speech,silent,", read_rejects),
-    "manifest": ("source_id,file,bytes,sha256", "a,a.mp4,1,0", lambda path: read_checksums([path])),
+    "manifest": ("source_id,file,bytes,sha256", f"a,a.mp4,1,{'0' * 64}", lambda path: read_checksums([path])),
 }
 
 
@@ -277,6 +277,7 @@ def test_tables_that_are_none(name: str, tmp_path: Path) -> None:
         ("quality", "a,50,50,nan", "row 1 is none of such a file .'nan' is not a finite number"),
         ("quality", "a,many,50,", "row 1 is none of such a file .*'many'"),
         ("sync", "a,1,inf", "row 1 is none of such a file .'inf' is not a finite number"),
+        ("manifest", "a,a.mp4,1,12ab", "row 1 is none of such a file .'12ab' is no sha256"),
         ("rejects", "a,speech,mumbling,", "unknown reject reason 'mumbling'"),
     ],
 )

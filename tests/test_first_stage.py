@@ -289,7 +289,7 @@ def test_a_folder_that_cannot_be_copied_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"diffusion_pytorch_model\.safetensors is damaged or was edited"):
         copy(str(source), tmp_path / "out")
     (source / "SHA256SUMS").unlink()  # as in a folder of other software
-    with pytest.raises(UserError, match=r"source is no first stage in diffusers' format \(VQModel\): "):
+    with pytest.raises(UserError, match=r"is not that of a first stage in diffusers' format \(VQModel\): "):
         copy(str(source), tmp_path / "out")
     weights.unlink()
     with pytest.raises(UserError, match=r"it has no diffusion_pytorch_model\.safetensors"):

@@ -1,19 +1,21 @@
 """The frozen plan of the clips that a run kept, and the manifest of a shard's sources: both CSV."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from difftalk.datasets.clips import Clip
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import finite, read_csv, write_csv
+from difftalk.runtime.files import finite, parse_csv, read_csv, write_csv
 
 # The shard is of one run; no kept clip is left out.
 COLUMNS = tuple(f.name for f in dataclasses.fields(Clip) if f.name not in {"shard", "left_out"})
 # What frozen plans of earlier versions lack, at the end.
 LATER_COLUMNS = ("tags", "box_width")
 SOURCE_COLUMNS = ("source_id", "file", "bytes", "sha256")
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def read_frozen(path: Path) -> list[Clip]:
@@ -76,5 +78,10 @@ def read_checksums(manifests: Iterable[Path]) -> dict[str, str]:
     Raises:
         UserError: naming the file that is no manifest.
     """
-    rows = (row for path in manifests for row in read_csv(path, SOURCE_COLUMNS))
-    return {row["source_id"]: row["sha256"] for row in rows}
+
+    def parse(row: dict[str, str]) -> tuple[str, str]:
+        if not SHA256.fullmatch(row["sha256"]):
+            raise ValueError(f"{row['sha256']!r} is no sha256")
+        return row["source_id"], row["sha256"]
+
+    return dict(pair for path in manifests for pair in parse_csv(path, SOURCE_COLUMNS, parse))

@@ -236,16 +236,17 @@ def load_syncnet(folder: str | Path, device: str | torch.device = "cpu") -> Sync
     """
     folder = Path(folder)
     SYNC_EXPERT.check(folder)
-    values = read_json(folder / CONFIG_NAME)
+    reading = folder / CONFIG_NAME
+    values = read_json(reading)
     try:
         config = SyncnetConfig(**{**values, "channels": tuple(values["channels"])})
         network = build_syncnet(config)
-        tensors = load_file(folder / SYNC_EXPERT.weights_name)
+        reading = folder / SYNC_EXPERT.weights_name
+        tensors = load_file(reading)
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as e:
-        raise UserError(
-            f"{folder}: the sync expert cannot be read: {' '.join(str(e).split())[:200]}"
-        ) from None
+        why = " ".join(str(e).split())[:200]
+        raise UserError(f"{reading}: the sync expert cannot be read: {why}") from None
     return SyncExpert(config, network, device)
 
 

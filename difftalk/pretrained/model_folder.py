@@ -48,15 +48,21 @@ class ModelFolder:
         """
         self.check(source)
         weights = source / self.weights_name
+        reading = source / CONFIG_NAME
         try:
-            config = json.loads((source / CONFIG_NAME).read_text(encoding="utf-8"))
+            config = json.loads(reading.read_text(encoding="utf-8"))
             config.pop("_name_or_path", None)
-            with safe_open(
-                weights, framework="np"
-            ):  # reads the header and compares it with the length of the file
+            reading = weights
+            # It reads the header, and compares it with the length of the file.
+            with safe_open(weights, framework="np"):
                 pass
+            for reading in (source / name for name in RECORD_NAMES if (source / name).suffix != ".md"):
+                lines = reading.read_text(encoding="utf-8") if reading.is_file() else ""
+                for text in lines.splitlines() if reading.suffix == ".jsonl" else [lines or "null"]:
+                    json.loads(text)
         except (SafetensorError, ValueError, AttributeError) as e:
-            raise UserError(f"{source} is no {self.kind}: {' '.join(str(e).split())[:200]}") from None
+            why = " ".join(str(e).split())[:200]
+            raise UserError(f"{reading} is not that of a {self.kind}: {why}") from None
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (out / CONFIG_NAME).write_text(text, encoding="utf-8")
         shutil.copyfile(weights, out / self.weights_name)

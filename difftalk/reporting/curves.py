@@ -28,7 +28,10 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; a training writes it into the folder of its model")
-    for number, line in enumerate(verify(path).read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    lines = verify(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines:
+        raise UserError(f"{path}: an empty file, no training log")
+    for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
         except ValueError as e:

@@ -173,6 +173,8 @@ def _read(record: Path, remedy: str) -> dict[str, str] | None:
     except OSError as e:
         raise UserError(f"{record} cannot be read ({e.strerror})") from None
     found = {}
+    if not text and (record.name != SUMS or len(list(record.parent.iterdir())) > 1):
+        raise UserError(f"{record} is damaged: an empty file; {remedy}")
     for line in text.splitlines():
         match = LINE.fullmatch(line)
         if match is None:

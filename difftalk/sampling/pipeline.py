@@ -91,7 +91,7 @@ class DiffTalkPipeline(DiffusionPipeline):
         verify_folder(Path(folder))
         offline = {"use_safetensors": True, "local_files_only": True}
         try:
-            pipeline = super().from_pretrained(str(folder), **{**offline, **options})
+            pipeline = super().from_pretrained(str(folder), **{**offline, **options}).to(device)
         except Exception as e:
             if is_machine_fault(e):
                 raise
@@ -100,7 +100,7 @@ class DiffTalkPipeline(DiffusionPipeline):
         for part in (pipeline.unet, pipeline.conditioner, pipeline.vqvae):
             if part is not None:
                 part.eval().requires_grad_(False)
-        return pipeline.to(device)
+        return pipeline
 
     def save(self, out: Path, *, autoencoder: Path, facts: dict[str, Any], log: list[dict[str, Any]]) -> None:
         """Write the folder, with its first stage, the facts of its training, its log and a model card.

@@ -33,7 +33,7 @@ def talkvid(file: InputFile, *, out: OutputFile) -> None:
     """
     from difftalk.datasets.adapters.talkvid import read_talkvid
 
-    _write(out, read_talkvid(file))
+    _write(out, read_talkvid(file), file)
 
 
 def celebv_hq(file: InputFile, *, out: OutputFile) -> None:
@@ -45,7 +45,7 @@ def celebv_hq(file: InputFile, *, out: OutputFile) -> None:
     """
     from difftalk.datasets.adapters.celebv_hq import read_celebv_hq
 
-    _write(out, read_celebv_hq(file))
+    _write(out, read_celebv_hq(file), file)
 
 
 def vfhq(folder: InputFolder, *, out: OutputFile) -> None:
@@ -57,7 +57,7 @@ def vfhq(folder: InputFolder, *, out: OutputFile) -> None:
     """
     from difftalk.datasets.adapters.vfhq import read_vfhq
 
-    _write(out, read_vfhq(folder))
+    _write(out, read_vfhq(folder), folder)
 
 
 def voxceleb2(folder: InputFolder, *, out: OutputFile, meta: InputFile | None = None) -> None:
@@ -70,7 +70,7 @@ def voxceleb2(folder: InputFolder, *, out: OutputFile, meta: InputFile | None = 
     """
     from difftalk.datasets.adapters.voxceleb2 import read_voxceleb2
 
-    _write(out, read_voxceleb2(folder, meta))
+    _write(out, read_voxceleb2(folder, meta), folder)
 
 
 def hallo3(folder: InputFolder, *, out: OutputFile) -> None:
@@ -82,10 +82,10 @@ def hallo3(folder: InputFolder, *, out: OutputFile) -> None:
     """
     from difftalk.datasets.adapters.hallo3 import read_hallo3
 
-    _write(out, read_hallo3(folder))
+    _write(out, read_hallo3(folder), folder)
 
 
-def _write(out: Path, entries: "Iterable[Entry]") -> None:
+def _write(out: Path, entries: "Iterable[Entry]", read: Path | str = "HDTF") -> None:
     """Write the table; entries that cannot be rows, with the reason, to `OUT.rejected.csv` beside it."""
     from difftalk.datasets.adapters.published import once
     from difftalk.datasets.table_file import write_rows
@@ -95,10 +95,10 @@ def _write(out: Path, entries: "Iterable[Entry]") -> None:
 
     found = list(once(entries))
     if not found:
-        raise UserError(f"{out} is not written: the dataset lists no clip")
+        raise UserError(f"{read}: it lists no clip; {out} is not written")
     rejected = [e for e in found if e.row is None]
     if len(rejected) == len(found):
-        raise UserError(f"no clip can be used: {rejected[0].name}: {rejected[0].problem}")
+        raise UserError(f"{read}: no clip can be used: {rejected[0].name}: {rejected[0].problem}")
     write_rows(out, (e.row for e in found if e.row is not None))
     beside = out.with_suffix(".rejected.csv")
     if rejected:
