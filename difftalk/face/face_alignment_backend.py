@@ -89,7 +89,7 @@ def read(
 ) -> Iterator[np.ndarray | LazyFrame]:
     """Yield the frames of a clip; with a GPU, up to a window of them is decoded in advance.
 
-    On CPUs nothing is: each has its process, and the networks take a hundred times as long as the decoder.
+    On CPUs nothing is: each has its process, and the networks take far longer than the decoder.
 
     Raises:
         ClipError: where the source cannot be decoded.
