@@ -26,6 +26,11 @@ class Tracking(Section):
         description="Frames from one run of the face detector to the next; in between the box follows the "
         "points.",
     )
+    reader: Literal["pyav", "torchcodec"] = Field(
+        "pyav",
+        description="What decodes the videos for `face_alignment`; `torchcodec`, an optional package, uses "
+        "the GPU where there is one.",
+    )
 
 
 class Landmarks(FaceGates, Tracking):
@@ -43,4 +48,5 @@ class LandmarksSettings(Tracking):
     def of(cls, section: Landmarks) -> "LandmarksSettings":
         """Return the settings for a section; faces that its gate lets through are searched for."""
         searched = min(section.min_face_px or SMALLEST_FACE_PX, SEARCHED_FACE_PX)
-        return cls(backend=section.backend, detect_every=section.detect_every, searched_face_px=searched)
+        tracking = {key: getattr(section, key) for key in Tracking.model_fields}
+        return cls(**tracking, searched_face_px=searched)

@@ -162,12 +162,18 @@ def stage_settings(config: Config, stage: str) -> Section:
     """Return what a stage reads of the configuration: its section, with the gates that it applies.
 
     Raises:
-        UserError: if crops are to be judged by a sync expert that is trained on those crops.
+        UserError: if crops are to be judged by a sync expert that is trained on those crops, or the reader of
+            videos is not for the backend of landmarks.
     """
     if config.gates.sync is not None and config.syncnet == "train":
         raise UserError(
             "config: gates.sync needs a sync expert before there are crops to train one on, but syncnet is "
             "`train`: set syncnet to `embedded` or a path, or gates.sync to null"
+        )
+    if config.landmarks.reader == "torchcodec" and config.landmarks.backend != "face_alignment":
+        raise UserError(
+            f"config: landmarks.reader: torchcodec is not for landmarks.backend: {config.landmarks.backend}, "
+            "which runs on CPUs: set reader to `pyav`, or backend to `face_alignment`"
         )
     match stage:
         case "landmarks":

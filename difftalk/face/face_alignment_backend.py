@@ -5,7 +5,7 @@ FAN is that of Bulat and Tzimiropoulos (2017). The networks are the library's, t
 frames is read, the detector runs on every k-th of them at once, boxes in between are interpolated, and the
 landmark network runs on the whole window at once. The detector runs again on frames for which the
 interpolation may be wrong: where a face appears, disappears or jumps, and where the landmarks score so low
-that there is none in the box.
+that there is none in the box. With a GPU, the next window is decoded meanwhile, in a thread.
 """
 
 import multiprocessing
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,9 +24,13 @@ from face_alignment.models import FAN
 from face_alignment.utils import crop
 from safetensors.torch import load_file
 
+from difftalk.config.landmarks import LandmarksSettings
 from difftalk.face.tracks import MOUTH, SAME_FACE_IOU, Face
+from difftalk.media import torchcodec_reader
 from difftalk.media.boxes import iou
 from difftalk.media.lazy_frame import LazyFrame
+from difftalk.media.read_ahead import read_ahead
+from difftalk.media.video import read_lazy_frames
 from difftalk.pretrained.table import locate
 from difftalk.runtime.device import default_device
 
@@ -36,7 +41,7 @@ WINDOW = 48
 # a GPU the detector's largest tensor has 0.5 GB for 8 images of half of 1080p, the landmark network's 0.2 GB,
 # in bfloat16.
 BATCH_SIZES = {"cpu": (1, 8), "cuda": (8, WINDOW + 1)}
-# One decodes while the networks run for the other; each holds the networks and a window on the GPU.
+# Each reads ahead while its networks run; while it cuts crops and measures frames, they run for the other.
 GPU_PROCESSES = 2
 
 # Width of a face that the detector reliably finds, and longer side of a frame that is not scaled down for it.
@@ -66,15 +71,36 @@ class Detection:
     others: int | None = None
 
 
-def processes(workers: int) -> int:
+def processes(settings: LandmarksSettings, workers: int) -> int:
     """Return how many of `workers` processes shall follow clips: all on CPUs, two at most on a GPU.
 
     Raises:
-        UserError: if weights are missing, before any process is started.
+        UserError: if weights or the reader are missing, before any process is started.
     """
     for name in ("s3fd", "2dfan4"):
         locate(name, asked_by=ASKED_BY)
+    if settings.reader == "torchcodec":
+        torchcodec_reader.check_installed("landmarks.reader: torchcodec")
     return min(workers, GPU_PROCESSES) if default_device() == "cuda" else workers
+
+
+def read(
+    source: Path, start_s: float, end_s: float, settings: LandmarksSettings
+) -> Iterator[np.ndarray | LazyFrame]:
+    """Yield the frames of a clip; with a GPU, up to a window of them is decoded in advance.
+
+    On CPUs nothing is: each has its process, and the networks take far longer than the decoder.
+
+    Raises:
+        ClipError: where the source cannot be decoded.
+    """
+    device = default_device()
+    frames: Iterator[np.ndarray | LazyFrame]
+    if settings.reader == "torchcodec":
+        frames = torchcodec_reader.read_frames(source, start_s, end_s, device)
+    else:
+        frames = read_lazy_frames(source, start_s, end_s)
+    return read_ahead(frames, WINDOW) if device == "cuda" else frames
 
 
 def follow(

@@ -58,12 +58,12 @@ def processes(settings: LandmarksSettings, workers: int) -> int:
     """Return how many of `workers` processes shall follow clips: `face_alignment` uses two at most on a GPU.
 
     Raises:
-        UserError: if weights are missing, before any process is started.
+        UserError: if weights or the reader are missing, before any process is started.
     """
     if settings.backend == "face_alignment":
         from difftalk.face import face_alignment_backend
 
-        return face_alignment_backend.processes(workers)
+        return face_alignment_backend.processes(settings, workers)
     return workers
 
 
@@ -80,8 +80,8 @@ def track_clip(job: TrackJob) -> TrackedClip:
     # The other backend looks at windows of frames, some of which lie ahead.
     kept = KeptFrames() if job.early is not None and job.settings.backend == "dlib" else None
     faces: list[Face | None] = []
-    frames = monitor.through(looks.through(read_lazy_frames(job.source, clip.start_s, clip.end_s)))
-    for k, face in enumerate(_follow(kept.through(frames) if kept else frames, job.settings)):
+    frames = monitor.through(looks.through(_read(job, kept)))
+    for k, face in enumerate(_follow(frames, job.settings)):
         faces.append(face)
         looks.look(k, face)
         if kept:
@@ -129,7 +129,17 @@ def _audio_measures(source: Path, clip: Clip) -> dict[str, Any]:
     return {"loudness_db": level_db(audio) if len(audio) else None, "speech_share": speech_share(audio)}
 
 
-def _follow(frames: Iterable[LazyFrame], settings: LandmarksSettings) -> Iterator[Face | None]:
+def _read(job: TrackJob, kept: KeptFrames | None) -> Iterator[np.ndarray | LazyFrame]:
+    clip = job.clip
+    if job.settings.backend == "face_alignment":
+        from difftalk.face import face_alignment_backend
+
+        return face_alignment_backend.read(job.source, clip.start_s, clip.end_s, job.settings)
+    frames = read_lazy_frames(job.source, clip.start_s, clip.end_s)
+    return kept.through(frames) if kept else frames
+
+
+def _follow(frames: Iterable[np.ndarray | LazyFrame], settings: LandmarksSettings) -> Iterator[Face | None]:
     if settings.backend == "dlib":
         from difftalk.face import dlib_backend
 

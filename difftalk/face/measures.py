@@ -13,7 +13,7 @@ from difftalk.face.tracks import Face, Track
 from difftalk.media.clock import FPS
 from difftalk.media.lazy_frame import LazyFrame
 
-P = TypeVar("P", np.ndarray, LazyFrame)
+P = TypeVar("P", bound=np.ndarray | LazyFrame)
 
 # Chin and mouth: without them there is nothing to learn from, nor to generate.
 SPEAKING = np.r_[5:12, 48:68]

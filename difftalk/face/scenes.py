@@ -15,7 +15,7 @@ from scenedetect.detectors import AdaptiveDetector
 from difftalk.media.clock import FPS
 from difftalk.media.lazy_frame import LazyFrame
 
-P = TypeVar("P", np.ndarray, LazyFrame)
+P = TypeVar("P", bound=np.ndarray | LazyFrame)
 
 SMALL_PX = 160  # longer side of the small copies
 # A cut must also change the mean of hue, saturation and brightness by this much, of 255.
