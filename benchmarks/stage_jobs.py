@@ -6,6 +6,7 @@ everything (`preload`), which takes a tenth of the time.
 
 import multiprocessing
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -26,6 +27,7 @@ CONFIG = "small.yaml"
 MEMORY_BYTES = 12 << 30  # of one command: a damaged size must not take the machine down
 # Variables of the shell that the rules' commands take.
 VARIABLES = {
+    "$looks": "results/store/looks",
     "$download": "{}", "$max_reject_fraction": "0.6", "$training_processes": "1", "$training_workers": "0",
 }  # fmt: skip
 
@@ -83,7 +85,8 @@ def jobs_of(tree: Path, config: Mapping[str, object], own_files: Collection[str]
     for row in rows:
         if row["shellcmd"] == "-":
             continue
-        log, words = row["log-file(s)"], shlex.split(row["shellcmd"])
+        # What is between `${NAME:+` and `}` changes no output: how clips are cropped early.
+        log, words = row["log-file(s)"], shlex.split(re.sub(r"\$\{\w+:\+.*?\}", "", row["shellcmd"]))
         argv = tuple(VARIABLES.get(word, word) for word in words[words.index("difftalk") + 1 :])
         if unknown := [word for word in argv if word.startswith("$")]:
             raise RuntimeError(f"{row['rule']}: no value for {unknown}")

@@ -205,7 +205,7 @@ def test_a_crop_cut_early_is_the_one_that_would_be_cut_later(stage: Stage, film:
     assert (stage.folder / "crops.tar").read_bytes() == taken_over
 
 
-@pytest.mark.parametrize("change", ["settings", "source", "landmarks"])
+@pytest.mark.parametrize("change", ["settings", "source", "landmarks", "damage"])
 def test_a_crop_cut_early_from_anything_else_is_cut_again(stage: Stage, film: Path, change: str) -> None:
     video = stage.folder / "film.mp4"
     video.write_bytes(film.read_bytes())
@@ -219,6 +219,8 @@ def test_a_crop_cut_early_from_anything_else_is_cut_again(stage: Stage, film: Pa
         stage.landmarks(detect_every=1)
     stage.crops(size=96)
     expected = (stage.folder / "crops.tar").read_bytes()
+    if change == "damage":
+        waiting = waiting[:2000] + b"damage" + waiting[2006:]
     (stage.folder / "landmarks.crops.tar").write_bytes(waiting)
     stage.crops(size=96)
     assert (stage.folder / "crops.tar").read_bytes() == expected
