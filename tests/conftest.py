@@ -6,10 +6,12 @@ work on faces.
 
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,17 @@ def film_frames(film: Path) -> np.ndarray:
 def truth(film: Path) -> np.ndarray:
     """The landmarks that `film` was drawn with, (50, 68, 2)."""
     return np.load(film.with_suffix(".landmarks.npy"))
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """Let writes fail in the middle of a file, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def present(faces: Iterable[Face | None]) -> list[Face]:

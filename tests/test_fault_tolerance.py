@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from conftest import files_no_larger_than
 from small_training import TINY, train, weights, write_made
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -278,17 +278,6 @@ def test_with_one_wrong_bit_in_the_newest_checkpoint_the_one_before_is_loaded(
     found = resume(tmp_path, "{}")
     assert found is not None and found["step"] == 1
     assert "step-00000002.pt: damaged" in capsys.readouterr().err
-
-
-@contextmanager
-def files_no_larger_than(size: int) -> Iterator[None]:
-    """Let writes fail in the middle of a file, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_without_room_the_last_checkpoint_is_intact_and_the_training_goes_on_later(made: Path) -> None:

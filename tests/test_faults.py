@@ -3,9 +3,7 @@
 import errno
 import os
 import re
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import files_no_larger_than
 from safetensors.numpy import save_file
 
 from difftalk.runtime.errors import UserError, is_machine_fault
@@ -20,17 +19,6 @@ from difftalk.runtime.faults import readable, sentence, writing
 from difftalk.runtime.files import atomic_file, atomic_folder, write_csv
 
 BIG = np.random.default_rng(0).random(20_000)
-
-
-@contextmanager
-def files_no_larger_than(size: int) -> Iterator[None]:
-    """Let writes fail in the middle of a file, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def save(tensor: torch.Tensor, path: Path) -> None:
