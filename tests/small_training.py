@@ -7,10 +7,16 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from difftalk.config.sampling import Sampling
 from difftalk.config.section import from_dict
 from difftalk.config.training import TrainingSettings
 from difftalk.media.shards import write_shard
 from difftalk.models.autoencoder import build_autoencoder
+from difftalk.models.examples import LatentClips
+from difftalk.sampling.clip_sampler import ClipJob, sample_clips
+from difftalk.sampling.frame_sampler import FrameSampler
+from difftalk.sampling.inputs import ShardClip
+from difftalk.sampling.pipeline import DiffTalkPipeline
 from difftalk.stages.train import run
 
 TINY: dict[str, Any] = {
@@ -78,3 +84,13 @@ def weights(model: Path) -> dict[str, torch.Tensor]:
         found |= {f"{file.parent.name}.{k}": v for k, v in load_file(file).items()}
     assert found, f"{model} holds no weights"
     return found
+
+
+def sample_shard(model: Path, shard: Path, settings: Sampling, size: int = 64) -> dict[str, torch.Tensor]:
+    """Sample every clip of an encoded shard: latents (T, C, h, w) by clip, the first frame as reference."""
+    pipeline = DiffTalkPipeline.from_pretrained(model)
+    clips = LatentClips([shard], pipeline.conditioner.neighbours)
+    found = [ShardClip(clips, number, size, settings) for number in range(len(clips.clip_ids))]
+    jobs = [ClipJob(clip, range(clip.frames), clip.latent(0)) for clip in found]
+    done = [job for job in sample_clips(FrameSampler(pipeline, settings), jobs) if job.is_complete]
+    return {job.clip.clip_id: job.latents() for job in done}

@@ -5,8 +5,7 @@ import torch
 
 from difftalk.models.autoencoder import build_autoencoder, to_frames, to_pixels
 from difftalk.models.conditioning import AudioEncoder, Conditioner, LandmarkEncoder, TemporalFilter
-from difftalk.models.denoiser import build_unet, noise_schedule, use_one_token_shortcut
-from difftalk.sampling.ddim import ddim_inpaint
+from difftalk.models.denoiser import build_unet, use_one_token_shortcut
 
 
 def count(model: torch.nn.Module) -> int:
@@ -78,24 +77,3 @@ def test_one_token_shortcut_equals_attention_and_so_do_its_gradients() -> None:
 def test_pixels_and_frames_are_inverse() -> None:
     frames = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3).numpy()
     assert (to_frames(to_pixels(frames)) == frames).all()
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_sampler_with_a_perfect_denoiser_finds_the_target(prediction: str) -> None:
-    """Given the true noise or velocity at every step, DDIM must reach the target, masked or not."""
-    scheduler = noise_schedule(prediction)
-    target = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    generated = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
-    generated[:, :, 4:] = True
-    alphas = scheduler.alphas_cumprod
-
-    def predict(noisy: torch.Tensor, t: int) -> torch.Tensor:
-        noise = (noisy - alphas[t].sqrt() * target) / (1 - alphas[t]).sqrt()
-        return (
-            noise if prediction == "epsilon" else scheduler.get_velocity(target, noise, torch.tensor([t, t]))
-        )
-
-    known = torch.where(generated, torch.zeros(()), target)
-    found = ddim_inpaint(predict, scheduler, known, generated, 20, 0.0, torch.Generator().manual_seed(2))
-    assert torch.equal(torch.where(generated, target, found), target), "the known region comes back exactly"
-    assert (found - target).abs().max() < 1e-3

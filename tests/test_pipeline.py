@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 from drawn_clips import speaker, write_crops
+from small_training import sample_shard
 
 from difftalk.config.encode import Encode
 from difftalk.config.sampling import Sampling
@@ -20,9 +21,7 @@ from difftalk.media.video import read_video
 from difftalk.models.autoencoder import build_autoencoder, decode_latents
 from difftalk.models.conditioning import Conditioner
 from difftalk.models.denoiser import OneTokenAttention, build_unet, noise_schedule
-from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
-from difftalk.sampling.methods import clip_seed, sample_clip
 from difftalk.sampling.pipeline import DiffTalkPipeline
 from difftalk.speech.mfcc import mfcc_features
 from difftalk.speech.table import SCHEMA
@@ -121,23 +120,14 @@ def test_a_call_gives_the_frames_of_the_stages(made: Path, crop: Crop, tmp_path:
         rejects=tmp_path / "rejects.csv",
         max_reject_fraction=0.0,
     )
-    pipeline = DiffTalkPipeline.from_pretrained(made / "models" / "ours")
-    clips = LatentClips([shard], pipeline.conditioner.neighbours)
-    settings = Sampling(steps=2, eta=0.5, batch_size=32)
-    expected = sample_clip(pipeline, clips, 0, settings, "cpu")
+    settings = Sampling(steps=2, eta=0.5, batch_size=32, frames_per_pass=32)
+    expected = sample_shard(made / "models" / "ours", shard, settings)["clip"]
 
+    pipeline = DiffTalkPipeline.from_pretrained(made / "models" / "ours")
     frames, speech = crop.frames(), mfcc_features(crop.audio, 2 * len(crop.landmarks))
-    found = pipeline(
-        frames,
-        crop.landmarks,
-        speech,
-        num_inference_steps=2,
-        eta=0.5,
-        generator=torch.Generator().manual_seed(clip_seed("clip", settings.seed)),
-        batch_size=32,
-    )
+    found = pipeline(frames, crop.landmarks, speech, settings, clip_id="clip")
     assert torch.equal(found.latents, expected)
-    assert np.array_equal(found.frames, decode_latents(pipeline.vqvae, expected, 32))
+    assert np.array_equal(found.frames, decode_latents(pipeline.vqvae, expected, 32, fill=True))
     assert found.frames.shape == frames.shape and found.frames.dtype == np.uint8
 
 
@@ -147,14 +137,7 @@ def test_another_reference_and_other_speech_change_the_frames(made: Path, crop: 
     speech = mfcc_features(crop.audio, 16)
 
     def call(speech: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
-        made = pipeline(
-            frames,
-            landmarks,
-            speech,
-            reference=reference,
-            num_inference_steps=2,
-            generator=torch.Generator().manual_seed(1),
-        )
+        made = pipeline(frames, landmarks, speech, Sampling(steps=2), reference=reference)
         return made.latents.numpy()
 
     # Encoded on its own instead of in a batch: float32 rounding, by other kernels.

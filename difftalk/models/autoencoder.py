@@ -87,22 +87,48 @@ def to_frames(pixels: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def encode_frames(model: VQModel, frames: np.ndarray, batch_size: int = 64) -> torch.Tensor:
+def encode_frames(
+    model: VQModel, frames: np.ndarray, batch_size: int = 64, *, fill: bool = False
+) -> torch.Tensor:
     """Encode (N, H, W, 3) uint8 frames to latents (N, C, H/f, W/f) float32 on the CPU.
 
     They are the encoder's output before quantisation times the model's `scaling_factor`, of about unit
     variance.
+
+    Args:
+        model: the first stage.
+        frames: of one size.
+        batch_size: frames in one pass.
+        fill: fill up the last pass with copies, so that rounding does not depend on N.
     """
-    batches = (to_pixels(frames[i : i + batch_size]) for i in range(0, len(frames), batch_size))
-    scale = model.config.scaling_factor
-    return torch.cat([model.encode(x.to(model.device)).latents.float().cpu() * scale for x in batches])
+    scale, parts = model.config.scaling_factor, []
+    for first in range(0, len(frames), batch_size):
+        pixels = to_pixels(frames[first : first + batch_size])
+        latents = model.encode(_filled(pixels, batch_size if fill else 0).to(model.device)).latents
+        parts.append(latents[: len(pixels)].float().cpu() * scale)
+    return torch.cat(parts)
 
 
 @torch.no_grad()
-def decode_latents(model: VQModel, latents: torch.Tensor, batch_size: int = 64) -> np.ndarray:
-    """Decode latents (N, C, h, w), quantised on the way, to (N, H, W, 3) uint8 frames."""
-    scale = model.config.scaling_factor
-    parts = latents.float().split(batch_size)
-    return np.concatenate(
-        [to_frames(model.decode(z.to(model.device, model.dtype) / scale).sample) for z in parts]
-    )
+def decode_latents(
+    model: VQModel, latents: torch.Tensor, batch_size: int = 64, *, fill: bool = False
+) -> np.ndarray:
+    """Decode latents (N, C, h, w), quantised on the way, to (N, H, W, 3) uint8 frames.
+
+    Args:
+        model: the first stage.
+        latents: on any device.
+        batch_size: latents in one pass.
+        fill: fill up the last pass with copies, so that rounding does not depend on N.
+    """
+    scale, parts = model.config.scaling_factor, []
+    for z in latents.float().split(batch_size):
+        filled = _filled(z, batch_size if fill else 0).to(model.device, model.dtype)
+        parts.append(to_frames(model.decode(filled / scale).sample[: len(z)]))
+    return np.concatenate(parts)
+
+
+def _filled(batch: torch.Tensor, size: int) -> torch.Tensor:
+    """Return a batch with copies of its last member up to `size`."""
+    lacking = max(size - len(batch), 0)
+    return torch.cat([batch, batch[-1:].expand(lacking, *batch.shape[1:])]) if lacking else batch

@@ -159,7 +159,8 @@ def noise_schedule(prediction_type: str) -> DDIMScheduler:
         beta_schedule="scaled_linear",
         prediction_type=prediction_type,
         clip_sample=False,
-        set_alpha_to_one=True,
+        # As in LDM: the last step of noise prediction ends at the lowest noise level.
+        set_alpha_to_one=prediction_type == "v_prediction",
         steps_offset=1,
         timestep_spacing="trailing" if prediction_type == "v_prediction" else "leading",
     )
@@ -168,8 +169,12 @@ def noise_schedule(prediction_type: str) -> DDIMScheduler:
 class OneTokenAttention:
     """Cross-attention to a single token, exactly, without queries and keys.
 
-    The softmax over one score is 1, so the output is the token's value, the same at every position.
+    The softmax over one score is 1, so the output is the token's value, the same at every position. Where no
+    gradient is wanted, that of the last token is kept: it is the same in every step of a sampler.
     """
+
+    def __init__(self) -> None:
+        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(
         self,
@@ -185,7 +190,12 @@ class OneTokenAttention:
         """
         if encoder_hidden_states.shape[1] != 1:
             raise ValueError(f"one context token expected, not {encoder_hidden_states.shape[1]}")
-        out = attn.to_out[0](attn.to_v(encoder_hidden_states))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            out = attn.to_out[0](attn.to_v(encoder_hidden_states))
+        else:
+            if self._last is None or self._last[0] is not encoder_hidden_states:
+                self._last = encoder_hidden_states, attn.to_out[0](attn.to_v(encoder_hidden_states))
+            out = self._last[1]
         return out.expand(-1, hidden_states.shape[1], -1)
 
 

@@ -5,23 +5,25 @@ Landmarks are the 68 iBUG points in pixels of the crop, pixel centres at whole n
 
 import cv2
 import numpy as np
+from PIL import Image
 
 NOSE_TIP = 30
+NOSE_BASE = 33
 JAW = slice(2, 15)
 MOUTH = slice(48, 68)
 # The hull is drawn at this many by this many samples a latent cell.
 _FINE = 8
 
 
-def first_masked_row(landmarks: np.ndarray) -> np.ndarray:
-    """Return the first masked row of each frame, that of the nose tip: `(T, 68, 2)` to `(T,)` int."""
-    return np.floor(landmarks[..., NOSE_TIP, 1]).astype(int)
+def first_masked_row(landmarks: np.ndarray, point: int = NOSE_TIP) -> np.ndarray:
+    """Return the first masked row of each frame, that of a point: `(T, 68, 2)` to `(T,)` int."""
+    return np.floor(landmarks[..., point, 1]).astype(int)
 
 
-def mask_image(frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Return a copy of `(T, H, W, 3)` uint8 frames, black from the row of the nose tip down."""
+def mask_image(frames: np.ndarray, landmarks: np.ndarray, point: int = NOSE_TIP) -> np.ndarray:
+    """Return a copy of `(T, H, W, 3)` uint8 frames, black from the row of a point down."""
     masked = frames.copy()
-    for frame, row in zip(masked, first_masked_row(landmarks), strict=True):
+    for frame, row in zip(masked, first_masked_row(landmarks, point), strict=True):
         frame[max(row, 0) :] = 0
     return masked
 
@@ -48,4 +50,20 @@ def generated_mask(landmarks: np.ndarray, size: int, latent_size: int) -> np.nda
         drawn = np.zeros((fine, fine), np.uint8)
         cv2.fillConvexPoly(drawn, scaled, 1)
         cells[drawn.reshape(latent_size, _FINE, latent_size, _FINE).any(axis=(1, 3))] = True
+    return generated
+
+
+def released_mask(landmarks: np.ndarray, size: int, latent_size: int) -> np.ndarray:
+    """Return the inpainting mask of the released inference code, in the form of `generated_mask`.
+
+    The polygon of jaw (points 2 to 14) and nose base (33), filled at the size of the crop with the corners at
+    whole pixels, scaled by PIL's bicubic filter as an image of zeros and ones.
+    """
+    generated = np.zeros((len(landmarks), latent_size, latent_size), bool)
+    for cells, points in zip(generated, landmarks, strict=True):
+        polygon = np.concatenate([points[JAW], points[NOSE_BASE : NOSE_BASE + 1]]).astype(np.int32)
+        known = np.ones((size, size), np.uint8)
+        cv2.fillPoly(known, [polygon], 0)
+        scaled = Image.fromarray(known).resize((latent_size, latent_size), Image.Resampling.BICUBIC)
+        cells[:] = np.asarray(scaled) == 0
     return generated

@@ -1,10 +1,9 @@
-"""Methods: what makes the frames of a clip, from the truth and simple baselines to a trained model.
+"""Methods: what makes the frames of clips, from the truth and simple baselines to a trained model.
 
 Only the methods that need torch import it; the truth and the copied reference do not.
 """
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,41 +12,56 @@ import numpy as np
 
 from difftalk.config.sampling import Sampling
 from difftalk.config.training import UNTRAINED_METHODS
-from difftalk.media.shards import Crop, map_arrays
-from difftalk.runtime.errors import UserError
+from difftalk.media.shards import Crop, map_arrays, read_crops
+from difftalk.runtime.errors import ClipError, UserError
+from difftalk.runtime.parallel import guarded
+from difftalk.runtime.progress import Progress
+from difftalk.sampling.references import reference_frame
+from difftalk.sampling.unfinished import Unfinished
 
 if TYPE_CHECKING:
-    import torch
-
     from difftalk.models.examples import LatentClips
-    from difftalk.sampling.pipeline import DiffTalkPipeline
+    from difftalk.sampling.clip_sampler import ClipJob
+    from difftalk.sampling.frame_sampler import FrameSampler
 
-FrameMaker = Callable[[Crop], np.ndarray]
+# A clip with its frames (T, H, W, 3) uint8, or why it has none.
+Made = tuple[Crop, np.ndarray | ClipError]
 
 
-def frame_maker(
-    method: str, *, shard_file: Path, autoencoder: Path, model: Path | None, settings: Sampling
-) -> FrameMaker:
-    """Return the function that makes a clip's frames, (T, H, W, 3) uint8, by a method.
+def make_clips(
+    method: str,
+    wanted: Collection[str],
+    *,
+    crops: Path,
+    shard_file: Path,
+    autoencoder: Path,
+    model: Path | None,
+    settings: Sampling,
+    unfinished: Unfinished | None = None,
+) -> Iterator[Made]:
+    """Make the frames of clips by a method, and yield each clip when it is done.
 
     Args:
         method: one of `UNTRAINED_METHODS`, or any name together with a `model`.
-        shard_file: the encoded shard that the clips are in.
+        wanted: ids of the clips.
+        crops: crops/SHARD.tar.
+        shard_file: the same clips encoded.
         autoencoder: folder of the first stage.
         model: folder of a trained pipeline.
         settings: of the sampling.
+        unfinished: keeps what a model has sampled of clips that are not done.
 
     Raises:
         UserError: if the method needs a model and there is none.
     """
     if model is not None:
-        return _generated(shard_file, autoencoder, model, settings)
+        return _generated(wanted, crops, shard_file, autoencoder, model, settings, unfinished)
     if method == "ground_truth":
-        return Crop.frames
+        return _one_by_one(Crop.frames, wanted, crops)
     if method == "reference_copy":
-        return partial(reference_copy, settings=settings)
+        return _one_by_one(partial(reference_copy, settings=settings), wanted, crops)
     if method == "reconstruction":
-        return _reconstruction(shard_file, autoencoder, settings.batch_size)
+        return _one_by_one(_reconstruction(shard_file, autoencoder, settings), wanted, crops)
     known = ", ".join(UNTRAINED_METHODS)
     raise UserError(f"sample: {method} needs a --model; without one there are {known}")
 
@@ -58,47 +72,14 @@ def reference_copy(crop: Crop, settings: Sampling) -> np.ndarray:
     return np.repeat(frames[[reference_frame(crop.clip_id, len(frames), settings)]], len(frames), axis=0)
 
 
-def reference_frame(clip_id: str, frames: int, settings: Sampling) -> int:
-    """Return the index of the reference frame: the first, or one drawn from seed and clip id."""
-    return 0 if settings.reference == "first" else clip_seed(clip_id, settings.seed) % frames
+def _one_by_one(make: Callable[[Crop], np.ndarray], wanted: Collection[str], crops: Path) -> Iterator[Made]:
+    with Progress(len(wanted), "sample", "clips") as shown:
+        for crop in read_crops(crops, wanted):
+            yield crop, guarded(make, crop, crop.clip_id)
+            shown.advance()
 
 
-def clip_seed(clip_id: str, seed: int) -> int:
-    """Return a clip's own seed, so that its sample does not depend on what else is in the shard."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{clip_id}".encode()).digest()[:6])
-
-
-def sample_clip(
-    pipeline: "DiffTalkPipeline", clips: "LatentClips", number: int, settings: Sampling, device: str
-) -> "torch.Tensor":
-    """Sample the latents (T, C, h, w) of every frame of a clip, driven by its own audio.
-
-    Args:
-        pipeline: the trained model, on `device`.
-        clips: encoded clips, with as many neighbouring speech windows as the model takes.
-        number: index of the clip in `clips`.
-        settings: of the sampling.
-        device: device that the model is on.
-    """
-    import torch
-
-    frames = len(clips.clips[number]["latents"])
-    clip_id = clips.clip_ids[number]
-    reference = reference_frame(clip_id, frames, settings)
-    generator = torch.Generator().manual_seed(clip_seed(clip_id, settings.seed))
-    batches = []
-    for first in range(0, frames, settings.batch_size):
-        chosen = range(first, min(first + settings.batch_size, frames))
-        examples = clips.examples([(number, f) for f in chosen], [reference] * len(chosen)).to(device)
-        inputs: dict[str, Any] = vars(examples) | {"known": examples.target}
-        del inputs["target"]
-        with torch.autocast(device, torch.bfloat16, enabled=settings.precision == "bf16"):
-            latents = pipeline.sample(**inputs, steps=settings.steps, eta=settings.eta, generator=generator)
-        batches.append(latents.float().cpu())
-    return torch.cat(batches)
-
-
-def _reconstruction(shard_file: Path, autoencoder: Path, batch_size: int) -> FrameMaker:
+def _reconstruction(shard_file: Path, autoencoder: Path, settings: Sampling) -> Callable[[Crop], np.ndarray]:
     """The first stage alone: the encoded frames decoded, the ceiling of what a model can reach."""
     import torch
 
@@ -110,28 +91,86 @@ def _reconstruction(shard_file: Path, autoencoder: Path, batch_size: int) -> Fra
 
     def decoded(crop: Crop) -> np.ndarray:
         latents = np.asarray(encoded[crop.clip_id]["latents"], np.float32)
-        return decode_latents(first_stage, torch.from_numpy(latents), batch_size)
+        return decode_latents(first_stage, torch.from_numpy(latents), settings.batch_size)
 
     return decoded
 
 
-def _generated(shard_file: Path, autoencoder: Path, model: Path, settings: Sampling) -> FrameMaker:
+def _generated(
+    wanted: Collection[str],
+    crops: Path,
+    shard_file: Path,
+    autoencoder: Path,
+    model: Path,
+    settings: Sampling,
+    unfinished: Unfinished | None,
+) -> Iterator[Made]:
     """A trained model, which generates the lower face of each frame."""
-    from difftalk.models.autoencoder import decode_latents, load_autoencoder
+    from difftalk.models.autoencoder import load_autoencoder
     from difftalk.models.examples import LatentClips
     from difftalk.runtime.device import default_device
+    from difftalk.sampling.clip_sampler import sample_clips
+    from difftalk.sampling.frame_sampler import FrameSampler
     from difftalk.sampling.pipeline import DiffTalkPipeline
 
-    device = default_device()
-    first_stage = load_autoencoder(autoencoder, device)
-    pipeline = DiffTalkPipeline.from_pretrained(
-        model, device, vqvae=None
-    )  # the first stage is loaded already
+    pipeline = DiffTalkPipeline.from_pretrained(model, default_device(), vqvae=None)
+    pipeline.register_modules(vqvae=load_autoencoder(autoencoder, pipeline.device))
+    sampler = FrameSampler(pipeline, settings)
     clips = LatentClips([shard_file], pipeline.conditioner.neighbours)
-    number = {clip_id: i for i, clip_id in enumerate(clips.clip_ids)}
+    begun: dict[str, Crop] = {}
+    failed: list[Made] = []
 
-    def generated(crop: Crop) -> np.ndarray:
-        latents = sample_clip(pipeline, clips, number[crop.clip_id], settings, device)
-        return decode_latents(first_stage, latents, settings.batch_size)
+    def jobs() -> Iterator["ClipJob"]:
+        for crop in read_crops(crops, wanted):
+            job = guarded(lambda c: _job(sampler, clips, c, settings), crop, crop.clip_id)
+            if isinstance(job, ClipError):
+                failed.append((crop, job))
+                continue
+            job.done += unfinished.load(job) if unfinished is not None else []
+            begun[crop.clip_id] = crop
+            yield job
 
-    return generated
+    frames = sum(len(clips.clips[clips.clip_ids.index(clip_id)]["latents"]) for clip_id in wanted)
+    with Progress(frames, "sample", "frames") as shown:
+        for job in sample_clips(sampler, jobs()):
+            shown.advance(job.take_news())
+            if job.is_complete:
+                crop = begun.pop(job.clip.clip_id)
+                yield crop, guarded(lambda j: _frames(sampler, j), job, crop.clip_id)
+            elif unfinished is not None:
+                unfinished.keep(job)
+    yield from failed
+
+
+def _job(sampler: "FrameSampler", clips: "LatentClips", crop: Crop, settings: Sampling) -> "ClipJob":
+    """One clip of a shard as work for the sampler."""
+    from difftalk.sampling.clip_sampler import ClipJob
+    from difftalk.sampling.inputs import ShardClip, encode_masked
+    from difftalk.sampling.interpolation import sampled_frames
+
+    masked: Any = None
+    if settings.mask_line != "nose_tip":
+        vqvae = sampler.pipeline.vqvae
+        masked = lambda: encode_masked(vqvae, crop.frames(), crop.landmarks, settings)  # noqa: E731
+    number = clips.clip_ids.index(crop.clip_id)
+    clip = ShardClip(clips, number, int(crop.info["size"]), settings, masked)
+    reference = clip.latent(reference_frame(crop.clip_id, clip.frames, settings))
+    between = settings.interpolation == "between"
+    return ClipJob(clip, sampled_frames(clip.frames) if between else range(clip.frames), reference)
+
+
+def _frames(sampler: "FrameSampler", job: "ClipJob") -> np.ndarray:
+    """Decode a clip, and interpolate it where the settings say so."""
+    from difftalk.sampling.inputs import ShardClip
+    from difftalk.sampling.interpolation import between, smooth
+
+    frames = sampler.decode(job.latents())
+    if sampler.settings.interpolation == "none":
+        return frames
+    assert isinstance(job.clip, ShardClip)
+    inputs = job.clip.inputs(range(job.clip.frames))
+    cell = frames.shape[1] // inputs.generated.shape[-1]
+    regions = inputs.generated[:, 0].float().numpy().repeat(cell, axis=1).repeat(cell, axis=2)
+    if sampler.settings.interpolation == "smooth":
+        return np.stack(list(smooth(frames, regions)))
+    return np.stack(list(between(frames, sampler.decode(inputs.known), regions)))

@@ -3,23 +3,26 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel, VQModel
 from diffusers.utils import BaseOutput
 
+from difftalk.config.sampling import Sampling
 from difftalk.config.training import CONDITIONS
-from difftalk.models.autoencoder import decode_latents, downsampling, encode_frames, load_autoencoder
-from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW, Conditioner
+from difftalk.models.autoencoder import downsampling, encode_frames, load_autoencoder
+from difftalk.models.conditioning import SPEECH_WINDOW, Conditioner
 from difftalk.models.denoiser import Denoiser, use_one_token_shortcut
-from difftalk.models.masks import generated_mask, mask_image
 from difftalk.reporting.card import model_card
 from difftalk.runtime.checksums import SUMS, verify_folder, write_sums
 from difftalk.runtime.errors import UserError, is_machine_fault
 from difftalk.runtime.files import atomic_folder, json_lines, read_json, write_json
-from difftalk.sampling.ddim import ddim_inpaint
+from difftalk.sampling.clip_sampler import ClipSampler
+from difftalk.sampling.frame_sampler import FrameSampler
+from difftalk.sampling.inputs import encode_inputs
+from difftalk.sampling.references import reference_frame
 from difftalk.speech.windows import neighbour_windows
 
 
@@ -44,6 +47,8 @@ class DiffTalkPipeline(DiffusionPipeline):
         conditions: the conditioning inputs, of `CONDITIONS`.
         vqvae: the first stage; None where a caller only needs latents.
         facts: of the training, as `save` was given them.
+        known_region: what the denoiser was trained to see outside the inpainting mask: `noised` or `clean`
+            latents.
     """
 
     _optional_components: ClassVar[list[str]] = ["vqvae"]
@@ -56,10 +61,20 @@ class DiffTalkPipeline(DiffusionPipeline):
         conditions: list[str] | tuple[str, ...] = CONDITIONS,
         vqvae: VQModel | None = None,
         facts: dict[str, Any] | None = None,
+        known_region: str = "noised",
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, conditioner=conditioner, scheduler=scheduler, vqvae=vqvae)
-        self.register_to_config(conditions=list(conditions), facts=facts)
+        self.register_to_config(conditions=list(conditions), facts=facts, known_region=known_region)
+
+    @property
+    def known_region(self) -> Literal["noised", "clean"]:
+        """What the denoiser was trained to see outside the inpainting mask."""
+        return "clean" if getattr(self.config, "known_region", "noised") == "clean" else "noised"
+
+    def denoiser(self) -> Denoiser:
+        """Return UNet and condition encoders as one module."""
+        return Denoiser(self.unet, self.conditioner, self.conditions)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -134,18 +149,15 @@ class DiffTalkPipeline(DiffusionPipeline):
         known = facts | {"parameters": parameters, "first_stage": first_stage}
         return model_card(name, self.conditions, known, log)
 
-    @torch.no_grad()
     def __call__(
         self,
         frames: np.ndarray,
         landmarks: np.ndarray,
         speech: np.ndarray,
+        settings: Sampling = Sampling(),  # noqa: B008 - frozen
         *,
         reference: np.ndarray | None = None,
-        num_inference_steps: int = 200,
-        eta: float = 0.0,
-        generator: torch.Generator | None = None,
-        batch_size: int = 64,
+        clip_id: str = "clip",
     ) -> DiffTalkOutput:
         """Generate the lower face of each frame so that the person says `speech`; all else is as in `frames`.
 
@@ -153,43 +165,29 @@ class DiffTalkPipeline(DiffusionPipeline):
             frames: (T, H, H, 3) uint8, a face crop at 25 fps, cut as in training.
             landmarks: (T, 68, 2) in pixels of the crop.
             speech: (2 T, features) float32, 50 steps a second, as the stage `speech` makes them.
-            reference: (H, H, 3) uint8, another frame of the same person; None is the first of `frames`.
-            num_inference_steps: DDIM steps.
-            eta: 0 is deterministic DDIM, 1 is DDPM's noise.
-            generator: on the CPU, so that every device draws the same noise.
-            batch_size: frames at a time.
+            settings: of the sampling; its `reference` is read where none is given, its `interpolation` not.
+            reference: (H, H, 3) uint8, another frame of the same person.
+            clip_id: of the noise, of which each (seed, clip, frame) has its own.
 
         Raises:
             UserError: if the arrays do not fit each other or the model.
         """
         self._check(frames, landmarks, speech)
-        size = frames.shape[1]
-        generated = generated_mask(landmarks, size, size // downsampling(self.vqvae))
-        scaled = (landmarks[:, LANDMARKS_SEEN] / size).astype(np.float32)
-        shown = None if reference is None else encode_frames(self.vqvae, np.stack([reference]))
-        neighbours = self.conditioner.neighbours
+        sampler = FrameSampler(self, settings)
+        everything = np.arange(len(frames))
+        windows = neighbour_windows(
+            speech.astype(np.float32), everything, self.conditioner.neighbours, SPEECH_WINDOW
+        )
+        inputs = encode_inputs(self.vqvae, frames, landmarks, windows, settings)
+        shown = inputs.known[reference_frame(clip_id, len(frames), settings)]
+        if reference is not None:
+            shown = encode_frames(self.vqvae, np.stack([reference]))[0]
+        of_clip = ClipSampler(sampler, clip_id, shown)
         parts = []
-        for first in self.progress_bar(range(0, len(frames), batch_size)):
-            chosen = np.arange(first, min(first + batch_size, len(frames)))
-            known = encode_frames(self.vqvae, frames[chosen], batch_size)
-            shown = known[:1] if shown is None else shown
-            inputs = {
-                "known": known,
-                "masked": encode_frames(
-                    self.vqvae, mask_image(frames[chosen], landmarks[chosen]), batch_size
-                ),
-                "reference": shown.expand(len(chosen), -1, -1, -1),
-                "generated": torch.from_numpy(generated[chosen]).unsqueeze(1),
-                "speech": torch.from_numpy(
-                    neighbour_windows(speech.astype(np.float32), chosen, neighbours, SPEECH_WINDOW)
-                ),
-                "landmarks": torch.from_numpy(scaled[chosen]),
-            }
-            on_device = {name: value.to(self.device) for name, value in inputs.items()}
-            latents = self.sample(**on_device, steps=num_inference_steps, eta=eta, generator=generator)
-            parts.append(latents.float().cpu())
+        for numbers in self.progress_bar(np.array_split(everything, -(-len(frames) // settings.batch_size))):
+            parts.append(of_clip.sample(inputs.take(numbers), numbers.tolist()))
         latents = torch.cat(parts)
-        return DiffTalkOutput(frames=decode_latents(self.vqvae, latents, batch_size), latents=latents)
+        return DiffTalkOutput(frames=sampler.decode(latents), latents=latents)
 
     def _check(self, frames: np.ndarray, landmarks: np.ndarray, speech: np.ndarray) -> None:
         if self.vqvae is None:
@@ -207,38 +205,3 @@ class DiffTalkPipeline(DiffusionPipeline):
             raise UserError(
                 f"speech is {speech.shape}, not (steps, {features}): made by another speech.backend?"
             )
-
-    @torch.no_grad()
-    def sample(
-        self,
-        *,
-        known: torch.Tensor,
-        generated: torch.Tensor,
-        masked: torch.Tensor,
-        reference: torch.Tensor,
-        speech: torch.Tensor,
-        landmarks: torch.Tensor,
-        steps: int,
-        eta: float,
-        generator: torch.Generator | None,
-    ) -> torch.Tensor:
-        """Sample the latents (B, C, h, w) of B frames.
-
-        Args:
-            known: (B, C, h, w) latents of the real frames, used where `generated` is False.
-            generated: (B, 1, h, w) bool, True where the latent cell is generated.
-            masked: (B, C, h, w) latents of the frames with the mouth masked.
-            reference: (B, C, h, w) latents of another frame of the clip, one for each frame.
-            speech: (B, neighbours, 16, features).
-            landmarks: (B, 39, 2) in [0, 1] of the crop.
-            steps: DDIM steps.
-            eta: 0 is deterministic DDIM, 1 is DDPM's noise.
-            generator: on the CPU, so that every device draws the same noise.
-        """
-        denoiser = Denoiser(self.unet, self.conditioner, self.conditions)
-        context = denoiser.context(speech, landmarks)
-
-        def predict(noisy: torch.Tensor, timestep: int) -> torch.Tensor:
-            return denoiser.predict(noisy, timestep, masked, reference, context)
-
-        return ddim_inpaint(predict, self.scheduler, known, generated, steps, eta, generator)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from difftalk.config.sampling import Sampling
 from difftalk.config.training import TrainingSettings
 from difftalk.models.denoiser import Denoiser, noise_schedule
 from difftalk.models.examples import LatentClips
@@ -86,19 +87,20 @@ def sample_strip(
     the first stage, which is loaded for it and released again.
     """
     from difftalk.models.autoencoder import decode_latents, load_autoencoder
+    from difftalk.sampling.frame_sampler import FrameSampler
+    from difftalk.sampling.inputs import FrameInputs
     from difftalk.sampling.pipeline import DiffTalkPipeline
 
     batch = training_batch(clips, STRIP_FRAMES, 0, settings.seed + 1, settings.reference_distance)
-    examples = batch.to(device)
+    examples = batch.to("cpu")
     scheduler = noise_schedule(settings.prediction_type)
     pipeline = DiffTalkPipeline(model.unet, model.conditioner, scheduler, settings.conditions)
-    inputs: dict[str, Any] = {k: v for k, v in vars(examples).items() if k != "target"}
-    generated = pipeline.sample(
-        known=examples.target,
-        **inputs,
-        steps=STRIP_STEPS,
-        eta=0.0,
-        generator=torch.Generator().manual_seed(settings.seed),
+    sampler = FrameSampler(pipeline, Sampling(steps=STRIP_STEPS, compile=False, seed=settings.seed))
+    inputs = {k: v for k, v in vars(examples).items() if k not in ("target", "reference")}
+    generated = sampler.sample(
+        FrameInputs(known=examples.target, **inputs),
+        examples.reference,
+        [("strip", frame) for frame in range(STRIP_FRAMES)],
     )
     first_stage = load_autoencoder(autoencoder, device)
     shown = (examples.target, examples.masked, examples.reference, generated)

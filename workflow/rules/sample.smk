@@ -22,6 +22,7 @@ rule sample:
         gpu=CONFIG.gpu,
     params:
         settings=SETTINGS["sample"],
+        state=f"{RUN}/state/samples/{{method}}/{{shard}}",
         code=fingerprint("difftalk.stages.sample"),
     message:
         "Sample {wildcards.shard} with {wildcards.method}"
@@ -29,5 +30,5 @@ rule sample:
         """
         difftalk sample --method {wildcards.method} --crops {input.crops} --shard-file {input.shard} \
             --autoencoder {input.autoencoder} --model {input.model} --settings {params.settings:q} \
-            --out {output.samples} --log {log}
+            --state {params.state} --out {output.samples} --log {log}
         """

@@ -1,0 +1,98 @@
+"""Sample frames: in passes of one size, so that what comes out for a frame depends on no other frame."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from difftalk.config.sampling import Sampling
+from difftalk.models.autoencoder import decode_latents, encode_frames
+from difftalk.sampling.inpaint import inpaint
+from difftalk.sampling.inputs import FrameInputs
+from difftalk.sampling.noise import FrameNoise
+from difftalk.sampling.schedulers import build_scheduler
+
+if TYPE_CHECKING:
+    from difftalk.sampling.pipeline import DiffTalkPipeline
+
+# On a CPU a pass of so many frames takes hardly longer a frame than one of many more.
+FRAMES_PER_PASS = 8
+
+
+class FrameSampler:
+    """Samples the latents of any frames together, by one model.
+
+    The noise of a frame is drawn from the stream of its seed, clip and number. Networks run on
+    `frames_per_pass` frames, filled up with copies where there are fewer: a kernel chosen for another number
+    would round otherwise. So neither batch size, shard, order nor the number of processes change a bit; the
+    number of threads, `frames_per_pass` and the device do, by rounding.
+
+    Args:
+        pipeline: the model, on its device; its denoiser is cast and laid out in place.
+        settings: of the sampling.
+    """
+
+    def __init__(self, pipeline: "DiffTalkPipeline", settings: Sampling) -> None:
+        self.pipeline, self.settings, self.device = pipeline, settings, pipeline.device
+        on_gpu = self.device.type == "cuda"
+        self.frames_per_pass = settings.frames_per_pass or (
+            settings.batch_size if on_gpu else FRAMES_PER_PASS
+        )
+        if settings.precision == "bf16":
+            pipeline.unet.to(torch.bfloat16)
+            pipeline.conditioner.to(torch.bfloat16)
+        if on_gpu:
+            pipeline.unet.to(memory_format=torch.channels_last)
+        self._denoiser = pipeline.denoiser()
+        if settings.compile is True or (settings.compile == "auto" and on_gpu):
+            torch._dynamo.config.suppress_errors = settings.compile == "auto"
+            self._denoiser.unet = torch.compile(self._denoiser.unet)  # type: ignore[assignment]
+
+    @torch.no_grad()
+    def sample(
+        self, inputs: FrameInputs, reference: torch.Tensor, frames: Sequence[tuple[str, int]]
+    ) -> torch.Tensor:
+        """Sample the latents (B, C, h, w) of B frames, float32 on the CPU.
+
+        Args:
+            inputs: of the frames, on the CPU.
+            reference: (B, C, h, w) latents of another frame for each.
+            frames: clip id and number of each.
+        """
+        parts = []
+        for first in range(0, len(frames), self.frames_per_pass):
+            chosen = list(range(first, min(first + self.frames_per_pass, len(frames))))
+            filled = chosen + chosen[-1:] * (self.frames_per_pass - len(chosen))
+            latents = self._pass(inputs.take(filled), reference[filled], [frames[i] for i in filled])
+            parts.append(latents[: len(chosen)].float().cpu())
+        return torch.cat(parts)
+
+    def _pass(
+        self, inputs: FrameInputs, reference: torch.Tensor, frames: Sequence[tuple[str, int]]
+    ) -> torch.Tensor:
+        moved, reference = inputs.to(self.device), reference.to(self.device)
+        context = self._denoiser.context(moved.speech, moved.landmarks)
+
+        def predict(noisy: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            return self._denoiser.predict(noisy, timestep, moved.masked, reference, context).float()
+
+        return inpaint(
+            predict,
+            build_scheduler(self.pipeline.scheduler, self.settings),
+            self.pipeline.scheduler,
+            moved.known,
+            moved.generated,
+            FrameNoise(self.settings.seed, frames, moved.known.shape[1:], self.device).draw,
+            eta=self.settings.eta,
+            known_region=self.pipeline.known_region,
+            keep_known=self.settings.keep_known,
+        )
+
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """Decode latents (T, C, h, w), quantised on the way, to (T, H, W, 3) uint8 frames."""
+        return decode_latents(self.pipeline.vqvae, latents, self.frames_per_pass, fill=True)
+
+    def through_pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the latents (T, C, h, w) of what generated latents look like: decoded and encoded again."""
+        return encode_frames(self.pipeline.vqvae, self.decode(latents), self.frames_per_pass, fill=True)

@@ -1,0 +1,146 @@
+"""Keep what a killed sampling had made: finished videos, and the latents of clips that were begun."""
+
+import os
+import shutil
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from difftalk.config.sampling import Sampling
+from difftalk.runtime.checksums import (
+    checksum,
+    is_whole,
+    line_of,
+    read_record,
+    read_sums,
+    record_of,
+    write_record,
+)
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.files import atomic_file, inside, read_json, write_json
+from difftalk.runtime.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    import torch
+
+    from difftalk.sampling.clip_sampler import ClipJob
+
+SECONDS_BETWEEN = 30.0
+
+
+def provenance(
+    method: str,
+    settings: Sampling,
+    crops: Path,
+    shard_file: Path,
+    autoencoder: Path,
+    model: Path | None,
+    module: str,
+) -> dict[str, object]:
+    """Return what samples depend on: settings, data, networks and code.
+
+    Args:
+        method: its name.
+        settings: of the sampling.
+        crops: crops/SHARD.tar.
+        shard_file: shards/SHARD.tar.
+        autoencoder: folder of the first stage.
+        model: folder of the model.
+        module: name of the module that reaches all of the code by its imports.
+    """
+    folders = [autoencoder] if model is None else [autoencoder, model]
+    return {
+        "method": method,
+        "settings": settings.as_dict(),
+        "files": [read_record(file) or _signature(file) for file in (crops, shard_file)],
+        "folders": [
+            read_sums(folder) or {str(p): _signature(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+            for folder in folders
+        ],
+        "code": fingerprint(module),
+    }
+
+
+def _signature(file: Path) -> str:
+    found = file.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+class Unfinished:
+    """A folder of one sampling, which the same sampling goes on from.
+
+    Args:
+        folder: of this sampling alone; emptied where it is of another one.
+        provenance: what the samples depend on.
+        seconds_between: between two writings of a clip's latents.
+    """
+
+    def __init__(
+        self, folder: Path, provenance: dict[str, object], seconds_between: float = SECONDS_BETWEEN
+    ) -> None:
+        self.folder, self._seconds = folder, seconds_between
+        self._written: dict[str, float] = {}
+        about = folder / "provenance.json"
+        try:
+            same = about.is_file() and read_json(about) == provenance
+        except UserError:
+            same = False
+        if not same:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(about, provenance)
+
+    def video(self, clip_id: str) -> Path:
+        """Return where the finished video of a clip belongs."""
+        return inside(self.folder, f"{clip_id}.mp4")
+
+    def finished(self, wanted: Collection[str]) -> set[str]:
+        """Return the clips that have their video, whole."""
+        return {clip_id for clip_id in wanted if is_whole(self.video(clip_id))}
+
+    def close_clip(self, clip_id: str) -> None:
+        """Record the video of a clip, where there is one, and forget its latents."""
+        if (video := self.video(clip_id)).is_file():
+            write_record(video, line_of(checksum(video), video.name))
+        for file in (self._latents(clip_id), record_of(self._latents(clip_id))):
+            file.unlink(missing_ok=True)
+
+    def load(self, job: "ClipJob") -> "list[torch.Tensor]":
+        """Return the latents (C, h, w) that a clip had, of its first frames to sample."""
+        import torch
+
+        kept = self._latents(job.clip.clip_id)
+        if not is_whole(kept):
+            return []
+        found = np.load(kept, allow_pickle=False)
+        if found.shape[1:] != job.reference.shape or len(found) > len(job.numbers):
+            return []
+        return list(torch.from_numpy(found))
+
+    def keep(self, job: "ClipJob") -> None:
+        """Write the latents of a clip that was begun, if the last time is long ago."""
+        now, clip_id = time.monotonic(), job.clip.clip_id
+        if now - self._written.setdefault(clip_id, now) < self._seconds:
+            return
+        self._written[clip_id] = now
+        with atomic_file(self._latents(clip_id), recorded=True) as tmp, tmp.open("wb") as file:
+            np.save(file, job.latents().numpy())
+
+    def move_videos(self, clip_ids: Collection[str], out: Path) -> None:
+        """Link the videos of clips into the folder `out`, or copy them to another file system."""
+        for clip_id in sorted(clip_ids):
+            target = inside(out, f"{clip_id}.mp4")
+            try:
+                os.link(self.video(clip_id), target)
+            except OSError:
+                shutil.copyfile(self.video(clip_id), target)
+
+    def remove(self) -> None:
+        """Delete the folder: the sampling is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _latents(self, clip_id: str) -> Path:
+        return inside(self.folder, f"{clip_id}.latents.npy")
