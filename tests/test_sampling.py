@@ -10,7 +10,6 @@ import pytest
 import torch
 from diffusers import VQModel
 from small_training import sample_shard, train, write_made
-from torch import nn
 
 from difftalk.config.sampling import Sampling
 from difftalk.config.section import from_dict
@@ -181,7 +180,7 @@ def test_a_clip_that_ends_makes_room_for_the_next(made: Path) -> None:
     asked: list[int] = []
     sampler = FrameSampler(pipeline, settings)
     original = sampler.sample
-    sampler.sample = lambda i, r, f: asked.append(len(f)) or original(i, r, f)  # type: ignore[method-assign,func-returns-value]
+    sampler.sample = lambda i, r, f: asked.append(len(f)) or original(i, r, f)  # type: ignore[method-assign,func-returns-value,assignment]
     assert sum(job.is_complete for job in sample_clips(sampler, jobs)) == 3
     assert asked == [2, 2, 2, 2, 2], "the batch stays full"
 
@@ -207,12 +206,12 @@ def released() -> tuple[ldm.State, DiffTalkPipeline]:
     torch.manual_seed(0)
     narrow = build_autoencoder((32, 32), 1, 64)
     vqvae = VQModel.from_config({**narrow.config, "norm_num_groups": 32})
-    networks: tuple[nn.Module, ...] = (build_unet((32, 64), 1, 32, 128, 2, 64), Conditioner(), vqvae)
+    networks = (build_unet((32, 64), 1, 32, 128, 2, 64), Conditioner(), vqvae)
     for network in networks:
         network.eval().requires_grad_(False)
         for tensor in network.state_dict().values():
             tensor.add_(0.03 * torch.randn(tensor.shape))
-    state = ldm.to_ldm(*networks, "test")  # type: ignore[arg-type]
+    state = ldm.to_ldm(*networks, "test")
     unet, conditioner, first_stage = ldm.from_ldm(state, "test")
     return state, DiffTalkPipeline(unet, conditioner, noise_schedule("epsilon"), vqvae=first_stage)
 
@@ -266,7 +265,9 @@ def test_the_released_values_give_the_released_latents(
     landmarks[:, 27:36] = [64.3, 70.2]
     landmarks[:, 33] = [64.1, 75.7]
     speech = torch.randn(2, 8, 16, 29, generator=torch.Generator().manual_seed(4))
-    settings = Sampling(steps=50, mask="released", mask_line="nose_base", keep_known=False, seed=3, frames_per_pass=2)
+    settings = Sampling(
+        steps=50, mask="released", mask_line="nose_base", keep_known=False, seed=3, frames_per_pass=2
+    )
     streams = [("clip", 0), ("clip", 1)]
 
     masked = frames.copy()

@@ -3,7 +3,7 @@
 Only the methods that need torch import it; the truth and the copied reference do not.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,7 +146,6 @@ def _job(sampler: "FrameSampler", clips: "LatentClips", crop: Crop, settings: Sa
     """One clip of a shard as work for the sampler."""
     from difftalk.sampling.clip_sampler import ClipJob
     from difftalk.sampling.inputs import ShardClip, encode_masked
-    from difftalk.sampling.interpolation import sampled_frames
 
     masked: Any = None
     if settings.mask_line != "nose_tip":
@@ -155,18 +154,22 @@ def _job(sampler: "FrameSampler", clips: "LatentClips", crop: Crop, settings: Sa
     number = clips.clip_ids.index(crop.clip_id)
     clip = ShardClip(clips, number, int(crop.info["size"]), settings, masked)
     reference = clip.latent(reference_frame(crop.clip_id, clip.frames, settings))
-    between = settings.interpolation == "between"
-    return ClipJob(clip, sampled_frames(clip.frames) if between else range(clip.frames), reference)
+    numbers: Sequence[int] = range(clip.frames)
+    if settings.interpolation == "between":
+        from difftalk.sampling.interpolation import sampled_frames
+
+        numbers = sampled_frames(clip.frames)
+    return ClipJob(clip, numbers, reference)
 
 
 def _frames(sampler: "FrameSampler", job: "ClipJob") -> np.ndarray:
     """Decode a clip, and interpolate it where the settings say so."""
-    from difftalk.sampling.inputs import ShardClip
-    from difftalk.sampling.interpolation import between, smooth
-
     frames = sampler.decode(job.latents())
     if sampler.settings.interpolation == "none":
         return frames
+    from difftalk.sampling.inputs import ShardClip
+    from difftalk.sampling.interpolation import between, smooth
+
     assert isinstance(job.clip, ShardClip)
     inputs = job.clip.inputs(range(job.clip.frames))
     cell = frames.shape[1] // inputs.generated.shape[-1]

@@ -1,0 +1,166 @@
+"""The stage `sample`: a killed one goes on, clip by clip, and gives the same bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawn_clips import speaker, write_crops
+from small_training import train
+
+from difftalk.config.encode import Encode
+from difftalk.config.sampling import Sampling
+from difftalk.config.section import from_dict
+from difftalk.media.members import list_members
+from difftalk.media.video import read_video
+from difftalk.models.autoencoder import build_autoencoder
+from difftalk.models.examples import LatentClips
+from difftalk.runtime.errors import UserError
+from difftalk.sampling.clip_sampler import ClipJob, sample_clips
+from difftalk.sampling.frame_sampler import FrameSampler
+from difftalk.sampling.inputs import ShardClip
+from difftalk.sampling.pipeline import DiffTalkPipeline
+from difftalk.sampling.unfinished import Unfinished
+from difftalk.speech.mfcc import mfcc_features
+from difftalk.speech.table import speech_writer
+from difftalk.stages import encode, sample
+
+CLIPS = {"ann": 950, "ben": 951, "cat": 952}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Crops of three speakers, encoded, and a model that was trained for a moment."""
+    folder = tmp_path_factory.mktemp("sample")
+    drawn = {clip_id: speaker(seed) for clip_id, seed in CLIPS.items()}
+    write_crops(folder / "crops.tar", drawn)
+    with speech_writer(folder / "speech.parquet") as write:
+        for clip_id, (frames, _, audio) in drawn.items():
+            write(clip_id, mfcc_features(audio, 2 * len(frames)))
+    torch.manual_seed(0)
+    build_autoencoder((8, 16, 16), 1, 64).save_pretrained(folder / "autoencoder")
+    encode.run(
+        crops=folder / "crops.tar",
+        speech=folder / "speech.parquet",
+        autoencoder=folder / "autoencoder",
+        settings=Encode(),
+        out=folder / "train-000.tar",
+        rejects=folder / "rejects.csv",
+        max_reject_fraction=0.0,
+    )
+    train(folder, "model", steps=2, reference_distance=20)
+    return folder
+
+
+def arguments(made: Path, out: Path, **settings: object) -> dict[str, object]:
+    return {
+        "method": "model",
+        "crops": made / "crops.tar",
+        "shard_file": made / "train-000.tar",
+        "autoencoder": made / "autoencoder",
+        "model": made / "model",
+        "settings": from_dict(Sampling, {"steps": 2, **settings}, ""),
+        "out": out,
+    }
+
+
+def videos(folder: Path) -> dict[str, bytes]:
+    return {p.stem: p.read_bytes() for p in sorted(folder.glob("*.mp4"))}
+
+
+def test_a_killed_sampling_goes_on_and_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
+    sample.run(**arguments(made, tmp_path / "whole", steps=50))  # type: ignore[arg-type]
+    out, state = tmp_path / "out", tmp_path / "state"
+    words = []
+    for name, value in arguments(made, out, steps=50).items():
+        given = value.as_dict() if isinstance(value, Sampling) else value
+        words += [f"--{name.replace('_', '-')}", json.dumps(given) if isinstance(given, dict) else str(given)]
+    command = [sys.executable, "-m", "difftalk", "sample", *words, "--state", str(state)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as killed:
+        deadline = time.monotonic() + 120
+        while not list(state.glob(".*.mp4.sha256")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(killed.pid, signal.SIGKILL)
+    before = {p.stem: p.stat().st_mtime_ns for p in state.glob("*.mp4")}
+    assert before and not out.exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "of 3 clips are there from before" in done.stderr
+    assert videos(out) == videos(tmp_path / "whole") and set(videos(out)) == set(CLIPS)
+    assert not state.exists()
+
+
+def test_a_clip_goes_on_in_the_middle(made: Path, tmp_path: Path) -> None:
+    pipeline = DiffTalkPipeline.from_pretrained(made / "model")
+    settings = Sampling(steps=2, progressive="latent")
+    clips = LatentClips([made / "train-000.tar"], pipeline.conditioner.neighbours)
+    sampler = FrameSampler(pipeline, settings)
+
+    def job() -> ClipJob:
+        clip = ShardClip(clips, 0, 64, settings)
+        return ClipJob(clip, range(12), clip.latent(0))
+
+    (*_, whole) = sample_clips(sampler, [job()])
+    begun = Unfinished(tmp_path / "state", {"seed": 1}, seconds_between=0.0)
+    for turn, sampled in enumerate(sample_clips(sampler, [job()])):
+        begun.keep(sampled)
+        if turn == 6:
+            break
+    continued = job()
+    continued.done += Unfinished(tmp_path / "state", {"seed": 1}).load(continued)
+    assert len(continued.done) == 7
+    (*_, rest) = sample_clips(sampler, [continued])
+    assert torch.equal(rest.latents(), whole.latents())
+
+    file = next((tmp_path / "state").glob("*.npy"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert not Unfinished(tmp_path / "state", {"seed": 1}).load(job()), "damaged latents are not used"
+    Unfinished(tmp_path / "state", {"seed": 2})
+    assert not list((tmp_path / "state").glob("*.npy")), "another sampling starts afresh"
+
+
+@pytest.mark.parametrize("interpolation", ["smooth", "between"])
+def test_interpolation_keeps_length_and_known_region(made: Path, tmp_path: Path, interpolation: str) -> None:
+    """Outside the region a frame that was sampled is as sampled, one between is the reconstruction."""
+    for name in ("none", interpolation):
+        sample.run(**arguments(made, tmp_path / name, interpolation=name, crf=0))  # type: ignore[arg-type]
+    known = arguments(made, tmp_path / "known", crf=0) | {"method": "reconstruction", "model": None}
+    sample.run(**known)  # type: ignore[arg-type]
+    names = ("none", interpolation, "known")
+    plain, found, kept = (read_video(tmp_path / name / "ann.mp4") for name in names)
+    assert plain.shape == found.shape
+    if interpolation == "between":
+        plain[1:-1:2] = kept[1:-1:2]
+    generated = LatentClips([made / "train-000.tar"], 1).clips[0]["generated"].astype(bool)
+    region = generated.repeat(4, axis=1).repeat(4, axis=2)
+    changed = np.abs(plain.astype(int) - found).max(axis=3) > 3  # of H.264's colours
+    assert not changed[~region].any() and changed[region].any()
+
+
+def test_other_masks_change_the_generated_region_alone(made: Path, tmp_path: Path) -> None:
+    for name, changes in {
+        "ours": {},
+        "line": {"mask_line": "nose_base"},
+        "mask": {"mask": "released"},
+    }.items():
+        sample.run(**arguments(made, tmp_path / name, crf=0, **changes))  # type: ignore[arg-type]
+    ours, line, mask = (read_video(tmp_path / name / "ann.mp4") for name in ("ours", "line", "mask"))
+    assert not np.array_equal(ours, line) and not np.array_equal(ours, mask)
+
+
+def test_all_clips_failing_is_an_error(made: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "crops.tar"
+    rewritten = write_crops(damaged, {clip_id: speaker(seed) for clip_id, seed in CLIPS.items()})
+    data = bytearray(rewritten.read_bytes())
+    for member in list_members(rewritten):
+        if member.extension == "flac":
+            data[member.offset : member.offset + 4] = b"none"
+    damaged.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        sample.run(**arguments(made, tmp_path / "out") | {"crops": damaged})  # type: ignore[arg-type]
