@@ -24,7 +24,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("stages",),
-    ("training",),
+    ("training", "animation"),
     ("sampling", "reporting", "face"),
     ("models", "models/formats", "evaluation"),
     ("speech", "datasets"),

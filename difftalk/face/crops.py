@@ -94,6 +94,7 @@ def crop_clip(job: CropJob, kept: Callable[[Placement], Iterable[LazyFrame]] | N
         "frames": count,
         "fps": FPS,
         "size": settings.size,
+        "margin": settings.margin,
         "box": list(placement.box),
         "crop": placement.mode,
     }

@@ -16,6 +16,9 @@ from difftalk.media.damage import reading
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.files import atomic_file
 
+# Of sound that is written for people to hear; one that begins later than this is put in its place.
+HIGH_RATE, MAX_LATE_S = 48_000, 0.02
+
 
 def write_video(
     path: str | Path,
@@ -120,6 +123,91 @@ def _encode_audio(container: Any, stream: Any, audio: np.ndarray, sent: int, upt
         frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, sent, Fraction(1, SAMPLE_RATE)
         container.mux(stream.encode(frame))
     return sent + len(chunk)
+
+
+def with_audio(
+    video_file: Path,
+    audio_file: Path,
+    samples: np.ndarray,
+    out: Path,
+    seconds: float,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Copy the video of an mp4 and add sound, as AAC: that of a sound file at 48 kHz, in up to two channels.
+
+    A file with a video stream has a clock of its own: of such a one, and of one whose sound begins late, the
+    decoded samples are taken instead.
+
+    Args:
+        video_file: its first video stream is copied.
+        audio_file: any file that FFmpeg reads.
+        samples: its audio as `read_audio` decodes it, `(N,)` int16 mono 16 kHz.
+        out: the mp4 to write.
+        seconds: where the sound ends; what is shorter is followed by silence.
+        metadata: container tags.
+
+    Raises:
+        ClipError: `cannot_decode`.
+    """
+    with (
+        reading(audio_file, "as the sound"),
+        av.open(str(video_file)) as video,
+        av.open(str(audio_file)) as audio,
+        av.open(str(out), "w", format="mp4", options={"movflags": "+faststart"}) as both,
+    ):
+        both.metadata.update(metadata or {})
+        copied = both.add_stream_from_template(video.streams.video[0])
+        stream = audio.streams.audio[0]
+        base = stream.time_base or Fraction(1)
+        late_s = float((stream.start_time or 0) * base)
+        as_it_is = not audio.streams.video and late_s < MAX_LATE_S
+        rate, layout = (HIGH_RATE, "stereo" if stream.channels > 1 else "mono") if as_it_is else (
+            SAMPLE_RATE, "mono"
+        )  # fmt: skip
+        encoded = both.add_stream("aac", rate=rate, layout=layout)
+        encoded.bit_rate = 192_000 if as_it_is else 96_000
+        chunks = _resampled(audio, stream, rate, layout) if as_it_is else iter([samples[None]])
+        packets = _packets(video, video.streams.video[0], 0)
+        sound = _aac(encoded, _exactly(chunks, round(seconds * rate), layout), rate, layout)
+        for _, number, packet in heapq.merge(packets, sound, key=lambda p: p[:2]):
+            if number == 0:
+                packet.stream = copied
+            both.mux(packet)
+
+
+def _resampled(container: Any, stream: Any, rate: int, layout: str) -> Iterator[np.ndarray]:
+    """Yield the audio of a stream as (channels, n) int16."""
+    resampler = av.AudioResampler(format="s16p", layout=layout, rate=rate)
+    for frame in container.decode(stream):
+        frame.pts = None
+        yield from (part.to_ndarray() for part in resampler.resample(frame))
+    yield from (part.to_ndarray() for part in resampler.resample(None))
+
+
+def _exactly(chunks: Iterator[np.ndarray], count: int, layout: str) -> Iterator[np.ndarray]:
+    """Yield `count` samples a channel: cut, or followed by silence."""
+    left = count
+    for chunk in chunks:
+        if left > 0 and chunk.shape[1]:
+            yield chunk[:, :left]
+        left -= chunk.shape[1]
+    if left > 0:
+        yield np.zeros((2 if layout == "stereo" else 1, left), np.int16)
+
+
+def _aac(
+    stream: Any, chunks: Iterator[np.ndarray], rate: int, layout: str
+) -> Iterator[tuple[float, int, Any]]:
+    """Yield (seconds, 1, packet) of an AAC stream."""
+    sent = 0
+    for chunk in itertools.chain(chunks, [None]):
+        frame = None
+        if chunk is not None:
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(chunk), format="s16p", layout=layout)
+            frame.sample_rate, frame.pts, frame.time_base = rate, sent, Fraction(1, rate)
+            sent += chunk.shape[1]
+        for packet in stream.encode(frame):
+            yield float(packet.dts * packet.time_base), 1, packet
 
 
 def mux(video_file: Path, audio_file: Path, out: Path) -> None:

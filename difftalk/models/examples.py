@@ -1,5 +1,6 @@
 """What the denoiser is given: examples, gathered from the frames of training shards."""
 
+import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from difftalk.media.members import verify_shards
+from difftalk.media.members import list_members, verify_shards
 from difftalk.media.shards import map_arrays
 from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW
 from difftalk.runtime.errors import UserError
@@ -96,6 +97,14 @@ class LatentClips:
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of a latent."""
         return self.clips[0]["latents"].shape[1:]
+
+    def crop_facts(self) -> dict[str, Any]:
+        """Return how the crops were cut, as far as the first shard says it: `crop_mode` and `crop_margin`."""
+        with self.shards[0].open("rb") as file:
+            about = next((m for m in list_members(self.shards[0]) if m.extension == "json"), None)
+            info = json.loads(about.read(self.shards[0], file)) if about is not None else {}
+        names = {"crop_mode": "crop", "crop_margin": "margin"}
+        return {fact: info[name] for fact, name in names.items() if name in info}
 
     @property
     def speech_features(self) -> int:

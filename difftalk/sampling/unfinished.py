@@ -11,6 +11,7 @@ import numpy as np
 
 from difftalk.config.sampling import Sampling
 from difftalk.runtime.checksums import (
+    FOREIGN,
     checksum,
     is_whole,
     line_of,
@@ -69,6 +70,26 @@ def _signature(file: Path) -> str:
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
+def claim(folder: Path, provenance: dict[str, object]) -> None:
+    """Make a folder that of one piece of work: emptied where it is of another.
+
+    Args:
+        folder: of files that no person wrote.
+        provenance: what the work depends on, as JSON has it.
+    """
+    about = folder / "provenance.json"
+    try:
+        same = about.is_file() and read_json(about) == provenance
+    except UserError:
+        same = False
+    if not same:
+        if folder.is_dir() and any(folder.iterdir()) and not about.exists():
+            raise UserError(f"{folder}: {FOREIGN}")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(about, provenance)
+
+
 class Unfinished:
     """A folder of one sampling, which the same sampling goes on from.
 
@@ -83,15 +104,7 @@ class Unfinished:
     ) -> None:
         self.folder, self._seconds = folder, seconds_between
         self._written: dict[str, float] = {}
-        about = folder / "provenance.json"
-        try:
-            same = about.is_file() and read_json(about) == provenance
-        except UserError:
-            same = False
-        if not same:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(about, provenance)
+        claim(folder, provenance)
 
     def video(self, clip_id: str) -> Path:
         """Return where the finished video of a clip belongs."""

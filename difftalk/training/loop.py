@@ -265,6 +265,7 @@ def _save_pipeline(
         "clips": len(clips.clip_ids),
         "frames": len(clips),
         "shards": sorted(path.stem for path in clips.shards),
+        **clips.crop_facts(),
         "shards_sha256": json.loads(run_provenance)["data"],
         "parameters": {n: sum(p.numel() for p in net.parameters()) for n, net in networks.items()},
         "torch": torch.__version__.split("+")[0],
