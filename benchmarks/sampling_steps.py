@@ -1,6 +1,11 @@
-"""How many DDIM steps a model of a run needs: it is sampled and scored with several numbers of steps.
+"""How a model of a run is sampled best: each way of sampling is timed and scored on the test clips.
 
-python benchmarks/sampling_steps.py results/demo_full --steps 2 5 10 20
+python benchmarks/sampling_steps.py results/demo --ways '{"steps": 5}' '{"steps": 5, "progressive": "latent"}'
+
+A way is the section `sampling` as JSON. Without any, three samplers are compared with numbers of steps from 5
+to 200. Each score is the mean over clips, with its 95 % interval (1.96 standard errors). Jitter is the mean
+absolute second difference in time at the mouth, over that of the true frames; drift is that of
+`difftalk.evaluation.drift`, as Lab units and as a factor of sharpness a second.
 """
 
 import argparse
@@ -9,26 +14,38 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from difftalk.config.evaluation import Evaluation
 from difftalk.config.sampling import Sampling
+from difftalk.config.section import from_dict
+from difftalk.evaluation.drift import drift
 from difftalk.evaluation.scores import read_scores
+from difftalk.media.shards import Crop, read_crops
+from difftalk.media.video import read_video
+from difftalk.models.masks import generated_mask
 from difftalk.stages import sample, score
 
-COLUMNS = ("psnr_mouth", "ssim_mouth", "sync_confidence", "mouth_corr")
+COLUMNS = ("psnr_mouth", "sync_confidence", "sync_offset", "mouth_corr")
+STEPS = {"ddim": (5, 10, 20, 50, 200), "dpm++": (5, 10, 20), "unipc": (5, 10, 20)}
+WAYS = tuple({"sampler": name, "steps": n} for name, numbers in STEPS.items() for n in numbers)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--method", default="difftalk")
     parser.add_argument("--shard", default="test-000")
-    parser.add_argument("--steps", type=int, nargs="+", default=[2, 5, 10, 20])
+    parser.add_argument("--ways", nargs="+", type=json.loads, default=WAYS, metavar="JSON")
     args = parser.parse_args()
 
+    names = ("ms / frame", *COLUMNS, "jitter", "drift, Lab/s", "drift, sharpness/s")
+    print("| sampling |", " | ".join(names), "|")
+    print("|---|" + "---|" * len(names))
     crops = args.run / "crops" / f"{args.shard}.tar"
-    print("| DDIM steps | s / frame |", " | ".join(COLUMNS), "|")
-    print("|---|---|" + "---|" * len(COLUMNS))
-    for steps in args.steps:
+    for way in args.ways:
         with tempfile.TemporaryDirectory() as folder:
             samples, metrics = Path(folder) / "samples", Path(folder) / "metrics.parquet"
             started = time.monotonic()
@@ -37,7 +54,7 @@ def main() -> None:
                 crops=crops,
                 shard_file=args.run / "shards" / f"{args.shard}.tar",
                 autoencoder=args.run / "models" / "autoencoder",
-                settings=Sampling(steps=steps),
+                settings=from_dict(Sampling, way, "--ways"),
                 model=args.run / "models" / args.method,
                 out=samples,
             )
@@ -51,11 +68,28 @@ def main() -> None:
                 out=metrics,
             )
             rows = list(read_scores([metrics]).clips[args.method].values())
+            moving = [measure(crop, samples / f"{crop.clip_id}.mp4") for crop in read_crops(crops)]
         frames = sum(row["frames"] for row in rows)
-        means = {c: sum(row[c] for row in rows) / len(rows) for c in COLUMNS}
-        figures = " | ".join(f"{means[c]:.3f}" for c in COLUMNS)
-        print(f"| {steps} | {seconds / frames:.4f} | {figures} |", flush=True)
+        figures = [[row[column] for row in rows] for column in COLUMNS]
+        figures += [list(values) for values in zip(*moving, strict=True)]
+        words = " ".join(f"{key} {value}" for key, value in way.items())
+        said = " | ".join(interval(values) for values in figures)
+        print(f"| {words} | {1000 * seconds / frames:.1f} | {said} |", flush=True)
     print(json.dumps({"clips": len(rows), "frames": frames}))
+
+
+def measure(crop: Crop, sample_file: Path) -> tuple[float, float, float]:
+    """Jitter over the truth's, and drift of colour and of sharpness, of one clip."""
+    truth, made = crop.frames(), read_video(sample_file)
+    regions = generated_mask(crop.landmarks, truth.shape[1], truth.shape[1])
+    shakes = [np.abs(np.diff(f.astype(float), n=2, axis=0))[regions[1:-1]].mean() for f in (made, truth)]
+    found = drift(truth, made, regions)
+    return shakes[0] / shakes[1], found.colour_per_s, found.sharpness_per_s
+
+
+def interval(values: list[float]) -> str:
+    """The mean, and half of the 95 % interval of it."""
+    return f"{np.mean(values):.3f} ± {1.96 * np.std(values, ddof=1) / len(values) ** 0.5:.3f}"
 
 
 if __name__ == "__main__":

@@ -11,9 +11,14 @@ import torch
 from small_training import TINY, sample_shard, train, weights, write_made
 
 from difftalk.config.sampling import Sampling
+from difftalk.config.section import from_dict
+from difftalk.config.training import TrainingSettings
+from difftalk.models.denoiser import noise_schedule
 from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
 from difftalk.sampling.pipeline import DiffTalkPipeline
+from difftalk.training.data import TrainingBatch, training_batch
+from difftalk.training.loss import counted_cells, squared_error
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +105,29 @@ def test_what_a_training_without_curves_needs_not_is_not_imported(made: Path) ->
     ).stdout.split()
     assert "torch" in imported
     assert not {"tensorboard", "difftalk.sampling.pipeline", "cv2", "matplotlib"} & set(imported)
+
+
+def test_with_a_clean_known_region_the_generated_cells_alone_are_noisy(made: Path) -> None:
+    model = train(made, "clean", steps=20, known_region="clean", loss_region="all")
+    pipeline = DiffTalkPipeline.from_pretrained(model)
+    assert pipeline.known_region == "clean"
+    assert json.loads((model / "model_index.json").read_text())["known_region"] == "clean"
+    assert DiffTalkPipeline.from_pretrained(train(made, "noised", steps=2)).known_region == "noised"
+
+    clips = LatentClips([made / "train-000.tar"], neighbours=8)
+    settings = from_dict(TrainingSettings, TINY | {"known_region": "clean"}, "")
+    batch = TrainingBatch(
+        training_batch(clips, 4, 0, 1, 60).to("cpu"), torch.randn(4, 3, 8, 8), torch.full((4,), 500)
+    )
+    seen: list[torch.Tensor] = []
+
+    def model_that_looks(noisy: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        seen.append(noisy)
+        return torch.zeros_like(noisy)
+
+    found = squared_error(model_that_looks, noise_schedule("epsilon"), batch, settings)
+    known = ~batch.examples.generated.expand_as(seen[0])
+    assert torch.equal(seen[0][known], batch.examples.target[known])
+    assert not torch.isclose(seen[0][~known], batch.examples.target[~known]).all()
+    assert torch.isclose(found, batch.noise[~known].square().sum()), "the loss is over the generated cells"
+    assert counted_cells(batch, settings) == (~known).sum()

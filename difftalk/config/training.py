@@ -88,6 +88,12 @@ class Training(Section):
     loss_region: Literal["all", "generated"] = Field(
         "all", description="Latent cells that count in the loss: all, or those of the inpainting mask."
     )
+    known_region: Literal["noised", "clean"] = Field(
+        "noised",
+        description="What the denoiser sees outside the inpainting mask, in training and in sampling: "
+        "latents with the noise of the step, as in the released code, or the true ones (the paper's masked "
+        "z_T). With `clean`, the generated cells alone count in the loss.",
+    )
     noise_power: float = Field(
         1.0,
         gt=0,

@@ -94,7 +94,9 @@ def sample_strip(
     batch = training_batch(clips, STRIP_FRAMES, 0, settings.seed + 1, settings.reference_distance)
     examples = batch.to("cpu")
     scheduler = noise_schedule(settings.prediction_type)
-    pipeline = DiffTalkPipeline(model.unet, model.conditioner, scheduler, settings.conditions)
+    pipeline = DiffTalkPipeline(
+        model.unet, model.conditioner, scheduler, settings.conditions, known_region=settings.known_region
+    )
     sampler = FrameSampler(pipeline, Sampling(steps=STRIP_STEPS, compile=False, seed=settings.seed))
     inputs = {k: v for k, v in vars(examples).items() if k not in ("target", "reference")}
     generated = sampler.sample(

@@ -270,7 +270,9 @@ def _save_pipeline(
         "parameters": {n: sum(p.numel() for p in net.parameters()) for n, net in networks.items()},
         "torch": torch.__version__.split("+")[0],
     }
-    pipeline = DiffTalkPipeline(model.unet, model.conditioner, scheduler, settings.conditions)
+    pipeline = DiffTalkPipeline(
+        model.unet, model.conditioner, scheduler, settings.conditions, known_region=settings.known_region
+    )
     pipeline.save(out, autoencoder=autoencoder, facts=facts, log=log)
 
 
