@@ -131,3 +131,14 @@ def test_a_folder_that_no_command_wrote_is_not_replaced(tmp_path: Path) -> None:
     for _ in range(2):
         with atomic_folder(tmp_path / "ours") as tmp:
             (tmp / "file").write_text("x")
+
+
+def test_a_killed_worker_is_told_even_where_it_breaks_the_writing_of_a_checkpoint() -> None:
+    try:
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 9 vs 8")  # noqa: B012
+    except RuntimeError as e:
+        said = sentence(e)
+    assert said is not None and "a process that prepares batches was killed" in said

@@ -49,7 +49,7 @@ CASES = [
     Case(
         "sample",
         ["samples/difftalk/test-000"],
-        lambda run: (run / "samples" / "difftalk").glob(".test-000*/*.mp4"),
+        lambda run: (run / "state" / "samples" / "difftalk" / "test-000").glob("*.mp4"),
     ),
 ]
 

@@ -77,8 +77,12 @@ def sentence(error: BaseException) -> str | None:
             f"the memory is not enough{at}{f' ({detail})' if detail else ''}: run it with fewer workers or "
             f"smaller batches, or give the job more memory; {CONTINUES}"
         )
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        detail = " ".join(str(error).split())[:150]
+    # It may be raised in the middle of writing a checkpoint, whose end then fails too.
+    first: BaseException | None = error
+    while first is not None and "DataLoader worker" not in str(first):
+        first = first.__context__
+    if isinstance(first, RuntimeError):
+        detail = " ".join(str(first).split())[:150]
         return (
             f"a process that prepares batches was killed ({detail}): most likely the memory was not enough. "
             f"Run it with fewer of them (--data-workers, training_workers), or more memory; {CONTINUES}"

@@ -1,6 +1,5 @@
 """Write the videos of one method for the clips of a shard, with their audio."""
 
-import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,9 +54,10 @@ def run(
     from difftalk.sampling.unfinished import Unfinished, provenance
 
     encoded = set(map_arrays(shard_file))  # empty where every clip of the shard was rejected
-    with atomic_folder(out) as tmp, tempfile.TemporaryDirectory(dir=out.parent, prefix=".state.") as spare:
+    # Where nothing is to go on from, the videos are in the output's own temporary folder at once.
+    with atomic_folder(out) as tmp:
         made_from = provenance(method, settings, crops, shard_file, autoencoder, model, __name__)
-        unfinished = Unfinished(state or Path(spare), made_from)
+        unfinished = Unfinished(state or tmp / "state", made_from)
         done = unfinished.finished(encoded)
         if done:
             say(f"sample: {len(done)} of {len(encoded)} clips are there from before")
@@ -88,7 +88,10 @@ def run(
                 f"sample: none of {len(failed)} clips could be sampled with {method}; the log says why"
             )
         unfinished.move_videos(encoded - failed.keys(), tmp)
-    unfinished.remove()
+        if state is None:
+            unfinished.remove()
+    if state is not None:  # not before the output is in its place
+        unfinished.remove()
 
 
 def _write(made: "Made", path: Path, crf: int, tag: dict[str, str]) -> "Path | ClipError":
