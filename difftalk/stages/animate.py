@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from difftalk.config.numbers import Crf, Switch
 from difftalk.config.sampling import Sampling
 from difftalk.runtime.arguments import InputFile, InputFolder, KeptFolder, OutputFile
 
@@ -14,8 +15,8 @@ def run(
     out: OutputFile,
     settings: Sampling | None = None,
     length: str = "audio",
-    crf: int = 16,
-    mark: int = 0,
+    crf: Crf = 16,
+    mark: Switch = 0,
     state: KeptFolder | None = None,
 ) -> None:
     """Write a video of the source's size in which its largest face says the sound.
@@ -42,8 +43,6 @@ def run(
     chosen: dict[str, Literal["audio", "video"]] = {"audio": "audio", "video": "video"}
     if length not in chosen:
         raise UserError(f"--length: {length}: audio or video")
-    if not 0 <= crf <= 51:
-        raise UserError(f"--crf: {crf}: 0 to 51")
     try:
         report = animate(
             video, audio, model, out, settings=settings, length=chosen[length], crf=crf, marked=bool(mark),
