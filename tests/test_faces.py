@@ -238,7 +238,7 @@ def test_a_crop_holds_the_face_steadily_with_its_audio_and_landmarks(
             interpolation=cv2.INTER_AREA,
         )
         assert np.abs(frames[k].astype(int) - want).mean() < 3
-    names = ["clip_id", "source_id", "identity", "split", "frames", "fps", "size", "box", "crop"]
+    names = ["clip_id", "source_id", "identity", "split", "frames", "fps", "margin", "size", "box", "crop"]
     assert sorted(crop.info) == sorted(names)
 
 
