@@ -1,8 +1,8 @@
 """Frame interpolation against jitter: `smooth` re-makes each frame, `between` makes every second one.
 
 Motion is the dense optical flow of OpenCV (DIS, Kroeger et al. 2016) in both directions. Where the two do not
-lead back to where they began, a pixel is hidden in one of the frames and is taken from the other. Nothing
-needs weights. A network takes the place of `dis_flow` or of `flow_middle` by the arguments of that name.
+lead back to where they began, a pixel is hidden in one of the frames. Nothing needs
+weights. A network takes the place of `dis_flow` or of `flow_middle` by the arguments of that name.
 
 Frames are (H, W, 3) uint8 RGB. Regions are (H, W) in [0, 1], 1 where a frame is generated: pixels with 0 keep
 what is known, exactly. Both ways stream, with one frame of look-ahead.
@@ -23,6 +23,7 @@ Middle = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _NO_MAP: Any = None  # of `cv2.remap`, where x and y are one array
 _FLOW_SIDE = 256  # pixels: smaller frames are enlarged, as the patches of DIS have 8 pixels
 _HIDDEN = 1 / 256  # of the width: how far from its start a pixel of weight 1/2 comes back
+_GUESSED = 0.2  # weight of a pixel in the middle of two frames that only one of them shows
 _IN_PLACE = 0.3  # weight of the unmoved mean in the middle of two frames; 1 for each that is moved
 _NEIGHBOUR = 1.0  # weight of a neighbour in `smooth`; the frame's own is 1
 _UNLIKE = 24.0  # of 255: difference after alignment at which a neighbour's weight has fallen to 1/e
@@ -130,9 +131,15 @@ def flow_middle(before: np.ndarray, after: np.ndarray, flow: Flow | None = None)
     forward, backward = flow(before, after), flow(after, before)
     total = np.full((*before.shape[:2], 1), _IN_PLACE, np.float32)
     colour = np.float32(_IN_PLACE / 2) * (before.astype(np.float32) + after)
+    grid = _grid(*before.shape[:2])
     for frame, there, back in ((before, forward, backward), (after, backward, forward)):
         start = _halfway(there)
-        weight = _warp(_unhidden(there, back), start)[..., None]
+        missed = np.linalg.norm(start + 0.5 * _warp(there, start) - grid, axis=2)
+        # Where nothing of this frame moves to a pixel, the pixel is hidden in it: the other frame shows it.
+        # What does, but is hidden in the other frame, has a flow that is a guess: it weighs less.
+        reached = 1 / (1 + (missed / 0.5) ** 2)
+        found = _GUESSED + (1 - _GUESSED) * _warp(_unhidden(there, back), start)
+        weight = (reached * found)[..., None].astype(np.float32)
         colour += weight * _moved(frame, start)
         total += weight
     return np.clip(np.rint(colour / total), 0, 255).astype(np.uint8)
