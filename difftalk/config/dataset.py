@@ -39,13 +39,22 @@ class Local(Section):
         description="Longer videos are cut into clips of this length; null keeps each video whole.",
     )
     test_fraction: float = Field(
-        0.25, gt=0, lt=1, description="Part of the videos that is kept for sampling and scoring."
+        0.25,
+        gt=0,
+        lt=1,
+        description="Part of the videos, or of each video's time, that is kept for sampling and scoring.",
     )
-    seed: int = Field(1, description="Seed of the split.")
+    seed: int = Field(1, description="Seed of the split by identity.")
     clip_at_cuts: bool = Field(
         True,
         description="Videos are cut where the scene changes, so that a cut costs no clip; `plan` then "
         "decodes them once. What lies between two cuts within 2 s is rejected.",
+    )
+    split: Literal["identity", "time"] = Field(
+        "identity",
+        description="`identity`: no speaker on both sides. `time`: of every video the first part trains, and "
+        "its end, `test_fraction` of its length, is the test (AD-NeRF's protocol): for videos of one person. "
+        "Copies are then rejected unless `near_duplicates` is `ignore`.",
     )
     same_person_distance: float | None = Field(
         0.6,

@@ -40,8 +40,11 @@ class Sampling(Section):
         description="Put the true latents back outside the inpainting mask after the last step; the released "
         "code does not.",
     )
-    reference: Literal["first", "random"] = Field(
-        "first", description="Frame of the clip that shows the identity."
+    reference: Literal["first", "random", "training"] = Field(
+        "first",
+        description="Frame that shows the identity: the first of the clip, one drawn from it, or the first "
+        "of the speaker's training clips, so that nothing of the tested part is seen. The last is for splits "
+        "with a speaker on both sides, such as `dataset.split: time`.",
     )
     progressive: Literal["none", "latent", "pixels"] = Field(
         "none",

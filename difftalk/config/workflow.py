@@ -192,6 +192,7 @@ def stage_settings(config: Config, stage: str) -> Section:
         case "encode":
             return config.encode
         case "sample":
+            _refuse_no_reference(config)
             return config.sampling
         case "score":
             return config.evaluation
@@ -201,6 +202,19 @@ def stage_settings(config: Config, stage: str) -> Section:
         case "report":
             return ReportSettings(run=config.run, **config.report.model_dump())
     raise KeyError(stage)
+
+
+def _refuse_no_reference(config: Config) -> None:
+    """Check that a reference from the training split can be there: that a speaker is on both sides."""
+    dataset = config.dataset
+    shared = dataset.shared_identities if isinstance(dataset, Table) else (
+        getattr(dataset, "split", "identity") != "identity"
+    )  # fmt: skip
+    if config.sampling.reference == "training" and not shared:
+        raise UserError(
+            "config: sampling.reference: training needs speakers on both sides of the split, which "
+            f"dataset.name: {dataset.name} has not with these keys: set reference to `first`"
+        )
 
 
 def _overlap_settings(config: Config) -> OverlapSettings:

@@ -29,7 +29,7 @@ MIN_REST_S = 2.0
 
 
 class LocalDataset:
-    """The video files of a folder. No identity, and no content, is in both splits.
+    """The video files of a folder. No content is in both splits, and no identity unless the split is by time.
 
     Args:
         settings: the section `dataset`, with the folder.
@@ -37,8 +37,6 @@ class LocalDataset:
         workers: processes that look at files.
         cache: folder that keeps what was found in each file; None keeps nothing.
     """
-
-    shares_no_identity = True
 
     def __init__(
         self,
@@ -51,6 +49,11 @@ class LocalDataset:
         self._cache = cache
         self._monitor = monitor if settings.clip_at_cuts else None
         self._workers = workers
+
+    @property
+    def shares_no_identity(self) -> bool:
+        """Whether no identity is on both sides: the split by time has every one on both."""
+        return self.settings.split == "identity"
 
     def clips(self) -> list[Clip]:
         """Return the clips of all files, each with its split."""
@@ -77,19 +80,24 @@ class LocalDataset:
         limit = settings.same_person_distance
         people, nearest = same_identity_pairs(looks, limit, speakers) if limit is not None else ([], {})
         usable = [n for n, look in looks.items() if not look.unusable]
-        if settings.near_duplicates == "reject":
+        by_time = settings.split == "time"
+        # The parts of a copy need not be on the side of the same parts of its original.
+        drops_copies = settings.near_duplicates == "reject" or by_time
+        if drops_copies:
             usable = [name for name in usable if name not in copies]
-        groups = _grouped(names, speakers, [*copies.items(), *repeated.items()], people, usable)
+        least = 1 if by_time else 2
+        groups = _grouped(names, speakers, [*copies.items(), *repeated.items()], people, usable, least)
         sides = self._sides(groups, usable, looks, repeated, ids)
         identities = _identities(groups, names, ids, speakers)
         survey = Survey([], [(to_uri(name), why) for name, why in listed.others])
         for name in names:
             original = repeated.get(name, name)
-            identity, split = identities[original], sides.get(groups.of(original), "train")
+            identity = identities[original]
+            split = "both" if by_time else sides.get(groups.of(original), "train")
             left_out = ""
             if name in repeated:
                 left_out = f"duplicate: the same bytes as {to_uri(original)}"
-            elif settings.near_duplicates == "reject" and name in copies:
+            elif drops_copies and name in copies:
                 left_out = f"duplicate: the same frames and audio as {to_uri(copies[name])}"
             survey.clips += self._clips_of(name, ids[name], identity, split, looks[original], left_out)
             near = nearest.get(name, Nearest("", math.nan))
@@ -119,9 +127,14 @@ class LocalDataset:
     ) -> dict[str, str]:
         """Return `{group: split}`. A file that will be lost does not count, unless nothing better is there.
 
+        Of a split by time, none has a side as a whole.
+
         Raises:
-            UserError: where fewer than two groups can be used, with what is wrong with the others.
+            UserError: where fewer than two groups can be used (by time: no file), with what is wrong.
         """
+        by_time = self.settings.split == "time"
+        if by_time and usable:
+            return {}
         faces = self.settings.same_person_distance is not None
         good = [n for n in usable if not looks[n].silent and (looks[n].face is not None or not faces)]
         for counted in (good, usable):
@@ -139,9 +152,10 @@ class LocalDataset:
             f"{reason} {len(of)} ({', '.join(of[:3])}{', ...' if len(of) > 3 else ''})"
             for reason, of in examples.items()
         )
+        why = "" if by_time else ": too few for train and test, which share no speaker"
         raise UserError(
             f"dataset: of {len(looks) + len(repeated)} video files in {self.settings.videos}, {len(usable)} "
-            f"can be used, of {len(sizes)} speaker(s): too few for train and test, which share no speaker"
+            f"can be used, of {len(sizes)} speaker(s){why}"
             f"{f'; lost: {said}' if said else ''}: add at least one more video"
         )
 
@@ -171,7 +185,10 @@ class LocalDataset:
     ) -> list[Clip]:
         failed = look.unusable if look.unusable.startswith("failed:") else ""
         clips: list[Clip] = []
-        spans = cut_scenes(look.length_s, look.cuts, self.settings.clip_seconds)
+        test_from = round(look.length_s * (1 - self.settings.test_fraction) * FPS)
+        test_from_s = round(test_from / FPS, 6)
+        cuts = sorted({*look.cuts, test_from}) if split == "both" and look.length_s else look.cuts
+        spans = cut_scenes(look.length_s, cuts, self.settings.clip_seconds)
         if look.lost_s:
             set_back = f"cannot_decode: the clock of the stream is set back at {look.length_s:.2f} s"
             rest = f"{set_back}, and what follows is not read: split the file there"
@@ -184,7 +201,7 @@ class LocalDataset:
                     start_s,
                     end_s,
                     identity,
-                    split,
+                    ("test" if start_s >= test_from_s else "train") if split == "both" else split,
                     uri=to_uri(name),
                     left_out=left_out or why or failed,
                 )  # fmt: skip
@@ -276,8 +293,9 @@ def _grouped(
     copies: Sequence[tuple[str, str]],
     people: Sequence[tuple[str, str]],
     usable: Sequence[str],
+    least: int,
 ) -> DisjointSets:
-    """Return the groups that stay on one side: of one speaker, of one content, of one face."""
+    """Return the groups of one speaker, of one content, of one face; of fewer than `least`, not by face."""
     for faces in (people, ()):
         groups = DisjointSets(names)
         first: dict[str, str] = {}
@@ -285,7 +303,7 @@ def _grouped(
             groups.join(first.setdefault(speaker, name), name)
         for a, b in (*copies, *faces):
             groups.join(a, b)
-        if len(groups.sizes(usable)) > 1:
+        if len(groups.sizes(usable)) >= least:
             break
         if faces:
             say(

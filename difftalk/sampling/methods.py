@@ -16,7 +16,7 @@ from difftalk.media.shards import Crop, map_arrays, read_crops
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.parallel import guarded
 from difftalk.runtime.progress import Progress
-from difftalk.sampling.references import reference_frame
+from difftalk.sampling.references import TrainingReferences, reference_frame
 from difftalk.sampling.unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def make_clips(
     autoencoder: Path,
     model: Path | None,
     settings: Sampling,
+    references: Sequence[Path] = (),
     unfinished: Unfinished | None = None,
 ) -> Iterator[Made]:
     """Make the frames of clips by a method, and yield each clip when it is done.
@@ -49,26 +50,32 @@ def make_clips(
         autoencoder: folder of the first stage.
         model: folder of a trained pipeline.
         settings: of the sampling.
+        references: crops/SHARD.tar of the training split, for `reference: training`.
         unfinished: keeps what a model has sampled of clips that are not done.
 
     Raises:
         UserError: if the method needs a model and there is none.
     """
+    training = None
+    if settings.reference == "training" and (model is not None or method == "reference_copy"):
+        training = TrainingReferences(references)
     if model is not None:
-        return _generated(wanted, crops, shard_file, autoencoder, model, settings, unfinished)
+        return _generated(wanted, crops, shard_file, autoencoder, model, settings, training, unfinished)
     if method == "ground_truth":
         return _one_by_one(Crop.frames, wanted, crops)
     if method == "reference_copy":
-        return _one_by_one(partial(reference_copy, settings=settings), wanted, crops)
+        return _one_by_one(partial(reference_copy, settings=settings, training=training), wanted, crops)
     if method == "reconstruction":
         return _one_by_one(_reconstruction(shard_file, autoencoder, settings), wanted, crops)
     known = ", ".join(UNTRAINED_METHODS)
     raise UserError(f"sample: {method} needs a --model; without one there are {known}")
 
 
-def reference_copy(crop: Crop, settings: Sampling) -> np.ndarray:
+def reference_copy(crop: Crop, settings: Sampling, training: TrainingReferences | None = None) -> np.ndarray:
     """Repeat the reference frame of a clip over its whole length, (T, H, W, 3) uint8."""
     frames = crop.frames()
+    if training is not None:
+        return np.repeat(training.frame(crop)[None], len(frames), axis=0)
     return np.repeat(frames[[reference_frame(crop.clip_id, len(frames), settings)]], len(frames), axis=0)
 
 
@@ -103,6 +110,7 @@ def _generated(
     autoencoder: Path,
     model: Path,
     settings: Sampling,
+    training: TrainingReferences | None,
     unfinished: Unfinished | None,
 ) -> Iterator[Made]:
     """A trained model, which generates the lower face of each frame."""
@@ -122,7 +130,7 @@ def _generated(
 
     def jobs() -> Iterator["ClipJob"]:
         for crop in read_crops(crops, wanted):
-            job = guarded(lambda c: _job(sampler, clips, c, settings), crop, crop.clip_id)
+            job = guarded(lambda c: _job(sampler, clips, c, settings, training), crop, crop.clip_id)
             if isinstance(job, ClipError):
                 failed.append((crop, job))
                 continue
@@ -142,8 +150,15 @@ def _generated(
     yield from failed
 
 
-def _job(sampler: "FrameSampler", clips: "LatentClips", crop: Crop, settings: Sampling) -> "ClipJob":
+def _job(
+    sampler: "FrameSampler",
+    clips: "LatentClips",
+    crop: Crop,
+    settings: Sampling,
+    training: TrainingReferences | None,
+) -> "ClipJob":
     """One clip of a shard as work for the sampler."""
+    from difftalk.models.autoencoder import encode_frames
     from difftalk.sampling.clip_sampler import ClipJob
     from difftalk.sampling.inputs import ShardClip, encode_masked
 
@@ -153,7 +168,10 @@ def _job(sampler: "FrameSampler", clips: "LatentClips", crop: Crop, settings: Sa
         masked = lambda: encode_masked(vqvae, crop.frames(), crop.landmarks, settings)  # noqa: E731
     number = clips.clip_ids.index(crop.clip_id)
     clip = ShardClip(clips, number, int(crop.info["size"]), settings, masked)
-    reference = clip.latent(reference_frame(crop.clip_id, clip.frames, settings))
+    if training is None:
+        reference = clip.latent(reference_frame(crop.clip_id, clip.frames, settings))
+    else:
+        reference = encode_frames(sampler.pipeline.vqvae, training.frame(crop)[None])[0]
     numbers: Sequence[int] = range(clip.frames)
     if settings.interpolation == "between":
         from difftalk.sampling.interpolation import sampled_frames

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ def provenance(
     shard_file: Path,
     autoencoder: Path,
     model: Path | None,
+    references: Sequence[Path],
     module: str,
 ) -> dict[str, object]:
     """Return what samples depend on: settings, data, networks and code.
@@ -50,13 +51,14 @@ def provenance(
         shard_file: shards/SHARD.tar.
         autoencoder: folder of the first stage.
         model: folder of the model.
+        references: crops/SHARD.tar of the training split, where a reference comes from them.
         module: name of the module that reaches all of the code by its imports.
     """
     folders = [autoencoder] if model is None else [autoencoder, model]
     return {
         "method": method,
         "settings": settings.as_dict(),
-        "files": [read_record(file) or _signature(file) for file in (crops, shard_file)],
+        "files": [read_record(file) or _signature(file) for file in (crops, shard_file, *references)],
         "folders": [
             read_sums(folder) or {str(p): _signature(p) for p in sorted(folder.rglob("*")) if p.is_file()}
             for folder in folders

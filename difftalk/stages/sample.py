@@ -26,6 +26,7 @@ def run(
     settings: Sampling,
     out: OutputFolder,
     model: InputFolder | None = None,
+    references: tuple[InputFile, ...] = (),
     state: KeptFolder | None = None,
 ) -> None:
     """Write `{clip_id}.mp4` into the folder `out` for each clip of the encoded shard.
@@ -40,6 +41,7 @@ def run(
         settings: the config's section `sampling`.
         out: folder for the videos.
         model: folder of the trained model, for methods that have one.
+        references: crops/SHARD.tar of the training split, for `reference: training`.
         state: folder for videos and latents until all are done; a killed command goes on from there.
 
     Raises:
@@ -56,7 +58,7 @@ def run(
     encoded = set(map_arrays(shard_file))  # empty where every clip of the shard was rejected
     # Where nothing is to go on from, the videos are in the output's own temporary folder at once.
     with atomic_folder(out) as tmp:
-        made_from = provenance(method, settings, crops, shard_file, autoencoder, model, __name__)
+        made_from = provenance(method, settings, crops, shard_file, autoencoder, model, references, __name__)
         unfinished = Unfinished(state or tmp / "state", made_from)
         done = unfinished.finished(encoded)
         if done:
@@ -75,7 +77,7 @@ def run(
         with ThreadPoolExecutor(1) as writer:
             for made in make_clips(
                 method, sorted(encoded - done), crops=crops, shard_file=shard_file, autoencoder=autoencoder,
-                model=model, settings=settings, unfinished=unfinished,
+                model=model, settings=settings, references=references, unfinished=unfinished,
             ) if encoded - done else ():  # fmt: skip
                 clip_id = made[0].clip_id
                 tag = {} if method == "ground_truth" else SYNTHETIC

@@ -227,3 +227,10 @@ def train_settings(wildcards):
 def model_of(wildcards):
     """The model that a method samples from; the untrained methods have none."""
     return f"<run>/models/{wildcards.method}" if wildcards.method in MODELS else []
+
+
+def references_of(wildcards):
+    """The crops from which a method takes the references of test clips that are to have none of their own."""
+    needs_one = wildcards.method in MODELS or wildcards.method == "reference_copy"
+    from_training = CONFIG.sampling.reference == "training" and needs_one
+    return expand("<run>/crops/{shard}.tar", shard=TRAIN_SHARDS) if from_training else []

@@ -7,6 +7,7 @@ rule sample:
         shard="<run>/shards/{shard}.tar",
         autoencoder="<run>/models/autoencoder",
         model=model_of,
+        references=references_of,
     output:
         samples=directory("<run>/samples/{method}/{shard}"),
     log:
@@ -29,6 +30,7 @@ rule sample:
     shell:
         """
         difftalk sample --method {wildcards.method} --crops {input.crops} --shard-file {input.shard} \
-            --autoencoder {input.autoencoder} --model {input.model} --settings {params.settings:q} \
+            --autoencoder {input.autoencoder} --model {input.model} --references {input.references} \
+            --settings {params.settings:q} \
             --state {params.state} --out {output.samples} --log {log}
         """
