@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -20,13 +21,17 @@ def speaker(seed: int, seconds: float = 2.4) -> DrawnCrop:
 
 
 def write_crops(
-    path: Path, clips: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], split: str = "test"
+    path: Path,
+    clips: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    split: str = "test",
+    identities: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
-    """Write a crops shard of these clips."""
+    """Write a crops shard of these clips, each of a speaker of its own unless `identities` says otherwise."""
     samples = []
     for clip_id, (frames, landmarks, audio) in clips.items():
         info = {
-            "clip_id": clip_id, "source_id": clip_id, "identity": f"of-{clip_id}", "split": split,
+            "clip_id": clip_id, "source_id": clip_id, "split": split,
+            "identity": identities.get(clip_id, f"of-{clip_id}"),
             "frames": len(frames), "fps": FPS, "size": frames.shape[1], "box": [0, 0, 64, 64],
         }  # fmt: skip
         files = {"mp4": encode_video(frames, crf=0, pix_fmt="yuv444p"), "flac": encode_flac(audio)}

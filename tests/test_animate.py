@@ -17,11 +17,15 @@ from small_training import train
 
 from difftalk.animation import animate as animation
 from difftalk.animation.animate import animate
+from difftalk.animation.compose import frames_of
 from difftalk.animation.faces import Faces
 from difftalk.animation.paste import paste, soft_mask
+from difftalk.animation.silence import silences
 from difftalk.animation.source import Source, stretches
 from difftalk.config.encode import Encode
 from difftalk.config.sampling import Sampling
+from difftalk.config.section import from_dict
+from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
 from difftalk.datasets.demo.render import DemoSource, render_source
 from difftalk.media.encode import write_video
 from difftalk.media.probe import probe
@@ -71,24 +75,28 @@ def write_sound(path: Path, samples: np.ndarray) -> None:
         container.mux(stream.encode(None))
 
 
-def frames_before_encoding(made: Path, kept: Path, faces: Faces, source: Source) -> list[np.ndarray]:
+def frames_before_encoding(
+    made: Path, kept: Path, faces: Faces, source: Source, settings: Sampling
+) -> list[np.ndarray]:
     pipeline = DiffTalkPipeline.from_pretrained(made / "model", default_device())
-    sampler = FrameSampler(pipeline, Sampling(steps=1))
+    sampler = FrameSampler(pipeline, settings)
     plan = stretches(len(faces), len(faces), 16)
     rule = animation.crop_rule(pipeline)
     samples = speaker(952, 3.0)[2]
-    talker = animation.Speaker(pipeline, Sampling(steps=1), samples, len(faces))
+    talker = animation.Speaker(pipeline, settings, samples, len(faces))
     kept.mkdir()
     animation._sample(kept, source, faces, rule, plan, talker)
-    return list(animation.frames_of(kept, source, faces, rule, plan, sampler))
+    return list(frames_of(kept, source, faces, rule, plan, sampler))
 
 
-def test_outside_the_mask_every_pixel_is_the_sources(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("interpolation", ["none", "smooth"])
+def test_outside_the_mask_every_pixel_is_the_sources(made: Path, tmp_path: Path, interpolation: str) -> None:
     source = Source.open(made / "face.mp4")
     faces = animation.find_faces(source, source.frames)
     assert len(faces) == 50 and (faces.track == 0).all()
     faces.track[20:25] = -1  # as if the face were gone
-    found = frames_before_encoding(made, tmp_path / "kept", faces, source)
+    settings = from_dict(Sampling, {"steps": 1, "interpolation": interpolation}, "test")
+    found = frames_before_encoding(made, tmp_path / "kept", faces, source, settings)
     rows, columns = np.mgrid[:SIZE, :SIZE]
     for k, (true, frame) in enumerate(zip(read_frames(made / "face.mp4"), found, strict=True)):
         changed = (true != frame).any(axis=2)
@@ -143,6 +151,59 @@ def test_a_picture_and_the_length_of_the_video(made: Path, tmp_path: Path) -> No
     assert report.frames == 50
 
 
+def two_speakers(left_px: int, right_px: int, count: int) -> np.ndarray:
+    """Frames (count, 320, 640, 3) of two drawn faces beside each other."""
+    frames = np.full((count, 320, 640, 3), 128, np.uint8)
+    for seed, px, x in ((5, left_px, 20), (6, right_px, 360)):
+        face, _ = draw_face(Identity.draw(seed), Pose(), Mouth(), px)
+        frames[:, 40 : 40 + px, x : x + px] = face
+    return frames
+
+
+@pytest.mark.parametrize(("face", "where"), [("largest", 1), ("left", 0), ("right", 1), ("1", 0), ("2", 1)])
+def test_one_of_several_faces(tmp_path: Path, face: str, where: int) -> None:
+    write_video(tmp_path / "two.mp4", two_speakers(200, 256, 12))
+    faces = animation.find_faces(Source.open(tmp_path / "two.mp4"), 12, face)
+    assert (faces.track == 0).all()
+    assert (faces.points[:, :, 0].mean() > 320) == bool(where)
+
+
+def test_the_chosen_face_is_not_mistaken_for_another(tmp_path: Path) -> None:
+    frames = two_speakers(200, 200, 60)
+    frames[20:40, :, :320] = 128  # the left one is gone for a while
+    write_video(tmp_path / "two.mp4", frames)
+    faces = animation.find_faces(Source.open(tmp_path / "two.mp4"), 60, "left")
+    assert (faces.track[20:40] == -1).all() and (faces.track[45:] >= 0).all()
+    assert faces.points[faces.track >= 0][:, :, 0].max() < 320
+    assert (animation.find_faces(Source.open(tmp_path / "two.mp4"), 60, "3").track == -1).all()
+
+
+def test_silences_are_where_nobody_speaks() -> None:
+    spoken = speaker(952, 3.0)[2][:32000]
+    sound = np.concatenate([spoken, np.zeros(16000, np.int16), spoken])
+    found = silences(sound, 125)
+    assert any(abs(first - 53) < 8 and abs(stop - 75) < 8 for first, stop in found), found
+    assert silences(np.zeros(16000, np.int16), 25) == [(0, 25)]
+
+
+def test_in_silence_the_mouth_has_one_noise_and_one_sound(made: Path, tmp_path: Path) -> None:
+    """Of a still picture and hiss, frames are the same with `closed`; without it, the noise differs."""
+    still = next(iter(read_frames(made / "face.mp4")))
+    Image.fromarray(still).save(tmp_path / "face.png")
+    hiss = np.random.default_rng(0).normal(0, 20, 32000).astype(np.int16)
+    write_sound(tmp_path / "hiss.wav", hiss)
+    moved = {}
+    for silence in ("audio", "closed"):
+        out = tmp_path / f"{silence}.mp4"
+        animate(
+            tmp_path / "face.png", tmp_path / "hiss.wav", made / "model", out,
+            settings=Sampling(steps=2), silence=silence, crf=0,  # type: ignore[arg-type]
+        )  # fmt: skip
+        frames = np.stack(list(read_frames(out))).astype(int)[15:35]  # whose windows lie within the sound
+        moved[silence] = float(np.abs(np.diff(frames, axis=0)).mean())
+    assert moved["closed"] < 0.02 * moved["audio"], moved
+
+
 def command(made: Path, out: Path) -> list[str]:
     inputs = ["--video", made / "face.mp4", "--audio", made / "speech.wav", "--model", made / "model"]
     settings = '{"steps": 10, "progressive": "latent", "frames_per_pass": 1}'
@@ -176,6 +237,10 @@ def test_what_cannot_be_animated_is_a_sentence(made: Path, tmp_path: Path) -> No
         animate(tmp_path / "text.png", made / "speech.wav", made / "model", tmp_path / "o.mp4")
     with pytest.raises(UserError, match="is an input, and would be overwritten"):
         animate(made / "face.mp4", made / "speech.wav", made / "model", made / "face.mp4")
+    with pytest.raises(UserError, match="--face: middle: largest, left, right"):
+        animate(made / "face.mp4", made / "speech.wav", made / "model", tmp_path / "o.mp4", face="middle")
+    with pytest.raises(UserError, match="no face for --face 3"):
+        animate(made / "face.mp4", made / "speech.wav", made / "model", tmp_path / "o.mp4", face="3")
     silent = command(made, tmp_path / "o.mp4")
     silent[silent.index("--audio") + 1] = str(tmp_path / "grey.mp4")
     done = subprocess.run(silent, capture_output=True, text=True, check=False)

@@ -246,11 +246,24 @@ def test_a_folder_of_videos_replaces_the_demo(default: dict[str, Any], tmp_path:
         "videos": str(tmp_path),
         "clip_seconds": 6.0,
         "test_fraction": 0.25,
+        "split": "identity",
         "seed": 1,
         "clip_at_cuts": True,
         "same_person_distance": 0.6,
         "near_duplicates": "together",
     }
+
+
+def test_a_reference_from_training_needs_speakers_on_both_sides(
+    default: dict[str, Any], tmp_path: Path
+) -> None:
+    wanted = merge(default, {"sampling": {"reference": "training"}})
+    by_time = {"videos": str(tmp_path), "dataset": {"name": "local", "split": "time"}}
+    for shared in (by_time, {"dataset": {"name": "hdtf"}}):
+        assert stage_settings(load(merge(wanted, shared)), "sample").as_dict()["reference"] == "training"
+    for unlike in ({}, {"videos": str(tmp_path)}, {"dataset": {"name": "hdtf", "split": "identity"}}):
+        with pytest.raises(UserError, match="needs speakers on both sides of the split"):
+            stage_settings(load(merge(wanted, unlike)), "sample")
 
 
 def test_each_kind_of_dataset_has_its_own_default_of_a_key(default: dict[str, Any], tmp_path: Path) -> None:

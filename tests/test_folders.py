@@ -355,6 +355,46 @@ def monitor() -> CutFinder:
     return CutFinder(FrameGates.model_fields["scene_cut_ratio"].default)
 
 
+def test_by_time_every_video_trains_and_its_end_is_the_test(folder: Path) -> None:
+    for name, seconds in (("ann.mp4", 12.0), ("bob.mp4", 4.0)):
+        (folder / name).write_bytes(video(len(name) + round(seconds), seconds))
+    (folder / "copy.mp4").write_bytes((folder / "ann.mp4").read_bytes())
+    found = survey(folder, split="time", test_fraction=0.25, clip_seconds=6.0, near_duplicates="ignore")
+    sides = [(c.source_id, c.start_s, c.end_s, c.split, c.left_out.split(":")[0]) for c in found.clips]
+    assert sides == [
+        ("ann", 0.0, 6.0, "train", ""),
+        ("ann", 6.0, 9.0, "train", ""),
+        ("ann", 9.0, 12.0, "test", ""),
+        ("bob", 0.0, 3.0, "train", ""),
+        ("bob", 3.0, 4.0, "test", "too_short"),
+        ("copy", 0.0, 6.0, "train", "duplicate"),
+        ("copy", 6.0, 9.0, "train", "duplicate"),
+        ("copy", 9.0, 12.0, "test", "duplicate"),
+    ]
+    assert [row[3] for row in found.identities] == ["both"] * 3
+    planned = {
+        "dataset": LocalSettings(videos=str(folder), split="time", **NO_FACES),
+        "shards": Shards(train=1),
+    }
+    plan.run(**planned, out=folder.parent / "clips.parquet")  # type: ignore[arg-type]
+    assert {c.shard for c in read_plan(folder.parent / "clips.parquet")} == {"train-000", "test-000"}
+
+
+def test_one_video_alone_is_split_by_time_and_by_identity_refused(folder: Path) -> None:
+    (folder / "ann.mp4").write_bytes(video(1, 8.0))
+    assert {c.split for c in survey(folder, split="time").clips} == {"train", "test"}
+    with pytest.raises(UserError, match="too few for train and test, which share no speaker"):
+        survey(folder)
+    (folder / "ann.mp4").write_bytes(video(1, 8.0, audio=False))
+    with pytest.raises(UserError, match=r"0 can be used, of 0 speaker\(s\); lost"):
+        survey(folder, split="time")
+
+
+def test_by_time_copies_are_rejected_whatever_they_are_called(drawn: Path) -> None:
+    found = survey(drawn, split="time", near_duplicates="together")
+    assert any(c.left_out.startswith("duplicate: the same frames") for c in found.clips)
+
+
 def test_scenes_and_rests_fill_a_source() -> None:
     for cuts in ([], [40], [75, 100], [10, 20, 130]):
         clips = cut_scenes(8.0, cuts, 3.0)

@@ -154,6 +154,27 @@ def test_other_masks_change_the_generated_region_alone(made: Path, tmp_path: Pat
     assert not np.array_equal(ours, line) and not np.array_equal(ours, mask)
 
 
+def test_a_reference_from_the_training_clips(made: Path, tmp_path: Path) -> None:
+    """The first frame of the first training clip of the speaker; who has none, has no video."""
+    earlier, later = speaker(960), speaker(961)
+    training = write_crops(
+        tmp_path / "t.tar", {"ann-001": later, "ann-000": earlier, "ben-000": later}, split="train",
+        identities={"ann-001": "of-ann", "ann-000": "of-ann", "ben-000": "of-ben"},
+    )  # fmt: skip
+    wanted = arguments(made, tmp_path / "copies", reference="training", crf=0)
+    copied = wanted | {"method": "reference_copy", "model": None}
+    with pytest.raises(UserError, match="needs --references"):
+        sample.run(**copied)  # type: ignore[arg-type]
+    sample.run(**copied, references=[training])  # type: ignore[arg-type]
+    found = videos(tmp_path / "copies")
+    assert set(found) == {"ann", "ben"}
+    np.testing.assert_allclose(read_video(found["ann"])[3], earlier[0][0], atol=3)
+    sample.run(**wanted | {"out": tmp_path / "made"}, references=[training])  # type: ignore[arg-type]
+    sample.run(**arguments(made, tmp_path / "own", crf=0))  # type: ignore[arg-type]
+    made_with, own = videos(tmp_path / "made"), videos(tmp_path / "own")
+    assert set(made_with) == {"ann", "ben"} and made_with["ann"] != own["ann"]
+
+
 def test_all_clips_failing_is_an_error(made: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "crops.tar"
     rewritten = write_crops(damaged, {clip_id: speaker(seed) for clip_id, seed in CLIPS.items()})

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from difftalk.animation.compose import frames_of, latents_file, parts_of
 from difftalk.animation.faces import CropRule, Faces, cut, find_faces
-from difftalk.animation.paste import mark, paste, soft_mask
+from difftalk.animation.paste import mark
+from difftalk.animation.silence import silences
 from difftalk.animation.source import Source, Stretch, stretches
 from difftalk.config.sampling import Sampling
 from difftalk.media.audio import read_audio
 from difftalk.media.clock import FPS, SAMPLE_RATE
 from difftalk.media.encode import SYNTHETIC, with_audio, write_video
-from difftalk.media.lazy_frame import LazyFrame
 from difftalk.models.conditioning import SPEECH_WINDOW
 from difftalk.runtime.checksums import is_whole, read_sums
 from difftalk.runtime.errors import UserError
@@ -34,7 +35,6 @@ from difftalk.speech.windows import STEPS_PER_FRAME, neighbour_windows
 if TYPE_CHECKING:
     import torch
 
-    from difftalk.sampling.frame_sampler import FrameSampler
     from difftalk.sampling.pipeline import DiffTalkPipeline
 
 # Frames of the source that are in memory at once.
@@ -80,11 +80,13 @@ def animate(
     *,
     settings: Sampling | None = None,
     length: Literal["audio", "video"] = "audio",
+    face: str = "largest",
+    silence: Literal["audio", "closed"] = "audio",
     crf: int = 16,
     marked: bool = False,
     state: Path | None = None,
 ) -> Report:
-    """Write a video in which the largest face of `video` says `audio`.
+    """Write a video in which a face of `video` says `audio`.
 
     Args:
         video: a video, or a picture.
@@ -93,6 +95,8 @@ def animate(
         out: the mp4, of the size of the source, 25 fps, H.264 and AAC.
         settings: of the sampling; None: as many steps as suit the model's training.
         length: whether the sound decides the length (a shorter video goes back and forth) or the video.
+        face: `largest`, `left`, `right`, or which from the left, beginning with `1`.
+        silence: `closed`: where nobody speaks in the sound, the mouth settles; `audio`: nothing is done.
         crf: H.264 quality; 0 is lossless.
         marked: write a visible note into each frame.
         state: folder for what is done; None: beside `out`. It is removed at the end.
@@ -114,11 +118,13 @@ def animate(
     pipeline = DiffTalkPipeline.from_pretrained(model, default_device())
     rule = crop_rule(pipeline)
     settings = settings or suggested_settings(pipeline)
+    if settings.interpolation == "between":
+        raise UserError("animate: interpolation: between is for `sample`: take `smooth`")
     kept = state or out.with_name(f".{out.stem}.animate")
     claim(kept, {
         "inputs": [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in (video, audio)],
         "model": read_sums(model) or str(model.resolve()), "settings": settings.as_dict(),
-        "length": length, "code": fingerprint(__name__),
+        "length": length, "face": face, "silence": silence, "code": fingerprint(__name__),
     })  # fmt: skip
 
     started = time.monotonic()
@@ -129,15 +135,16 @@ def animate(
         now = time.monotonic()
         seconds[name], started = now - started, now
 
-    faces = _kept_faces(kept, source, source.frames if length == "video" else heard)
+    faces = _kept_faces(kept, source, source.frames if length == "video" else heard, face)
     count = heard if length == "audio" else len(faces)
     if not (faces.track >= 0).any():
+        which = "no face" if face == "largest" else f"no face for --face {face}"
         raise UserError(
-            f"{video}: no face of at least 48 pixels in {len(faces)} frames: turned aside, or covered?"
+            f"{video}: {which} of at least 48 pixels in {len(faces)} frames: turned aside, or covered?"
         )
     clocked("faces")
     plan = stretches(len(faces), count, STRETCH)
-    generate = Speaker(pipeline, settings, samples, count)
+    generate = Speaker(pipeline, settings, samples, count, closed=silence == "closed")
     _sample(kept, source, faces, rule, plan, generate)
     clocked("sampling")
     shown = frames_of(kept, source, faces, rule, plan, generate.sampler)
@@ -180,13 +187,21 @@ class Speaker:
         settings: of the sampling.
         samples: the sound, (N,) int16 mono 16 kHz.
         count: frames of the output.
+        closed: in silences hear the mean of each, and let one noise serve for all of its frames; the first
+            reference of a track is then the frame in which the mouth is most closed.
 
     Raises:
         UserError: where the model's speech features are of no backend that is known.
     """
 
     def __init__(
-        self, pipeline: "DiffTalkPipeline", settings: Sampling, samples: np.ndarray, count: int
+        self,
+        pipeline: "DiffTalkPipeline",
+        settings: Sampling,
+        samples: np.ndarray,
+        count: int,
+        *,
+        closed: bool = False,
     ) -> None:
         from difftalk.sampling.frame_sampler import FrameSampler
 
@@ -195,6 +210,12 @@ class Speaker:
         if wanted not in BACKENDS:
             raise UserError(f"animate: the model hears {wanted} features a step, which no backend makes")
         self._features = load_backend(BACKENDS[wanted])(samples, STEPS_PER_FRAME * count).astype(np.float32)
+        self.closed = closed
+        self._noise = np.arange(count)
+        for first, stop in silences(samples, count) if closed else ():
+            steps = slice(STEPS_PER_FRAME * first, STEPS_PER_FRAME * stop)
+            self._features[steps] = self._features[steps].mean(axis=0)
+            self._noise[first:stop] = first
         self._reference: torch.Tensor | None = None
         self._previous: torch.Tensor | None = None
 
@@ -217,33 +238,9 @@ class Speaker:
         )
         inputs = encode_inputs(pipeline.vqvae, crops, landmarks, windows, self.sampler.settings)
         of_clip = ClipSampler(self.sampler, "animate", self._reference, self._previous)
-        latents = of_clip.sample(inputs, numbers)
+        latents = of_clip.sample(inputs, numbers, self._noise[numbers].tolist())
         self._previous = latents[-1]
         return latents
-
-
-def frames_of(
-    kept: Path, source: Source, faces: Faces, rule: CropRule, plan: list[Stretch], sampler: "FrameSampler"
-) -> Iterator[np.ndarray]:
-    """Yield the frames (H, W, 3) uint8 of the output, from the latents that are kept."""
-    from difftalk.models.autoencoder import downsampling
-    from difftalk.sampling.inputs import inpainting_mask
-
-    placements = faces.placements(rule, source.size)
-    cells = rule.size // downsampling(sampler.pipeline.vqvae)
-    for stretch in plan:
-        frames = stretch.read(source)
-        made: dict[int, np.ndarray] = {}
-        for first, stop, track in _of_one_track(stretch, faces):
-            latents = np.load(_latents(kept, stretch.first + first), allow_pickle=False)
-            numbers = stretch.shown[first:stop]
-            _, landmarks, to_frame = cut(frames[first:stop], numbers, faces, placements[track], rule)
-            masks = inpainting_mask(landmarks, rule.size, cells, sampler.settings)[:, 0].numpy()
-            for k, crop in enumerate(sampler.decode(_tensor(latents))):
-                mask = soft_mask(masks[k], rule.size)
-                made[first + k] = paste(_rgb(frames[first + k]), crop, mask, to_frame[k])
-        for k, frame in enumerate(frames):
-            yield made[k] if k in made else _rgb(frame)
 
 
 def _sample(
@@ -255,15 +252,15 @@ def _sample(
     current = -1
     with Progress(sum(len(s.shown) for s in plan), "sampling", "frames") as shown:
         for stretch in plan:
-            parts = _of_one_track(stretch, faces)
-            file = {first: _latents(kept, stretch.first + first) for first, _, _ in parts}
+            parts = parts_of(stretch, faces)
+            file = {first: latents_file(kept, stretch.first + first) for first, _, _ in parts}
             if not all(is_whole(path) for path in file.values()):
                 frames = stretch.read(source)
             for first, stop, track in parts:
                 follows = before is not None and before[0] == track and (first > 0 or stretch.first > 0)
                 if not is_whole(file[first]):
                     if current != track or not follows:
-                        start = faces.first_of(track)
+                        start = faces.most_closed(track) if speaker.closed else faces.first_of(track)
                         (shown_first,) = source.read(start, start + 1)
                         reference, *_ = cut([shown_first], [start], faces, placements[track], rule)
                         previous = _tensor(np.load(before[1]))[-1] if follows and before else None
@@ -281,25 +278,13 @@ def _sample(
             shown.advance(len(stretch.shown))
 
 
-def _of_one_track(stretch: Stretch, faces: Faces) -> list[tuple[int, int, int]]:
-    """The parts (first, stop, track) of a stretch that show one track each."""
-    tracks = faces.track[list(stretch.shown)]
-    parts: list[tuple[int, int, int]] = []
-    for k, track in enumerate(map(int, tracks)):
-        if track >= 0 and parts and parts[-1][1] == k and parts[-1][2] == track:
-            parts[-1] = (parts[-1][0], k + 1, track)
-        elif track >= 0:
-            parts.append((k, k + 1, track))
-    return parts
-
-
-def _kept_faces(kept: Path, source: Source, most: int) -> Faces:
+def _kept_faces(kept: Path, source: Source, most: int, face: str) -> Faces:
     """The faces of a source, as an earlier command found them, or found now."""
     file = kept / "faces.npy"
     if is_whole(file):
         both = np.load(file, allow_pickle=False)
     else:
-        found = find_faces(source, most)
+        found = find_faces(source, most, face)
         both = np.concatenate(
             [found.track[:, None].astype(np.float32), found.points.reshape(-1, 136)], axis=1
         )
@@ -308,18 +293,10 @@ def _kept_faces(kept: Path, source: Source, most: int) -> Faces:
     return Faces(both[:, 0].astype(np.int32), both[:, 1:].reshape(-1, 68, 2))
 
 
-def _latents(kept: Path, number: int) -> Path:
-    return kept / f"latents-{number:08d}.npy"
-
-
 def _tensor(array: np.ndarray) -> "torch.Tensor":
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _rgb(frame: np.ndarray | LazyFrame) -> np.ndarray:
-    return np.asarray(frame[:, :])
 
 
 def _told(frames: Iterator[np.ndarray], bar: Progress) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 from difftalk.animation.source import Source
 from difftalk.face import dlib_backend
 from difftalk.face.align import mean_square, similarities
+from difftalk.face.choice import FaceChoice
 from difftalk.face.geometry import Placement, square
 from difftalk.face.tracks import Face, fill_gaps, smooth_track, split_tracks
 from difftalk.media.lazy_frame import LazyFrame
@@ -18,6 +19,8 @@ DETECT_EVERY = 5
 SMALLEST_FACE_PX = 48
 # A track of fewer frames is taken for a mistake of the detector; a picture has one frame.
 SHORTEST_TRACK = 5
+# Points of the inner upper lip, and those below them.
+INNER_LIPS = [61, 62, 63], [67, 66, 65]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class CropRule:
 
 @dataclass(frozen=True)
 class Faces:
-    """The largest face of each frame of a source.
+    """The face of each frame of a source.
 
     Args:
         track: (N,) int32 number of the track that a frame belongs to; -1: it has no face.
@@ -67,19 +70,29 @@ class Faces:
         """Return the first frame of a track."""
         return int(np.argmax(self.track == track))
 
+    def most_closed(self, track: int) -> int:
+        """Return the frame of a track in which the inner lips are closest, by the size of the face."""
+        between_eyes = np.linalg.norm(self.points[:, 36] - self.points[:, 45], axis=1)
+        gap = np.linalg.norm(self.points[:, INNER_LIPS[0]] - self.points[:, INNER_LIPS[1]], axis=2).mean(
+            axis=1
+        )
+        return int(np.argmin(np.where(self.track == track, gap / np.maximum(between_eyes, 1e-6), np.inf)))
 
-def find_faces(source: Source, most: int) -> Faces:
-    """Follow the largest face through a source.
+
+def find_faces(source: Source, most: int, face: str = "largest") -> Faces:
+    """Follow a face through a source.
 
     Args:
         source: the video or picture.
         most: frames that are needed; later ones are not looked at.
+        face: `largest`, `left`, `right`, or which from the left, beginning with `1`.
     """
+    choice = FaceChoice.of(face)
     total = min(source.frames, most)
     seen: list[Face | None] = []
     with Progress(total, "faces", "frames") as shown:
-        for face in dlib_backend.follow(source.read(0, total), DETECT_EVERY, SMALLEST_FACE_PX):
-            seen.append(face)
+        for found in dlib_backend.follow(source.read(0, total), DETECT_EVERY, SMALLEST_FACE_PX, choice):
+            seen.append(found)
             shown.advance()
     track = np.full(len(seen), -1, np.int32)
     points = np.zeros((len(seen), 68, 2), np.float32)
@@ -87,9 +100,9 @@ def find_faces(source: Source, most: int) -> Faces:
     for numbers in split_tracks(seen):
         if len(numbers) < min(SHORTEST_TRACK, len(seen)):
             continue
-        found = smooth_track(seen, numbers)
+        smoothed = smooth_track(seen, numbers)
         first, last = numbers[0], numbers[-1]
-        points[first : last + 1] = fill_gaps(found.frames - first, found.points, last - first + 1)
+        points[first : last + 1] = fill_gaps(smoothed.frames - first, smoothed.points, last - first + 1)
         track[first : last + 1] = kept
         kept += 1
     return Faces(track, points)

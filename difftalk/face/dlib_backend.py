@@ -16,6 +16,7 @@ import cv2
 import dlib
 import numpy as np
 
+from difftalk.face.choice import FaceChoice
 from difftalk.face.tracks import MOUTH, SAME_FACE_IOU, Face, FaceBox
 from difftalk.media.boxes import iou
 from difftalk.media.lazy_frame import LazyFrame
@@ -38,14 +39,18 @@ NO_AGREEMENT = 0.02
 
 
 def follow(
-    frames: Iterable[np.ndarray | LazyFrame], detect_every: int, min_face_px: float
+    frames: Iterable[np.ndarray | LazyFrame],
+    detect_every: int,
+    min_face_px: float,
+    choice: FaceChoice | None = None,
 ) -> Iterator[Face | None]:
-    """Yield one face, or None, for each frame: the largest, for as long as it is there.
+    """Yield one face, or None, for each frame: the largest or a chosen one, for as long as it is there.
 
     Args:
         frames: `(H, W, 3)` uint8 RGB.
         detect_every: the detector confirms a known face in every so many frames.
         min_face_px: faces that are smaller than this, and than 80 pixels, are not searched for.
+        choice: which of several faces; None: the largest that the coarsest search shows.
 
     Raises:
         UserError: if the predictor's file is not installed.
@@ -58,7 +63,10 @@ def follow(
         if known is None or due:
             found = _confirm(frame, known.box) if known is not None else None
             if found is None:
-                found = _search(frame, min_face_px if due or known is not None else None, last)
+                smallest = min_face_px if due or known is not None else None
+                found = _search(frame, smallest, last) if choice is None else None
+                if choice is not None and smallest is not None:
+                    found = choice.among(_search_all(frame, smallest), last)
             if found is None:
                 known = None
                 yield None
@@ -99,6 +107,12 @@ def _search(
                     return nearest
             return max(found, key=lambda f: (f[0][2] - f[0][0]) * max(f[1], 0.1))
     return None
+
+
+def _search_all(frame: np.ndarray | LazyFrame, min_face_px: float) -> list[tuple[np.ndarray, float]]:
+    """Return box and score of every face in the frame."""
+    grey = _grey(frame, (slice(None), slice(None)))
+    return _detect(grey, (0, 0), max(DETECTOR_PX / min_face_px, 1.0), MIN_SCORE_OTHER)
 
 
 def _confirm(frame: np.ndarray | LazyFrame, box: np.ndarray) -> tuple[np.ndarray, float] | None:

@@ -71,22 +71,26 @@ class ClipSampler:
     ) -> None:
         self.sampler, self.clip_id, self.reference, self.previous = sampler, clip_id, reference, previous
 
-    def sample(self, inputs: FrameInputs, numbers: Sequence[int]) -> torch.Tensor:
+    def sample(
+        self, inputs: FrameInputs, numbers: Sequence[int], noise: Sequence[int] | None = None
+    ) -> torch.Tensor:
         """Sample the next frames of the clip: latents (T, C, h, w) float32 on the CPU.
 
         Args:
             inputs: of the T frames.
             numbers: of them in the clip, rising, and above those of the calls before.
+            noise: the frames whose noise they have; None: their own.
         """
         settings, sampled = self.sampler.settings, []
+        streams = [(self.clip_id, number) for number in noise or numbers]
         if settings.progressive == "none":
             shown = self.reference.expand(len(numbers), -1, -1, -1)
-            latents = self.sampler.sample(inputs, shown, [(self.clip_id, n) for n in numbers])
+            latents = self.sampler.sample(inputs, shown, streams)
             self.previous = latents[-1]
             return latents
         for place, number in enumerate(numbers):
             shown = next_reference(self.sampler, [self.reference], [self.previous], [number])
-            self.previous = self.sampler.sample(inputs.take([place]), shown, [(self.clip_id, number)])[0]
+            self.previous = self.sampler.sample(inputs.take([place]), shown, [streams[place]])[0]
             sampled.append(self.previous)
         return torch.stack(sampled)
 

@@ -26,7 +26,7 @@ def run(
     settings: Sampling,
     out: OutputFolder,
     model: InputFolder | None = None,
-    references: tuple[InputFile, ...] = (),
+    references: list[InputFile] = [],  # noqa: B006 - read, never changed
     state: KeptFolder | None = None,
 ) -> None:
     """Write `{clip_id}.mp4` into the folder `out` for each clip of the encoded shard.
