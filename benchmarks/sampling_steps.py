@@ -37,28 +37,31 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--method", default="difftalk")
+    parser.add_argument("--model", type=Path, help="folder of the model; by default that of the method")
     parser.add_argument("--shard", default="test-000")
     parser.add_argument("--ways", nargs="+", type=json.loads, default=WAYS, metavar="JSON")
+    parser.add_argument("--plot", type=Path, help="picture to draw: quality against time")
     args = parser.parse_args()
 
-    names = ("ms / frame", *COLUMNS, "jitter", "drift, Lab/s", "drift, sharpness/s")
+    names = ("ms / frame", "CPU ms / frame", *COLUMNS, "jitter", "drift, Lab/s", "drift, sharpness/s")
     print("| sampling |", " | ".join(names), "|")
     print("|---|" + "---|" * len(names))
     crops = args.run / "crops" / f"{args.shard}.tar"
+    drawn: list[tuple[str, float, list[list[float]]]] = []
     for way in args.ways:
         with tempfile.TemporaryDirectory() as folder:
             samples, metrics = Path(folder) / "samples", Path(folder) / "metrics.parquet"
-            started = time.monotonic()
+            started, begun = time.monotonic(), time.process_time()
             sample.run(
                 method=args.method,
                 crops=crops,
                 shard_file=args.run / "shards" / f"{args.shard}.tar",
                 autoencoder=args.run / "models" / "autoencoder",
                 settings=from_dict(Sampling, way, "--ways"),
-                model=args.run / "models" / args.method,
+                model=args.model or args.run / "models" / args.method,
                 out=samples,
             )
-            seconds = time.monotonic() - started
+            seconds, busy = time.monotonic() - started, time.process_time() - begun
             score.run(
                 method=args.method,
                 samples=samples,
@@ -74,7 +77,11 @@ def main() -> None:
         figures += [list(values) for values in zip(*moving, strict=True)]
         words = " ".join(f"{key} {value}" for key, value in way.items())
         said = " | ".join(interval(values) for values in figures)
-        print(f"| {words} | {1000 * seconds / frames:.1f} | {said} |", flush=True)
+        times = f"{1000 * seconds / frames:.1f} | {1000 * busy / frames:.1f}"
+        print(f"| {words} | {times} | {said} |", flush=True)
+        drawn.append((str(way.get("sampler", "ddim")), 1000 * busy / frames, figures))
+    if args.plot is not None:
+        plot(drawn, args.plot)
     print(json.dumps({"clips": len(rows), "frames": frames}))
 
 
@@ -85,6 +92,32 @@ def measure(crop: Crop, sample_file: Path) -> tuple[float, float, float]:
     shakes = [np.abs(np.diff(f.astype(float), n=2, axis=0))[regions[1:-1]].mean() for f in (made, truth)]
     found = drift(truth, made, regions)
     return shakes[0] / shakes[1], found.colour_per_s, found.sharpness_per_s
+
+
+def plot(drawn: list[tuple[str, float, list[list[float]]]], out: Path) -> None:
+    """Draw three of the scores against CPU time a frame, a line for each sampler."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown = {
+        "psnr_mouth": "PSNR of the mouth, dB",
+        "sync_confidence": "sync confidence",
+        "mouth_corr": "mouth corr.",
+    }
+    figure, axes = plt.subplots(1, len(shown), figsize=(11, 3.2), layout="constrained")
+    for axis, (column, label) in zip(axes, shown.items(), strict=True):
+        place = COLUMNS.index(column)
+        for sampler in dict.fromkeys(name for name, _, _ in drawn):
+            points = sorted((ms, figures[place]) for name, ms, figures in drawn if name == sampler)
+            means = [np.mean(values) for _, values in points]
+            halves = [1.96 * np.std(values, ddof=1) / len(values) ** 0.5 for _, values in points]
+            axis.errorbar([ms for ms, _ in points], means, halves, label=sampler, marker="o", capsize=2)
+        axis.set(xscale="log", xlabel="CPU ms a frame", title=label)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(out, dpi=110)
 
 
 def interval(values: list[float]) -> str:
