@@ -18,6 +18,7 @@ from difftalk.config.encode import Encode
 from difftalk.config.sampling import Sampling
 from difftalk.config.section import from_dict
 from difftalk.media.members import list_members
+from difftalk.media.shards import read_shard, write_shard
 from difftalk.media.video import read_video
 from difftalk.models.autoencoder import build_autoencoder
 from difftalk.models.examples import LatentClips
@@ -152,6 +153,26 @@ def test_other_masks_change_the_generated_region_alone(made: Path, tmp_path: Pat
         sample.run(**arguments(made, tmp_path / name, crf=0, **changes))  # type: ignore[arg-type]
     ours, line, mask = (read_video(tmp_path / name / "ann.mp4") for name in ("ours", "line", "mask"))
     assert not np.array_equal(ours, line) and not np.array_equal(ours, mask)
+
+
+def test_two_processes_and_one_make_the_same_videos(made: Path, tmp_path: Path) -> None:
+    """Two shards, in processes side by side, against one shard with their clips."""
+    running = []
+    for name, chosen in {"one": set(CLIPS), "first": {"ann"}, "second": {"ben", "cat"}}.items():
+        (tmp_path / name).mkdir()
+        for shard in ("crops.tar", "train-000.tar"):
+            clips = [(clip_id, files) for clip_id, files in read_shard(made / shard) if clip_id in chosen]
+            write_shard(tmp_path / name / shard, clips)
+        wanted = arguments(made, tmp_path / name / "videos") | {
+            "crops": tmp_path / name / "crops.tar",
+            "shard_file": tmp_path / name / "train-000.tar",
+            "settings": '{"steps": 2}',
+        }
+        words = [word for key, value in wanted.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+        running.append(subprocess.Popen([sys.executable, "-m", "difftalk", "sample", *words]))
+    assert [process.wait() for process in running] == [0, 0, 0]
+    one, first, second = (videos(tmp_path / name / "videos") for name in ("one", "first", "second"))
+    assert len(one) == len(CLIPS) and first | second == one
 
 
 def test_a_reference_from_the_training_clips(made: Path, tmp_path: Path) -> None:
