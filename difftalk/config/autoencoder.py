@@ -13,6 +13,12 @@ class AutoencoderTraining(Section):
     The defaults suit 64-px crops on a CPU.
     """
 
+    base: str | None = Field(
+        None,
+        alias="from",
+        description="First stage to start from: `embedded` (the one in the package) or a folder; with one, "
+        "latents are quantised from the first step on. Null starts from random weights.",
+    )
     channels: List[Annotated[int, Field(ge=4)]] = Field(
         (32, 64, 96),
         min_length=2,

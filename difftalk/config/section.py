@@ -22,7 +22,9 @@ class Section(BaseModel):
     Nothing else lists keys or defaults.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, serialize_by_alias=True
+    )
 
     def as_dict(self) -> dict[str, Any]:
         """The keys and values as JSON has them."""

@@ -8,6 +8,12 @@ from difftalk.config.section import Section
 class SyncnetTraining(Section):
     """How the sync expert is trained, where `syncnet` is `train`. The defaults suit 64-px crops on a CPU."""
 
+    base: str | None = Field(
+        None,
+        alias="from",
+        description="Small expert to start from: `embedded` (the one in the package) or a folder. Null "
+        "starts from random weights.",
+    )
     lip_size: int = Field(32, ge=8, description="Side of the expert's crop around the mouth, pixels.")
     steps: int = Field(3000, ge=1, description="Training steps.")
     batch_size: int = Field(4, ge=1, description="Clips in a step, one stretch of each.")

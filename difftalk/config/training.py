@@ -27,6 +27,12 @@ class Training(Section):
     The defaults are the paper's where it states them, at its published sizes.
     """
 
+    base: str | None = Field(
+        None,
+        alias="from",
+        description="Folder of a trained model to start from (fine-tuning), such as "
+        "`results/demo/models/difftalk`; null starts from random weights.",
+    )
     smoothing_frames: int = Field(
         8,
         ge=1,

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from difftalk.runtime.errors import UserError
+from difftalk.runtime.fingerprint import fingerprint_files
 
 SUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -87,6 +88,19 @@ def read_sums(folder: Path) -> dict[str, str] | None:
         UserError: if the record is damaged.
     """
     return _read(folder / SUMS, remedy_of(folder))
+
+
+def digest_of_model(folder: Path) -> str:
+    """Return a sha256 over a folder: over its record, where it has one, or else over its files.
+
+    Raises:
+        UserError: if the record is damaged.
+    """
+    listed = read_sums(folder)
+    if listed is None:
+        return fingerprint_files(folder)
+    lines = (line_of(sha256, name) for name, sha256 in sorted(listed.items()) if name not in PROSE)
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def is_foreign(folder: Path) -> bool:

@@ -54,14 +54,18 @@ def run(
 def _train(
     crops: list[Path], rejected: set[str], settings: AutoencoderTraining, state: Path, out: Path
 ) -> None:
+    from difftalk.runtime.checksums import digest_of_model
     from difftalk.training.first_stage import load_perceptual, train_autoencoder
     from difftalk.training.frames import find_videos, held_out_frames, hold_out, load_batches
 
     perceptual = load_perceptual(settings)
     train, held_out = hold_out(find_videos(crops, rejected), settings.held_out)
     batches = load_batches(train, settings.batch_size, settings.seed, settings.memory_mb)
-    trained = train_autoencoder(batches, settings, state, held_out_frames(held_out), perceptual)
+    base = None if settings.base is None else EMBEDDED if settings.base == "embedded" else Path(settings.base)
+    trained = train_autoencoder(batches, settings, state, held_out_frames(held_out), perceptual, base)
     clips = {"clips": len(train), "held_out_clips": len(held_out), "settings": settings.as_dict()}
+    if base is not None:
+        clips["from_sha256"] = digest_of_model(base)
     with atomic_folder(out) as tmp:
         trained.model.save_pretrained(tmp, safe_serialization=True)
         write_json(tmp / "training.json", trained.report | clips)

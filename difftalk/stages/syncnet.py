@@ -59,6 +59,7 @@ def run(
 def _train(crops: list[Path], rejected: set[str], settings: SyncnetTraining, state: Path, out: Path) -> None:
     from difftalk.media.shards import Crop, read_crops
     from difftalk.models.syncnet import save_syncnet
+    from difftalk.runtime.checksums import digest_of_model
     from difftalk.runtime.errors import ClipError
     from difftalk.runtime.parallel import guarded
     from difftalk.runtime.progress import say
@@ -74,7 +75,10 @@ def _train(crops: list[Path], rejected: set[str], settings: SyncnetTraining, sta
             say(f"syncnet: {crop.clip_id} is not trained on: {found}")
         else:
             clips.append(found)
-    network, report = train_syncnet(clips, settings, state)
+    base = None if settings.base is None else EMBEDDED if settings.base == "embedded" else Path(settings.base)
+    network, report = train_syncnet(clips, settings, state, base)
+    if base is not None:
+        report["from_sha256"] = digest_of_model(base)
     config = syncnet_config(settings, {**report, "source": "trained on the train split of this run"})
     with atomic_folder(out) as tmp:
         save_syncnet(tmp, config, network)

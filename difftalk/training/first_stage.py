@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from difftalk.config.autoencoder import AutoencoderTraining
-from difftalk.models.autoencoder import build_autoencoder, to_frames, to_pixels
+from difftalk.models.autoencoder import build_autoencoder, load_autoencoder, to_frames, to_pixels
 from difftalk.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from difftalk.models.perceptual import Perceptual
 from difftalk.pretrained import table as weights
@@ -29,6 +29,7 @@ from difftalk.runtime.progress import Progress
 from difftalk.training.checkpoint import provenance, resume, save_checkpoint
 from difftalk.training.frames import FrameBatches
 from difftalk.training.schedule import warmup_cosine
+from difftalk.training.warm_start import digest_array, start_network
 
 # VQGAN's betas of both optimisers, from the first step on where there is a discriminator at all.
 ADVERSARIAL_BETAS = (0.5, 0.9)
@@ -63,6 +64,7 @@ def train_autoencoder(
     state: Path,
     held_out: np.ndarray | None = None,
     perceptual: Perceptual | None = None,
+    base: Path | None = None,
 ) -> Trained:
     """Train to reconstruct, first without and then with quantisation.
 
@@ -73,12 +75,13 @@ def train_autoencoder(
             resumes.
         held_out: frames (N, H, W, 3) uint8 to measure on after each epoch and at the end.
         perceptual: needed where `settings.perceptual_weight` is above 0; else it measures only.
+        base: folder of a first stage to start from, which is quantised from the first step on.
 
     Raises:
-        UserError: if the loss is no longer finite.
+        UserError: if the loss is no longer finite, or `base` has other sizes.
     """
-    trainer = FirstStageTrainer(settings, default_device(), perceptual)
-    origin = provenance(settings, batches.identifying_arrays(), __name__)
+    trainer = FirstStageTrainer(settings, default_device(), perceptual, base)
+    origin = provenance(settings, [*batches.identifying_arrays(), *digest_array(base)], __name__)
     start = 0
     if (checkpoint := resume(state, origin)) is not None:
         start = checkpoint["step"]
@@ -122,13 +125,22 @@ class FirstStageTrainer:
         settings: of the training.
         device: of the networks.
         perceptual: LPIPS, for the loss and to measure with.
+        base: folder of a first stage to start from.
     """
 
-    def __init__(self, settings: AutoencoderTraining, device: str, perceptual: Perceptual | None) -> None:
+    def __init__(
+        self,
+        settings: AutoencoderTraining,
+        device: str,
+        perceptual: Perceptual | None,
+        base: Path | None = None,
+    ) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.device = settings, device
         self.perceptual = None if perceptual is None else perceptual.to(device)
         self.model = build_autoencoder(settings.channels, settings.layers, settings.codes).to(device)
+        if base is not None:
+            start_network(self.model, load_autoencoder(base), "autoencoder_training", base)
         self.model.quantize.legacy = False
         self.adversarial = settings.discriminator_weight > 0
         betas = ADVERSARIAL_BETAS if self.adversarial else (0.9, 0.999)
@@ -144,7 +156,8 @@ class FirstStageTrainer:
         self.discriminator_optimiser = torch.optim.AdamW(
             self.discriminator.parameters(), betas=betas, weight_decay=0.0
         )
-        self.quantise_from = int(settings.steps * settings.quantise_from)
+        self.has_codes = base is not None
+        self.quantise_from = 0 if self.has_codes else int(settings.steps * settings.quantise_from)
         self.adversarial_from = (
             int(settings.steps * settings.discriminator_from) if self.adversarial else settings.steps
         )
@@ -176,13 +189,15 @@ class FirstStageTrainer:
     def _quantise(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Quantise from step `quantise_from` on; return latents, and codebook and commitment loss.
 
-        The codebook is drawn from the encoder's own outputs when quantisation begins, and codes that fall out
-        of use are redrawn: trained from the usual initialisation, three-dimensional codes collapse to a few.
+        The codebook is drawn from the encoder's own outputs when quantisation begins, unless it came trained,
+        and codes that fall out of use are redrawn: trained from the usual initialisation, three-dimensional
+        codes collapse to a few.
         """
         if step < self.quantise_from:
             return latents, torch.zeros((), device=self.device)
+        begins = step == self.quantise_from
         redraw = step % REDRAW_EVERY == 0 and step < self.settings.steps * REDRAW_UNTIL
-        if step == self.quantise_from or redraw:
+        if (redraw or begins) and not (begins and self.has_codes):
             redraw_unused(self.model, latents.detach(), self.code_counts, self.settings.seed + step)
             self.code_counts.zero_()
         quantised, loss, (_, _, indices) = self.model.quantize(latents)

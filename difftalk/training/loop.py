@@ -20,6 +20,7 @@ from difftalk.config.training import TrainingSettings
 from difftalk.models.autoencoder import load_autoencoder
 from difftalk.models.denoiser import Denoiser, build_denoiser, noise_schedule
 from difftalk.models.examples import LatentClips
+from difftalk.runtime.checksums import digest_of_model
 from difftalk.runtime.device import default_device
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import Progress, say
@@ -43,11 +44,13 @@ from difftalk.training.optimiser import (
     set_learning_rate,
 )
 from difftalk.training.signals import deferred_signals
+from difftalk.training.warm_start import digest_array, start_denoiser
 
 # May differ from the checkpoint's: these say how a training runs, and change its result by rounding at most.
 MAY_CHANGE = frozenset(
     {"gradient_accumulation_steps", "channels_last", "compile"}
     | {"log_every", "checkpoint_every", "samples_every", "accept_changed_code"}
+    | {"from"}  # where the model lies that it started from: what is in it counts as data
 )
 PROCESS_GROUP_TIMEOUT = timedelta(hours=1)  # one process may be writing a checkpoint while the others wait
 
@@ -72,7 +75,9 @@ def train_denoiser(
     device, ranks, is_main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
 
     # Nothing to do where the training was finished, and whoever asked for it did not notice.
-    run_provenance = provenance(settings, clips.extract(), __name__)
+    base = None if settings.base is None else Path(settings.base)
+    identity = [*clips.extract(), *digest_array(base)]
+    run_provenance = provenance(settings, identity, __name__)
     restored = broadcast_object_list([is_main and restore_finished(state, out, run_provenance, MAY_CHANGE)])
     if restored[0]:
         return
@@ -85,6 +90,8 @@ def train_denoiser(
     # same batches, noise and timesteps.
     torch.manual_seed(settings.seed)
     model = build_denoiser(settings, clips)
+    if base is not None:
+        start_denoiser(model, settings, base, autoencoder, verbose=is_main)
     channels_last = on_gpu if settings.channels_last == "auto" else settings.channels_last
     model.unet.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     model.to(device)
@@ -269,6 +276,7 @@ def _save_pipeline(
         "shards_sha256": json.loads(run_provenance)["data"],
         "parameters": {n: sum(p.numel() for p in net.parameters()) for n, net in networks.items()},
         "torch": torch.__version__.split("+")[0],
+        **({"from_sha256": digest_of_model(Path(settings.base))} if settings.base is not None else {}),
     }
     pipeline = DiffTalkPipeline(
         model.unet, model.conditioner, scheduler, settings.conditions, known_region=settings.known_region

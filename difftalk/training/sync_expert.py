@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from difftalk.config.syncnet import SyncnetTraining
 from difftalk.models.sync_inputs import LIP_FRAMES, MFCC_COEFFICIENTS, cut_box, lip_box, mfcc_windows
-from difftalk.models.syncnet import SmallSyncNet, SyncnetConfig
+from difftalk.models.syncnet import SmallSyncNet, SyncnetConfig, load_syncnet
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import Progress
 from difftalk.training.checkpoint import provenance, resume, save_checkpoint
 from difftalk.training.schedule import warmup_cosine
+from difftalk.training.warm_start import digest_array, start_network
 
 ZOOM = (
     1.25  # training crops are this much wider than what the network sees, so that they can shift and rotate
@@ -62,7 +63,7 @@ def syncnet_config(settings: SyncnetTraining, about: dict[str, Any]) -> SyncnetC
 
 
 def train_syncnet(
-    clips: Sequence[SyncClip], settings: SyncnetTraining, state: Path
+    clips: Sequence[SyncClip], settings: SyncnetTraining, state: Path, base: Path | None = None
 ) -> tuple[SmallSyncNet, dict[str, Any]]:
     """Train the expert to match video and audio of the same moment of a stretch.
 
@@ -70,11 +71,17 @@ def train_syncnet(
     Perfect Match, 2019): all negatives show the same speaker in the same light, so only timing tells them
     apart. Batches are functions of seed and step, so that a resumed training equals an uninterrupted one.
 
+    Args:
+        clips: to train on.
+        settings: of the training.
+        state: folder for checkpoints.
+        base: folder of a small expert to start from; its mean and spread of the MFCC are kept.
+
     Returns:
         The network on the CPU, in eval mode, and its figures.
 
     Raises:
-        UserError: if no clip is as long as a stretch.
+        UserError: if no clip is as long as a stretch, or `base` is not of the same sizes.
     """
     clips = [clip for clip in clips if len(clip) >= settings.stretch]
     if not clips:
@@ -82,9 +89,12 @@ def train_syncnet(
             f"syncnet: no clip of the train crops has the {settings.stretch} windows of a stretch"
         )
     network = _untrained(clips, settings)
+    if base is not None:
+        start_network(network, load_syncnet(base).network, "syncnet_training", base)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     start, history = 0, {"loss": math.nan, "within_1": math.nan}
-    origin = provenance(settings, (part for clip in clips for part in (clip.lips, clip.audio)), __name__)
+    arrays = [part for clip in clips for part in (clip.lips, clip.audio)]
+    origin = provenance(settings, [*arrays, *digest_array(base)], __name__)
     if (checkpoint := resume(state, origin)) is not None:
         start, history = checkpoint["step"], checkpoint["history"]
         network.load_state_dict(checkpoint["network"])

@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from glob import glob
 
 from snakemake.utils import update_config
 
@@ -13,9 +14,11 @@ sys.path.insert(0, str(ROOT))
 from difftalk.config import workflow as configuration
 from difftalk.pretrained import table as pretrained
 from difftalk.runtime import ancestors
+from difftalk.runtime.checksums import digest_of_model
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.fingerprint import fingerprint, fingerprint_files
 from difftalk.runtime.rejects import REJECTING_STAGES
+from difftalk.runtime.suggest import did_you_mean
 
 
 def config_sources(schema):
@@ -218,6 +221,57 @@ def part_weights(name):
     if not folder.exists():
         sys.exit(f"difftalk: config: {name}: {folder} does not exist")
     return fingerprint_files(folder)
+
+
+def part_base(name):
+    """A hash over the first stage or the sync expert from which the training of one starts."""
+    base = getattr(CONFIG, f"{name}_training").base if config[name] == "train" else None
+    if base is None:
+        return None
+    folder = ROOT / "difftalk/assets" / name if base == "embedded" else Path(base)
+    if not folder.is_dir():
+        hint = did_you_mean(base, ["embedded", *glob(f"results/*/models/{name}")])
+        sys.exit(f"difftalk: config: {name}_training.from: no folder {base} (seen from {Path.cwd()}); {hint}")
+    return digest_of_model(folder)
+
+
+OWN_MODELS = {f"results/{CONFIG.run}/models/{name}": name for name in MODELS}
+
+
+def check_bases():
+    """Check that each model a training starts from is there, or is made by this run before it."""
+    starts = {
+        name: str(Path(settings.base)) for name, settings in MODELS.items() if settings.base is not None
+    }
+    for name, base in starts.items():
+        if base not in OWN_MODELS and not Path(base, "model_index.json").is_file():
+            found = [str(Path(path).parent) for path in glob("results/*/models/*/model_index.json")]
+            hint = did_you_mean(base, sorted({*found, *OWN_MODELS}))
+            sys.exit(
+                f"difftalk: config: training.from of {name}: no model in {base} (seen from {Path.cwd()}); {hint}"
+            )
+        seen = [name]
+        while (base := starts.get(seen[-1], "")) in OWN_MODELS:
+            seen.append(OWN_MODELS[base])
+            if seen[-1] in seen[:-1]:
+                sys.exit(f"difftalk: config: training.from of {name}: in a circle: {' from '.join(seen)}")
+
+
+check_bases()
+
+
+def base_of(wildcards):
+    """The model that a training starts from: of this run, or one that is there, whose content alone counts."""
+    base = MODELS[wildcards.model].base
+    if base is None:
+        return []
+    return str(Path(base)) if str(Path(base)) in OWN_MODELS else ancient(str(Path(base)))
+
+
+def base_content(wildcards):
+    """A hash over a model of another run that a training starts from."""
+    base = MODELS[wildcards.model].base
+    return None if base is None or str(Path(base)) in OWN_MODELS else digest_of_model(Path(base))
 
 
 def train_settings(wildcards):

@@ -24,6 +24,7 @@ rule autoencoder:
         settings=part_settings("autoencoder"),
         state=f"{RUN}/state/autoencoder",
         weights=part_weights("autoencoder"),
+        base=part_base("autoencoder"),
         code=fingerprint("difftalk.stages.autoencoder", without=CHECK_OF_SIDES),
     message:
         "Get the first stage ({config[autoencoder]})"
@@ -57,6 +58,7 @@ rule syncnet:
         settings=part_settings("syncnet"),
         state=f"{RUN}/state/syncnet",
         weights=part_weights("syncnet"),
+        base=part_base("syncnet"),
         code=fingerprint("difftalk.stages.syncnet", without=CHECK_OF_SIDES),
     message:
         "Get the sync expert ({config[syncnet]})"
@@ -71,6 +73,7 @@ rule train:
     input:
         shards=expand("<run>/shards/{shard}.tar", shard=TRAIN_SHARDS),
         autoencoder="<run>/models/autoencoder",
+        base=base_of,
         plan=ancient("<run>/plan/clips.parquet") if IS_FOLDER else [],
         rejects=ancient(ALL_REJECTS) if IS_FOLDER else [],
     output:
@@ -90,6 +93,7 @@ rule train:
         gpu=CONFIG.gpu * CONFIG.training_processes,
     params:
         settings=train_settings,
+        base=base_content,
         state=f"{RUN}/state/{{model}}",
         curves=f"{RUN}/logs/train/{{model}}",
         code=fingerprint("difftalk.stages.train", without=CHECK_OF_SIDES),
