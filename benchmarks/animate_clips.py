@@ -2,11 +2,11 @@
 
 python benchmarks/animate_clips.py FOLDER --model results/person/models/difftalk --out OUT
 
-The speech is espeak-ng's, and the drawn speaker who says it is the truth: the opening of the generated mouth
-(by dlib's landmarks, over the distance of the eye corners) is compared with the drawn one at shifts of up to 15
-frames. `lag` is the shift of the largest correlation, positive where the generated mouth is late. The drawn
-video itself, and an expert's offset and confidence where one is given, are in the table too: what an instrument
-says of the truth is what its other figures can be trusted to.
+The speech is espeak-ng's, and the drawn speaker who says it is the truth: the opening of the generated
+mouth (by dlib's landmarks, over the distance of the eye corners) is compared with the drawn one at shifts
+of up to 15 frames. `lag` is the shift of the largest correlation, positive where the generated mouth is
+late. The drawn video itself, and an expert's offset and confidence where one is given, are in the table
+too: what an instrument says of the truth is what its other figures can be trusted to.
 """
 
 import argparse
