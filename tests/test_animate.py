@@ -5,15 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from drawn_clips import speaker, write_crops
+from drawn_clips import speaker
 from PIL import Image
-from small_training import train
+from small_animation import SIZE, prepare, write_sound
 
 from difftalk.animation import animate as animation
 from difftalk.animation.animate import animate
@@ -22,57 +21,22 @@ from difftalk.animation.faces import Faces
 from difftalk.animation.paste import paste, soft_mask
 from difftalk.animation.silence import silences
 from difftalk.animation.source import Source, stretches
-from difftalk.config.encode import Encode
 from difftalk.config.sampling import Sampling
 from difftalk.config.section import from_dict
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
-from difftalk.datasets.demo.render import DemoSource, render_source
 from difftalk.media.encode import write_video
 from difftalk.media.probe import probe
 from difftalk.media.video import read_frames
-from difftalk.models.autoencoder import build_autoencoder
 from difftalk.runtime.device import default_device
 from difftalk.runtime.errors import UserError
 from difftalk.sampling.frame_sampler import FrameSampler
 from difftalk.sampling.pipeline import DiffTalkPipeline
-from difftalk.speech.mfcc import mfcc_features
-from difftalk.speech.table import speech_writer
-from difftalk.stages import encode
-
-SIZE = 256
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn speaker of two seconds, a sound of three, and a model that was trained for a moment."""
-    folder = tmp_path_factory.mktemp("animate")
-    drawn = {"ann": speaker(950)}
-    write_crops(folder / "crops.tar", drawn, split="train")
-    with speech_writer(folder / "speech.parquet") as write:
-        write("ann", mfcc_features(drawn["ann"][2], 2 * len(drawn["ann"][0])))
-    build_autoencoder((8, 16, 16), 1, 64).save_pretrained(folder / "autoencoder")
-    encode.run(
-        crops=folder / "crops.tar",
-        speech=folder / "speech.parquet",
-        autoencoder=folder / "autoencoder",
-        settings=Encode(),
-        out=folder / "train-000.tar",
-        rejects=folder / "rejects.csv",
-        max_reject_fraction=0.0,
-    )
-    train(folder, "model", steps=2, reference_distance=20)
-    render_source(DemoSource("face", 951, 951, 1, 2.0, SIZE), folder / "face.mp4")
-    write_sound(folder / "speech.wav", speaker(952, 3.0)[2][: 3 * 16000])
-    return folder
-
-
-def write_sound(path: Path, samples: np.ndarray) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=16000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
-        frame.sample_rate, frame.time_base, frame.pts = 16000, Fraction(1, 16000), 0
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    return prepare(tmp_path_factory.mktemp("animate"))
 
 
 def frames_before_encoding(

@@ -4,7 +4,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Self, TextIO, TypeVar
@@ -19,6 +19,14 @@ CLEAR_LINE = "\r\x1b[K"
 # The terminal, once `log_to` has redirected stderr to a file; and a label of this job of the stage.
 _screen: TextIO | None = None
 _label = ""
+# Told of every step, beside the terminal: name of the bar, items done, of how many.
+_listener: Callable[[str, int, int], None] | None = None
+
+
+def listen(listener: Callable[[str, int, int], None] | None) -> None:
+    """Have a function called with `(desc, done, total)` at each step of any bar of this process."""
+    global _listener
+    _listener = listener
 
 
 def log_to(path: Path, label: str = "", *, is_second: bool = False) -> None:
@@ -77,10 +85,12 @@ class Progress:
         if self._terminal is not None:
             columns = os.get_terminal_size(self._terminal).columns or None
             self._bar = tqdm(total=total, desc=self.desc, unit=f" {unit}", file=screen, ncols=columns)
+        self._tell()
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Count `n` more items as done, and show a `note` with them."""
         self.done += n
+        self._tell()
         if self._bar is not None:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
@@ -89,6 +99,10 @@ class Progress:
         if now - self._last >= SECONDS_BETWEEN_LINES or self.done >= self.total:
             self._last = now
             self._line(now, note)
+
+    def _tell(self) -> None:
+        if _listener is not None:
+            _listener(self.desc.strip(), self.done, self.total)
 
     def _line(self, now: float, note: str) -> None:
         rate = self.done / max(now - self._start, 1e-9)
