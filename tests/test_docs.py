@@ -98,7 +98,9 @@ def test_the_index_names_the_rule_the_log_and_the_outputs_of_each_stage() -> Non
             assert f"../workflow/rules/{file.name}" in cells, rule
             log = re.search(r'log:\s+"<run>/([^"]+)"', body)
             assert log and f"`{log[1]}`" in cells, rule
-    assert seen == set(STAGES) - {"animate", "dataset", "weights"}, "which are for people, and no rules"
+    assert seen == set(STAGES) - {"animate", "app", "dataset", "weights"}, (
+        "which are for people, and no rules"
+    )
 
 
 def test_the_table_of_reasons_is_that_of_the_code() -> None:

