@@ -10,9 +10,9 @@ import pytest
 import torch
 from drawn_clips import write_crops
 from python_speech_features import mfcc
+from random_weights import write_graph
 from safetensors.torch import save_file
 from tensorboard.compat.proto.graph_pb2 import GraphDef
-from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 
 from difftalk.config.speech import Speech
 from difftalk.runtime.errors import UserError
@@ -116,27 +116,6 @@ def constants() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(7)
     drawn = {name: rng.normal(0, 1, shape).astype(np.float32) for name, shape in SHAPES.items()}
     return {name: value / 5 if "lstm" in name else value for name, value in drawn.items()}
-
-
-def write_graph(path: Path, constants: dict[str, np.ndarray], identity: bool = True) -> Path:
-    """A frozen graph as TensorFlow writes it: constants, an Identity after each, nodes without weights."""
-    graph = GraphDef()
-    graph.node.add(name="input_node", op="Placeholder")
-    for name, value in constants.items():
-        node = graph.node.add(name=name, op="Const")
-        node.attr["dtype"].type = DT_FLOAT
-        tensor = node.attr["value"].tensor
-        tensor.dtype = DT_FLOAT
-        for size in value.shape:
-            tensor.tensor_shape.dim.add(size=size)
-        tensor.tensor_content = value.astype("<f4").tobytes()
-        if identity:
-            graph.node.add(name=f"{name}/read", op="Identity", input=[name])
-    clip = graph.node.add(name="Minimum/y", op="Const").attr["value"].tensor
-    clip.dtype = DT_FLOAT
-    clip.float_val.append(20.0)
-    path.write_bytes(graph.SerializeToString())
-    return path
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

@@ -16,7 +16,13 @@ from safetensors.torch import load_file, save_file
 from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.config.section import from_dict
 from difftalk.media.video import read_video
-from difftalk.models.autoencoder import build_autoencoder, encode_frames, load_autoencoder
+from difftalk.models.autoencoder import (
+    build_autoencoder,
+    decode_latents,
+    encode_frames,
+    frames_at_once,
+    load_autoencoder,
+)
 from difftalk.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from difftalk.models.perceptual import Perceptual
 from difftalk.runtime.errors import UserError
@@ -359,3 +365,21 @@ def test_chosen_frames_are_those_of_the_whole_video(crops: list[Path]) -> None:
     video = find_videos(crops)[0]
     chosen = np.array([0, 7, 8, 30, 59])
     assert np.array_equal(video.read_frames(chosen), read_video(video.read())[chosen])
+
+
+def test_a_pass_takes_no_more_memory_at_the_papers_sizes_than_at_small_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with torch.device("meta"):
+        paper, at_512 = (build_autoencoder(c, 2, 8) for c in ((128, 256, 512), (128, 256, 256, 512)))
+    assert [frames_at_once(paper, 256, 64), frames_at_once(at_512, 512, 64)] == [8, 2]
+    small = build_autoencoder((8, 16), 1, 32).eval()
+    assert frames_at_once(small, 64, 64) == 64, "of small crops as many as are asked for"
+    frames = np.random.default_rng(0).integers(0, 255, (7, 32, 32, 3), dtype=np.uint8)
+    latents = encode_frames(small, frames)
+    decoded = decode_latents(small, latents)
+    monkeypatch.setattr("difftalk.models.autoencoder.LARGEST_ARRAY_BYTES", 3 * 4 * 16 * 32 * 32)
+    assert frames_at_once(small, 32, 64) == 3
+    # Kernels for another number of frames round otherwise.
+    torch.testing.assert_close(encode_frames(small, frames), latents, atol=1e-5, rtol=1e-5)
+    assert np.abs(decode_latents(small, latents).astype(int) - decoded).max() <= 1

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import ROOT, command, snakemake
-from video_site import Site, breaks_off, fails, in_parts, plays, running
+from video_site import Site, breaks_off, fails, in_a_room, in_parts, plays, running
 
 from difftalk.config.download import Download
 from difftalk.datasets.clips import read_plan
@@ -127,15 +127,6 @@ def write_files(folder: Path) -> dict[str, Path]:
     audio_alone(folder / "audio.m4a", audio)
     (folder / "garbage.mp4").write_bytes(bytes(range(256)) * 200)
     return files | {p.name: p for p in folder.iterdir()}
-
-
-def in_a_room(frame: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The frame, twice as large, in the middle of a grey room."""
-    room = np.full((height, width, 3), 90, np.uint8)
-    large = frame.repeat(2, axis=0).repeat(2, axis=1)
-    top, left = (height - len(large)) // 2, (width - len(large)) // 2
-    room[top : top + len(large), left : left + len(large)] = large
-    return room
 
 
 def varying(path: Path, frames: list[np.ndarray], audio: np.ndarray) -> None:

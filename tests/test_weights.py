@@ -21,6 +21,7 @@ from conftest import Workflow
 from diffusers import VQModel
 from face_alignment.detection.sfd.net_s3fd import s3fd
 from face_alignment.models import FAN
+from random_weights import alexnet, vgg16
 from safetensors.torch import load_file
 
 from difftalk.config.autoencoder import AutoencoderTraining
@@ -316,7 +317,7 @@ def test_torch_files_become_safetensors_with_the_same_tensors(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / f"{name}.pth"
-    state = {"s3fd": s3fd, "2dfan4": lambda: FAN(4), "alexnet": _alexnet, "vgg16": _vgg16}[name]()
+    state = {"s3fd": s3fd, "2dfan4": lambda: FAN(4), "alexnet": alexnet, "vgg16": vgg16}[name]()
     state = state if isinstance(state, dict) else state.state_dict()
     torch.save(state, file)
     row = replace(table.WEIGHTS[name], sha256=sha256(file)[:8])
@@ -327,27 +328,10 @@ def test_torch_files_become_safetensors_with_the_same_tensors(
     assert all(torch.equal(v, state[k]) for k, v in kept.items())
 
 
-def _alexnet() -> dict[str, torch.Tensor]:
-    """Its convolutions as torchvision names them, and one of the tensors that LPIPS does not look at."""
-    sizes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
-    return _convolutions(sizes) | {"classifier.6.bias": torch.zeros(1000)}
-
-
-def _vgg16() -> dict[str, torch.Tensor]:
-    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-    places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-    return _convolutions({p: (b, a, 3) for p, a, b in zip(places, widths, widths[1:], strict=False)})
-
-
-def _convolutions(sizes: dict[int, tuple[int, int, int]]) -> dict[str, torch.Tensor]:
-    tensors = {f"features.{i}.weight": torch.randn(b, a, k, k) for i, (b, a, k) in sizes.items()}
-    return tensors | {f"features.{i}.bias": torch.randn(b) for i, (b, _, _) in sizes.items()}
-
-
 def test_the_weights_of_another_network_are_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.save(_alexnet(), tmp_path / "some.pth")
+    torch.save(alexnet(), tmp_path / "some.pth")
     for name, says in (
         ("vgg16", "not the weights of vgg16: features.0.weight"),
         ("s3fd", "not the weights of s3fd"),

@@ -14,6 +14,10 @@ from diffusers import VQModel
 from difftalk.pretrained.model_folder import FIRST_STAGE
 from difftalk.runtime.errors import UserError, is_machine_fault
 
+# The largest array inside a network in one pass. A pass needs some five of them: 64 frames of 256 px in one
+# would take 11 GB in the paper's first stage, and 46 GB at 512 px.
+LARGEST_ARRAY_BYTES = 512 << 20
+
 
 def build_autoencoder(
     channels: tuple[int, ...], layers: int, codes: int, latent_channels: int = 3
@@ -75,6 +79,14 @@ def downsampling(model: VQModel) -> int:
     return int(2 ** (len(model.config.block_out_channels) - 1))
 
 
+def frames_at_once(model: VQModel, size: int, wanted: int) -> int:
+    """Return how many of `wanted` frames of `size` pixels go through a first stage in one pass."""
+    first, second = model.config.block_out_channels[:2]
+    # The decoder's last block widens what the one before it made, of as many channels, to the full size.
+    of_frame = 4 * max(first, second) * size * size
+    return max(1, min(wanted, LARGEST_ARRAY_BYTES // of_frame))
+
+
 def to_pixels(frames: np.ndarray) -> torch.Tensor:
     """Convert (N, H, W, 3) uint8 frames to (N, 3, H, W) float32 in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
@@ -98,10 +110,11 @@ def encode_frames(
     Args:
         model: the first stage.
         frames: of one size.
-        batch_size: frames in one pass.
+        batch_size: frames in one pass, or fewer (`frames_at_once`).
         fill: fill up the last pass with copies, so that rounding does not depend on N.
     """
     scale, parts = model.config.scaling_factor, []
+    batch_size = frames_at_once(model, frames.shape[1], batch_size)
     for first in range(0, len(frames), batch_size):
         pixels = to_pixels(frames[first : first + batch_size])
         latents = model.encode(_filled(pixels, batch_size if fill else 0).to(model.device)).latents
@@ -118,10 +131,11 @@ def decode_latents(
     Args:
         model: the first stage.
         latents: on any device.
-        batch_size: latents in one pass.
+        batch_size: latents in one pass, or fewer (`frames_at_once`).
         fill: fill up the last pass with copies, so that rounding does not depend on N.
     """
     scale, parts = model.config.scaling_factor, []
+    batch_size = frames_at_once(model, latents.shape[-1] * downsampling(model), batch_size)
     for z in latents.float().split(batch_size):
         filled = _filled(z, batch_size if fill else 0).to(model.device, model.dtype)
         parts.append(to_frames(model.decode(filled / scale).sample[: len(z)]))

@@ -97,7 +97,9 @@ def sample_strip(
     pipeline = DiffTalkPipeline(
         model.unet, model.conditioner, scheduler, settings.conditions, known_region=settings.known_region
     )
-    sampler = FrameSampler(pipeline, Sampling(steps=STRIP_STEPS, compile=False, seed=settings.seed))
+    # A pass is filled up to its size: one of the default would be of 64 frames on a GPU, beside the training.
+    sampling = Sampling(steps=STRIP_STEPS, frames_per_pass=STRIP_FRAMES, compile=False, seed=settings.seed)
+    sampler = FrameSampler(pipeline, sampling)
     inputs = {k: v for k, v in vars(examples).items() if k not in ("target", "reference")}
     generated = sampler.sample(
         FrameInputs(known=examples.target, **inputs),

@@ -1,4 +1,4 @@
-"""A small video site on loopback: pages by id, each with its own behaviour, and a count of requests."""
+"""A small video site on loopback, for tests and benchmarks: pages by id, each with its own behaviour."""
 
 import re
 import threading
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import numpy as np
 
 Behaviour = Callable[["Handler", str], None]
 
@@ -28,13 +30,17 @@ class Site:
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Answers for the pages and files of one site."""
+
     site: Site
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
+        """Answer as to GET, without a body."""
         self.do_GET()
 
     def do_GET(self) -> None:
+        """Answer for a page, or send a file."""
         watched = re.fullmatch(r"/watch/([\w-]{11})", self.path)
         if watched and watched[1] in self.site.pages:
             if self.command == "GET":
@@ -46,11 +52,13 @@ class Handler(BaseHTTPRequestHandler):
             self.fail(404)
 
     def fail(self, status: int) -> None:
+        """Answer with a status alone."""
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
     def send_text(self, kind: str, text: str) -> None:
+        """Send a text of a content type."""
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(text.encode())))
@@ -86,6 +94,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
+    """A server whose clients may hang up."""
+
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -166,3 +176,12 @@ def in_parts(video: str, audio: str) -> Behaviour:
         handler.send_text("application/dash+xml", mpd)
 
     return behave
+
+
+def in_a_room(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The frame, twice as large, in the middle of a grey room."""
+    room = np.full((height, width, 3), 90, np.uint8)
+    large = frame.repeat(2, axis=0).repeat(2, axis=1)
+    top, left = (height - len(large)) // 2, (width - len(large)) // 2
+    room[top : top + len(large), left : left + len(large)] = large
+    return room
