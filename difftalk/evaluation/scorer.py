@@ -18,7 +18,8 @@ from difftalk.evaluation.sync import measure_sync
 from difftalk.media.clock import SAMPLES_PER_FRAME
 from difftalk.media.shards import Crop
 from difftalk.models.syncnet import SyncExpert, load_syncnet
-from difftalk.runtime.errors import ClipError
+from difftalk.runtime.device import default_device
+from difftalk.runtime.errors import ClipError, UserError
 
 PACKAGES = ("torch", "scikit-image", "lpips", "dlib-bin", "difftalk")
 
@@ -41,7 +42,16 @@ class Scorer:
 
     @classmethod
     def load(cls, syncnet: Path, settings: Evaluation) -> "Scorer":
-        """Load the networks; `syncnet` is the folder of the sync expert."""
+        """Load the networks; `syncnet` is the folder of the sync expert.
+
+        Raises:
+            UserError: if the settings ask for a GPU and there is none, or the expert cannot be loaded.
+        """
+        if settings.device == "cuda" and default_device() != "cuda":
+            raise UserError(
+                "score: evaluation.device is cuda, and torch can use no GPU on this machine: run it where "
+                "there is one, or set evaluation.device: cpu"
+            )
         backbone = metrics.find_lpips_backbone(settings.lpips_backbone)
         return cls(
             settings,
