@@ -9,7 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.reformatter import Colorspace, ColorTrc
 
 from difftalk.media.tone_map import cube_file
@@ -45,7 +45,9 @@ def orientation(frame: Any) -> Orientation:
 
     The matrix maps the frame's axis x to (a, b) on the screen and its axis y to (c, d) (ISO 14496-12, 6.2.2).
     """
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    # The container that `frame.side_data` makes stays with the frame, and refers to it: a circle, in which
+    # frames would stay in memory until Python's collector happens to run.
+    data = SideDataContainer(frame).get(Type.DISPLAYMATRIX)  # type: ignore[call-arg]
     if data is None:
         return UPRIGHT
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])
