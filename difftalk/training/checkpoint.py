@@ -99,6 +99,11 @@ def latest_valid(state: Path) -> Path | None:
     return None
 
 
+def step_of(checkpoint: Path) -> int:
+    """Return the steps that were done when a checkpoint of `save_checkpoint` was written."""
+    return int(checkpoint.stem.removeprefix("step-"))
+
+
 def load_checkpoint(
     path: Path, provenance: str, may_change: Collection[str] = (), *, verbose: bool = True
 ) -> dict[str, Any]:

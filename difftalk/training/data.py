@@ -136,9 +136,9 @@ class Steps(Dataset[TrainingBatch]):
 def load_steps(
     steps: Steps, first: int, end: int, workers: int, *, pin: bool
 ) -> Generator[TrainingBatch, None, None]:
-    """Yield `steps[first]` to `steps[end - 1]` in order, prepared ahead by worker processes.
+    """Return `steps[first]` to `steps[end - 1]` in order, prepared ahead by worker processes.
 
-    Whoever stops before the end closes the generator: that ends the processes.
+    The processes are forked in this call. Whoever stops before the end closes the generator: that ends them.
 
     Args:
         steps: what to do in each step.
@@ -148,8 +148,7 @@ def load_steps(
         pin: load into page-locked memory, from which a GPU copies while it computes.
     """
     if workers == 0:
-        yield from (steps[step] for step in range(first, end))
-        return
+        return _prepared_here(steps, range(first, end))
     loader = DataLoader(
         steps,
         batch_size=None,
@@ -158,8 +157,20 @@ def load_steps(
         pin_memory=pin,
         worker_init_fn=_ignore_signals,
     )
+    prepared = _prepared_ahead(loader)
+    next(prepared)  # up to where the processes are there
+    return prepared  # type: ignore[return-value]
+
+
+def _prepared_here(steps: Steps, numbers: range) -> Generator[TrainingBatch, None, None]:
+    yield from (steps[step] for step in numbers)
+
+
+def _prepared_ahead(loader: DataLoader[TrainingBatch]) -> Generator[TrainingBatch | None, None, None]:
+    """Start the processes, yield None, and then the batches."""
     batches = iter(loader)
     try:
+        yield None
         yield from batches
     except (ConnectionError, EOFError):
         time.sleep(1)  # a worker was killed: the loader's handler of SIGCHLD raises what says so

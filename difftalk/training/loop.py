@@ -4,7 +4,7 @@ import copy
 import json
 import signal
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -31,6 +31,7 @@ from difftalk.training.checkpoint import (
     provenance,
     restore_finished,
     save_checkpoint,
+    step_of,
 )
 from difftalk.training.data import Steps, TrainingBatch, frames_of_batch, load_steps
 from difftalk.training.journal import Journal, sample_strip
@@ -69,6 +70,21 @@ def train_denoiser(
     Every process of a distributed training calls this; the first alone writes files and prints. Arguments,
     files and errors are those of the stage `train`.
     """
+    with ExitStack() as workers:
+        _train(clips, autoencoder, settings, state, out, curves, data_workers, workers)
+
+
+def _train(
+    clips: LatentClips,
+    autoencoder: Path,
+    settings: TrainingSettings,
+    state: Path,
+    out: Path,
+    curves: Path | None,
+    data_workers: int,
+    workers: ExitStack,
+) -> None:
+    """Do what `train_denoiser` says; however it ends, `workers` are ended after it."""
     # Set up: processes and device, as the launcher started them.
     on_gpu = default_device() == "cuda"
     accelerator = _accelerator(settings, on_gpu)
@@ -86,6 +102,19 @@ def train_denoiser(
     if is_main:
         _check_first_stage(autoencoder, clips)
 
+    # Batches from the step reached on. Their workers are forked while there are no networks: of what the
+    # optimiser changes, they would keep the old, which at the paper's size on a CPU is 4.2 GB.
+    latest: Path | None = broadcast_object_list([latest_valid(state) if is_main else None])[0]
+    start = 0 if latest is None else step_of(latest)
+    scheduler = noise_schedule(settings.prediction_type)
+    steps = Steps(
+        clips, settings.batch_size, settings.seed, settings.reference_distance,
+        scheduler.config.num_train_timesteps, settings.noise_power, accelerator.process_index, ranks,
+    )  # fmt: skip
+    batches = workers.enter_context(
+        closing(load_steps(steps, start, settings.steps, data_workers, pin=on_gpu))
+    )
+
     # Networks, optimiser and moving average. The same seed gives the same initial weights and, below, the
     # same batches, noise and timesteps.
     torch.manual_seed(settings.seed)
@@ -96,14 +125,12 @@ def train_denoiser(
     model.unet.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     model.to(device)
     optimiser, ema = build_optimiser(model, settings), build_ema(model, settings)
-    scheduler = noise_schedule(settings.prediction_type)
 
     # Resume where a killed run stopped, if it was of the same settings, data and code.
-    start, log, meters_state = 0, [], {}
-    latest: Path | None = broadcast_object_list([latest_valid(state) if is_main else None])[0]
+    log, meters_state = [], {}
     if latest is not None:
         checkpoint = load_checkpoint(latest, run_provenance, _may_change(settings), verbose=is_main)
-        start, log, meters_state = checkpoint["step"], checkpoint["log"], checkpoint["meters"]
+        log, meters_state = checkpoint["log"], checkpoint["meters"]
         if start > settings.steps:
             raise UserError(
                 f"train: {latest} is beyond training.steps {settings.steps}; delete {state} to start afresh"
@@ -122,17 +149,12 @@ def train_denoiser(
         torch._dynamo.config.suppress_errors = settings.compile == "auto"
         forward = torch.compile(distributed)
 
-    # Batches from the step reached on, and what people follow the training by.
-    steps = Steps(
-        clips, settings.batch_size, settings.seed, settings.reference_distance,
-        scheduler.config.num_train_timesteps, settings.noise_power, accelerator.process_index, ranks,
-    )  # fmt: skip
-    batches = load_steps(steps, start, settings.steps, data_workers, pin=on_gpu)
+    # What people follow the training by.
     journal = Journal(state / "log.jsonl", curves, log) if is_main else None
     progress = Progress(settings.steps - start, f"train {out.name}", "steps") if is_main else None
     meters = Meters(**meters_state)
 
-    with closing(batches), deferred_signals() as stop:
+    with deferred_signals() as stop:
         for step in range(start, settings.steps):
             with meters.data_wait():
                 batch = next(batches).to(device)
