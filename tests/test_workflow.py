@@ -163,6 +163,16 @@ def test_lint() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_an_edit_of_a_training_leaves_what_is_not_trained(tmp_path: Path, checkout: Path) -> None:
+    targets = ("results/demo/models/autoencoder", "results/demo/models/syncnet")
+    assert snakemake(*targets, directory=tmp_path).status == 0
+    for module in ("checkpoint.py", "first_stage.py", "sync_expert.py"):
+        edit(checkout / "difftalk/training" / module, "\nimport ", "\nEDITED = True\nimport ")
+    assert snakemake(*targets, "-n", directory=tmp_path, checkout=checkout).idle
+    found = snakemake(*targets, "-n", "--config", "syncnet=train", directory=tmp_path, checkout=checkout)
+    assert found.jobs["syncnet"] == 1
+
+
 # From here on: the run that the tests share.
 
 

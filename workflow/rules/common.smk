@@ -88,6 +88,11 @@ OTHER_SPEECH = configuration.unused_modules(configuration.SPEECH_MODULES, CONFIG
 DEEPSPEECH = CONFIG.speech.backend == "deepspeech"
 # It decides whether a training starts, and nothing of what comes out of it.
 CHECK_OF_SIDES = ["difftalk.datasets.sides"]
+# What the first stage and the sync expert import to be trained, and not to be copied.
+TRAINING_OF_PART = {
+    "autoencoder": ["difftalk.training.first_stage", "difftalk.training.frames"],
+    "syncnet": ["difftalk.training.sync_expert", "difftalk.media.shards"],
+}
 TEMPLATES = fingerprint_files(ROOT / "difftalk/reporting/templates")
 
 
@@ -177,6 +182,12 @@ def part_settings(name):
     """Settings of the first stage or the sync expert: what its training reads, if it is trained."""
     section = getattr(CONFIG, f"{name}_training")
     return configuration.as_json(section) if config[name] == "train" else "{}"
+
+
+def part_code(name):
+    """The fingerprint of the first stage or the sync expert: of what copies it, or else trains it."""
+    unused = [] if config[name] == "train" else TRAINING_OF_PART[name]
+    return fingerprint(f"difftalk.stages.{name}", without=CHECK_OF_SIDES + unused)
 
 
 def part_crops(name):

@@ -25,7 +25,7 @@ rule autoencoder:
         state=f"{RUN}/state/autoencoder",
         weights=part_weights("autoencoder"),
         base=part_base("autoencoder"),
-        code=fingerprint("difftalk.stages.autoencoder", without=CHECK_OF_SIDES),
+        code=part_code("autoencoder"),
     message:
         "Get the first stage ({config[autoencoder]})"
     shell:
@@ -59,7 +59,7 @@ rule syncnet:
         state=f"{RUN}/state/syncnet",
         weights=part_weights("syncnet"),
         base=part_base("syncnet"),
-        code=fingerprint("difftalk.stages.syncnet", without=CHECK_OF_SIDES),
+        code=part_code("syncnet"),
     message:
         "Get the sync expert ({config[syncnet]})"
     shell:
