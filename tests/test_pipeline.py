@@ -56,6 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first_stage.register_to_config(scaling_factor=2.0)
     first_stage.half().save_pretrained(folder / "autoencoder")
     (folder / "autoencoder" / "training.json").write_text(json.dumps({"held_out_psnr": 27.5}))
+    (folder / "autoencoder" / ".snakemake_timestamp").touch()
     save(folder / "models" / "ours", folder / "autoencoder")
     return folder
 
@@ -96,6 +97,15 @@ def test_the_folder_is_a_diffusers_pipeline_in_safetensors(made: Path) -> None:
         for part in ("unet", "conditioner", "vqvae")
         for p in getattr(pipeline, part).parameters()
     )
+
+
+def test_all_that_may_read_the_folder_may_read_its_files_and_snakemakes_marks_are_left_behind(
+    made: Path,
+) -> None:
+    folder = made / "models" / "ours"
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    assert {p.stat().st_mode & 0o666 for p in files} == {folder.stat().st_mode & 0o666}
+    assert not any(p.name.startswith(".") for p in files)
 
 
 def test_what_is_loaded_takes_the_shortcut_and_moves(made: Path) -> None:

@@ -143,6 +143,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(tmp, ignore_errors=True)
             tmp.mkdir()
             yield tmp
+            for weights in tmp.rglob("*.safetensors"):  # written for the owner alone
+                weights.chmod(tmp.stat().st_mode & 0o666)
             if not (tmp / SUMS).exists():
                 write_sums(tmp)
             for inside_it in (tmp, *tmp.rglob("*")):

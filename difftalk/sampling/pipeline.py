@@ -132,7 +132,8 @@ class DiffTalkPipeline(DiffusionPipeline):
         with atomic_folder(out) as tmp:
             self.save_pretrained(tmp, safe_serialization=True)
             # The files themselves: what is stored in half precision stays so, and its own facts come along.
-            for file in sorted(p for p in autoencoder.rglob("*") if p.is_file() and p.name != SUMS):
+            its_own = (p for p in autoencoder.rglob("*") if p.is_file() and not p.name.startswith("."))
+            for file in sorted(p for p in its_own if p.name != SUMS):
                 target = tmp / "vqvae" / file.relative_to(autoencoder)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, target)
