@@ -1,5 +1,12 @@
-"""Files of pretrained weights as they are released, with random content: for tests and benchmarks."""
+"""Files of pretrained weights as they are released, with random content: for tests and benchmarks.
 
+python benchmarks/random_weights.py FOLDER NAME ...
+
+imports them, in their full sizes, into a folder of weights.
+"""
+
+import sys
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -130,3 +137,10 @@ def write_graph(path: Path, constants: Mapping[str, np.ndarray], identity: bool 
     clip.float_val.append(20.0)
     path.write_bytes(graph.SerializeToString())
     return path
+
+
+if __name__ == "__main__":
+    table.use_folder(sys.argv[1])
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in sys.argv[2:]:
+            import_random(name, Path(scratch))

@@ -86,6 +86,8 @@ OTHER_BACKENDS = configuration.unused_modules(configuration.LANDMARK_MODULES, CO
 FACE_ALIGNMENT = CONFIG.landmarks.backend == "face_alignment"
 OTHER_SPEECH = configuration.unused_modules(configuration.SPEECH_MODULES, CONFIG.speech.backend)
 DEEPSPEECH = CONFIG.speech.backend == "deepspeech"
+# A minute of crops of 512 px is 1.2 GB, and while it is decoded twice as much.
+LARGE_CROPS = CONFIG.crops.size > 256
 # It decides whether a training starts, and nothing of what comes out of it.
 CHECK_OF_SIDES = ["difftalk.datasets.sides"]
 # What the first stage and the sync expert import to be trained, and not to be copied.
@@ -188,6 +190,12 @@ def part_code(name):
     """The fingerprint of the first stage or the sync expert: of what copies it, or else trains it."""
     unused = [] if config[name] == "train" else TRAINING_OF_PART[name]
     return fingerprint(f"difftalk.stages.{name}", without=CHECK_OF_SIDES + unused)
+
+
+def part_mem_mb(name):
+    """Memory of the job of the first stage or the sync expert; a training keeps frames in memory, as it is told."""
+    kept = CONFIG.autoencoder_training.memory_mb if name == "autoencoder" and config[name] == "train" else 0
+    return 8000 + int(kept)
 
 
 def part_crops(name):

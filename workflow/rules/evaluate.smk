@@ -19,7 +19,7 @@ rule score:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
     resources:
-        mem_mb=4000,
+        mem_mb=8000 if LARGE_CROPS else 4000,
         runtime=480,
         gpu=CONFIG.gpu if CONFIG.evaluation.device == "cuda" else 0,
     params:

@@ -16,7 +16,7 @@ rule autoencoder:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
     resources:
-        mem_mb=8000,
+        mem_mb=part_mem_mb("autoencoder"),
         runtime=1440,
         gpu=CONFIG.gpu,
     params:
@@ -50,7 +50,7 @@ rule syncnet:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
     resources:
-        mem_mb=8000,
+        mem_mb=part_mem_mb("syncnet"),
         runtime=1440,
         gpu=CONFIG.gpu,
     params:

@@ -151,7 +151,7 @@ rule crops:
         "../../envs/difftalk.yaml"
     threads: 4
     resources:
-        mem_mb=8000 if SYNC_GATE else 4000,
+        mem_mb=8000 if SYNC_GATE or LARGE_CROPS else 4000,
         runtime=240,
         gpu=CONFIG.gpu if SYNC_GATE else 0,
     params:
@@ -298,7 +298,7 @@ rule encode:
         "../../envs/difftalk.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
+        mem_mb=8000 if LARGE_CROPS else 4000,
         runtime=240,
         gpu=CONFIG.gpu,
     params:

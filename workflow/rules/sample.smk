@@ -18,7 +18,7 @@ rule sample:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
     resources:
-        mem_mb=8000 if CONFIG.gpu else 4000,
+        mem_mb=(12000 if LARGE_CROPS else 8000) if CONFIG.gpu else 4000,
         runtime=720,
         gpu=CONFIG.gpu,
     params:
