@@ -145,9 +145,12 @@ def reference(x: np.ndarray, constants: dict[str, np.ndarray]) -> np.ndarray:
     return x @ w["h6"] + w["b6"]
 
 
+@pytest.mark.parametrize("piece", [1000, 7])
 def test_an_imported_graph_computes_what_the_reference_computes(
-    constants: dict[str, np.ndarray], tmp_path: Path
+    constants: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
+    """In one piece, and in several, which hand on the state of the LSTM."""
+    monkeypatch.setattr("difftalk.speech.deepspeech.PIECE", piece)
     network = DeepSpeech(import_graph(write_graph(tmp_path / "graph.pb", constants)))
     heard = network_input(noise(40))
     expected = reference(heard, constants)

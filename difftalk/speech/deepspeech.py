@@ -6,7 +6,7 @@ from the constants of the released graph, without TensorFlow.
 """
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ CONTEXT = 9  # steps of context on each side
 INPUTS = (2 * CONTEXT + 1) * CEPSTRA
 LOGITS = 29  # space, a to z, apostrophe, and CTC's blank
 RELU_CLIP = 20.0
+PIECE = 1000  # steps that are in memory with all their activations
 
 # What each constant is called in the graph, below whatever scope; of several names one (TensorFlow changed
 # them).
@@ -85,18 +86,41 @@ class DeepSpeech(nn.Module):
             self.dense2 = nn.Linear(one, two)
             self.dense3 = nn.Linear(two, three)
             cells = tensors["lstm.weight_hh_l0"].shape[1]
-            self.lstm = nn.LSTM(three, cells, bidirectional=True)
+            self.ahead, self.back = nn.LSTM(three, cells), nn.LSTM(three, cells)
             self.dense5 = nn.Linear(2 * cells, five)
             self.dense6 = nn.Linear(five, LOGITS)
-        self.load_state_dict(dict(tensors), assign=True)
+        self.load_state_dict({_of_direction(name): value for name, value in tensors.items()}, assign=True)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map the inputs `(T, 494)` of one whole clip to logits `(T, 29)`."""
-        x = inputs
-        for dense in (self.dense1, self.dense2, self.dense3):
-            x = dense(x).clamp(0, RELU_CLIP)
-        x, _ = self.lstm(x)
-        return self.dense6(self.dense5(x).clamp(0, RELU_CLIP))
+        """Map the inputs `(T, 494)` of one whole clip to logits `(T, 29)`.
+
+        In pieces: of the whole there are the outputs of the LSTM alone, which takes its input for each
+        direction anew. At once it would be 5 GB for ten minutes.
+        """
+        pieces = inputs.split(PIECE)
+        ahead = self._directed(self.ahead, pieces)
+        back = self._directed(self.back, [piece.flip(0) for piece in reversed(pieces)])
+        both = (torch.cat([a, b.flip(0)], dim=1) for a, b in zip(ahead, reversed(back), strict=True))
+        return torch.cat([self.dense6(self.dense5(x).clamp_(0, RELU_CLIP)) for x in both])
+
+    def _directed(self, lstm: nn.LSTM, pieces: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Run one direction of the LSTM over pieces of the input, in its order."""
+        state: tuple[torch.Tensor, torch.Tensor] | None = None
+        outputs = []
+        for x in pieces:
+            for dense in (self.dense1, self.dense2, self.dense3):
+                x = dense(x).clamp_(0, RELU_CLIP)
+            output, state = lstm(x, state)
+            outputs.append(output)
+        return outputs
+
+
+def _of_direction(name: str) -> str:
+    """Return the name in the network of a tensor of the state dict, which has both directions in one LSTM."""
+    if not name.startswith("lstm."):
+        return name
+    direction = "back" if name.endswith("_reverse") else "ahead"
+    return f"{direction}.{name.removeprefix('lstm.').removesuffix('_reverse')}"
 
 
 def load_deepspeech() -> Callable[[np.ndarray, int], np.ndarray]:

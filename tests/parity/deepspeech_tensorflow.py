@@ -89,7 +89,7 @@ def compare(folder: Path) -> bool:
         logits = network(torch.from_numpy(run["heard"])).numpy()
     difference = float(np.abs(logits - run["logits"]).max())
     print(
-        f"width {network.lstm.hidden_size}: largest difference to TensorFlow {run['tensorflow']} "
+        f"width {network.ahead.hidden_size}: largest difference to TensorFlow {run['tensorflow']} "
         f"{difference:.2e} over {logits.size} logits of deviation {logits.std():.2f}"
     )
     return logits.shape == run["logits"].shape and difference <= TOLERANCE
