@@ -40,8 +40,9 @@ class FrameSampler:
             settings.batch_size if on_gpu else FRAMES_PER_PASS
         )
         if settings.precision == "bf16":
-            pipeline.unet.to(torch.bfloat16)
-            pipeline.conditioner.to(torch.bfloat16)
+            for part in (pipeline.unet, pipeline.conditioner):
+                # diffusers' own `to` warns of layers that should stay in float32, though there are none.
+                torch.nn.Module.to(part, torch.bfloat16)
         if on_gpu:
             pipeline.unet.to(memory_format=torch.channels_last)
         self._denoiser = pipeline.denoiser()
