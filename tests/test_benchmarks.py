@@ -1,11 +1,18 @@
 """The benchmarks run, and compare what they say they compare."""
 
+import copy
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import full_size
+import pytest
 from conftest import ROOT
+from snakemake.utils import update_config
+from video_site import Site
+
+from difftalk.config import workflow as configuration
 
 
 def benchmark(name: str, *arguments: str) -> str:
@@ -74,3 +81,22 @@ def test_a_damaged_file_between_stages_is_refused_by_name(tmp_path: Path) -> Non
     words = [word for case in cases for word in ("--only", case)]
     said = benchmark("damage.py", "--folder", str(tmp_path / "runs"), *words)
     assert "\n| fetch | 3 |  |  |  |  |  |  |\n3 cases: 3 refused, 0 rejected," in said
+
+
+@pytest.mark.parametrize("setting", ["hdtf256", "hdtf512"])
+def test_the_papers_configuration_is_run_with_its_own_networks(setting: str) -> None:
+    config = configuration.read_yaml(ROOT / "config.yaml")
+    for file in ["hdtf256", *([setting] if setting != "hdtf256" else [])]:
+        update_config(config, configuration.read_yaml(ROOT / "config" / f"{file}.yaml"))
+    papers = configuration.load(copy.deepcopy(config), [])
+    update_config(config, full_size.overlay(Path("/tmp/full-size"), Site(url="http://x/{id}"), ["difftalk"]))
+    ours = configuration.load(config, [])
+    assert list(configuration.models(ours)) == ["difftalk"]
+    assert len(configuration.models(papers)) == 6
+    for name in ("channels", "layers", "head_channels", "precision", "smoothing_frames"):
+        assert getattr(ours.training, name) == getattr(papers.training, name)
+    for name in ("channels", "layers", "codes", "perceptual_weight", "discriminator_channels"):
+        assert getattr(ours.autoencoder_training, name) == getattr(papers.autoencoder_training, name)
+    assert ours.crops.size == papers.crops.size and ours.crops.mode == papers.crops.mode
+    assert (ours.autoencoder, ours.syncnet) == (papers.autoencoder, papers.syncnet)
+    assert ours.speech == papers.speech and ours.encode == papers.encode
