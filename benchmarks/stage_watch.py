@@ -76,7 +76,7 @@ class Watch:
 
 def _told(words: list[str]) -> str:
     found = [words[words.index(flag) + 1] for flag in TOLD_BY if flag in words[:-1]]
-    return Path(found[0]).stem if found else ""
+    return Path(found[0]).name.partition(".")[0] if found else ""
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -129,6 +129,7 @@ def test_it_shows_tables_funnel_quality_and_curves(page: Path) -> None:
     assert "31.25" in text and "LPIPS not computed" in text
     assert "shorter than requested" in text
     assert "100.00% of 120 frames" in text and "4.00% of the outer" in text and "reached" in text
+    assert "difftalk, 39 steps" in text
     assert "<svg" in text and "Conditions" not in text  # a table without rows is left out
 
 

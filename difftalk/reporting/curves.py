@@ -50,6 +50,7 @@ def curves(logs: dict[str, list[dict[str, Any]]]) -> str:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
@@ -58,10 +59,13 @@ def curves(logs: dict[str, list[dict[str, Any]]]) -> str:
             losses = np.array([entry["loss"] for entry in log], float)
             colour = f"C{number}"
             axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(steps, smoothed(losses), color=colour, linewidth=1.6, label=name)
+            label = f"{name}, {steps[-1]:,.0f} steps" if len(steps) else name
+            axes.plot(steps, smoothed(losses), color=colour, linewidth=1.6, label=label)
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
-        if all(entry["loss"] > 0 for log in logs.values() for entry in log):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        every = [entry["loss"] for log in logs.values() for entry in log]
+        if every and min(every) > 0 and max(every) > 2 * min(every):
             axes.set_yscale("log")
         axes.tick_params(colors=GREY, which="both")
         axes.xaxis.label.set_color(GREY)
