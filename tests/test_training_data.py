@@ -1,6 +1,7 @@
 """Which frames are trained on: every one, once an epoch, with references far enough away."""
 
 import pickle
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ def test_workers_change_neither_order_nor_content(clips: LatentClips, workers: i
     there = list(load_steps(steps, 2, 9, workers, pin=False))
     assert len(here) == len(there) == 7
     assert all(torch.equal(a, b) for a, b in zip(tensors(here), tensors(there), strict=True))
+
+
+def test_workers_are_there_before_a_batch_is_asked_for_and_end_with_the_generator(
+    clips: LatentClips,
+) -> None:
+    """So that they are forked without the networks, whose old weights they would keep."""
+    batches = load_steps(Steps(clips, 4, 1, 60, 1000), 0, 9, 2, pin=False)
+    assert len(active_children()) == 2
+    batches.close()
+    assert not active_children()
 
 
 def test_a_worker_process_is_sent_paths_and_no_data(clips: LatentClips) -> None:
