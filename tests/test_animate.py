@@ -175,21 +175,23 @@ def command(made: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "difftalk", "animate", *map(str, words)]
 
 
-def test_a_killed_command_goes_on_with_the_same_bytes(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", [".latents-*.sha256", ".silent.*.mp4"])
+def test_a_killed_command_goes_on_with_the_same_bytes(made: Path, tmp_path: Path, moment: str) -> None:
+    """Killed while it samples, or while it writes the video."""
     done = subprocess.run(command(made, tmp_path / "whole.mp4"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "frames/s" in done.stderr
     out, kept = tmp_path / "out.mp4", tmp_path / ".out.animate"
     with subprocess.Popen(command(made, out), stderr=subprocess.DEVNULL) as killed:
         deadline = time.monotonic() + 60
-        while not list(kept.glob(".latents-*.sha256")) and time.monotonic() < deadline:
+        while not list(kept.glob(moment)) and time.monotonic() < deadline:
             time.sleep(0.02)
         os.kill(killed.pid, signal.SIGKILL)
     assert not out.exists() and list(kept.glob("latents-*.npy"))
     again = subprocess.run(command(made, out), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert out.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
-    assert not kept.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "whole.mp4"]
 
 
 def test_what_cannot_be_animated_is_a_sentence(made: Path, tmp_path: Path) -> None:

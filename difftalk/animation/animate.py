@@ -152,7 +152,7 @@ def animate(
         shown = map(mark, shown)
     even = source.size[0] % 2 == source.size[1] % 2 == 0
     with Progress(count, "writing", "frames") as bar, atomic_file(out) as tmp:
-        silent = tmp.with_name(f"{tmp.name}.silent.mp4")
+        silent = kept / "silent.mp4"  # where what a killed command leaves of it is found, and removed
         try:
             write_video(silent, _told(shown, bar), crf=crf, pix_fmt="yuv420p" if even else "yuv444p")
             with_audio(silent, audio, samples, tmp, count / FPS, SYNTHETIC)
