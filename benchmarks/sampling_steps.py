@@ -79,7 +79,8 @@ def main() -> None:
         said = " | ".join(interval(values) for values in figures)
         times = f"{1000 * seconds / frames:.1f} | {1000 * busy / frames:.1f}"
         print(f"| {words} | {times} | {said} |", flush=True)
-        drawn.append((str(way.get("sampler", "ddim")), 1000 * busy / frames, figures))
+        others = [f"{key} {value}" for key, value in way.items() if key not in ("sampler", "steps")]
+        drawn.append((", ".join([str(way.get("sampler", "ddim")), *others]), 1000 * busy / frames, figures))
     if args.plot is not None:
         plot(drawn, args.plot)
     print(json.dumps({"clips": len(rows), "frames": frames}))
@@ -115,8 +116,9 @@ def plot(drawn: list[tuple[str, float, list[list[float]]]], out: Path) -> None:
             halves = [1.96 * np.std(values, ddof=1) / len(values) ** 0.5 for _, values in points]
             axis.errorbar([ms for ms, _ in points], means, halves, label=sampler, marker="o", capsize=2)
         axis.set(xscale="log", xlabel="CPU ms a frame", title=label)
+        axis.xaxis.set_minor_formatter("")
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
     figure.savefig(out, dpi=110)
 
 
