@@ -10,6 +10,7 @@ from difftalk.runtime.arguments import InputFile, InputFolder, KeptFolder, Outpu
 if TYPE_CHECKING:
     from difftalk.runtime.errors import ClipError
     from difftalk.sampling.methods import Made
+    from difftalk.sampling.unfinished import Unfinished
 
 # Full colour resolution: halved, it would cap what is measured on small crops at 35 dB around the mouth.
 PIXEL_FORMAT = "yuv444p"
@@ -72,7 +73,6 @@ def run(
                 if isinstance(result := written.result(), ClipError):
                     say(f"sample: {clip_id} has no video: {result}")
                     failed[clip_id] = result
-                unfinished.close_clip(clip_id)
 
         with ThreadPoolExecutor(1) as writer:
             for made in make_clips(
@@ -81,7 +81,7 @@ def run(
             ) if encoded - done else ():  # fmt: skip
                 clip_id = made[0].clip_id
                 tag = {} if method == "ground_truth" else SYNTHETIC
-                written = writer.submit(_write, made, unfinished.video(clip_id), settings.crf, tag)
+                written = writer.submit(_write, made, unfinished, settings.crf, tag)
                 waiting.append((clip_id, written))
                 settle(WAITING)
             settle(0)
@@ -96,18 +96,21 @@ def run(
         unfinished.remove()
 
 
-def _write(made: "Made", path: Path, crf: int, tag: dict[str, str]) -> "Path | ClipError":
-    """Write one clip as its video; a clip that failed, or does, gives its reason."""
+def _write(made: "Made", unfinished: "Unfinished", crf: int, tag: dict[str, str]) -> "Path | ClipError":
+    """Write one clip as its video, and record it; a clip that failed, or does, gives its reason."""
     from difftalk.media.encode import write_video
     from difftalk.runtime.errors import ClipError
     from difftalk.runtime.parallel import guarded
 
     crop, frames = made
     if isinstance(frames, ClipError):
+        unfinished.close_clip(crop.clip_id)
         return frames
 
     def write(target: Path) -> Path:
         write_video(target, frames, audio=crop.audio, crf=crf, pix_fmt=PIXEL_FORMAT, metadata=tag)
         return target
 
-    return guarded(write, path, crop.clip_id)
+    written = guarded(write, unfinished.video(crop.clip_id), crop.clip_id)
+    unfinished.close_clip(crop.clip_id)
+    return written
