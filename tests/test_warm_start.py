@@ -68,6 +68,8 @@ def test_fine_tuning_is_its_own_training_and_says_where_from(
     facts = json.loads((tuned / "training.json").read_text())
     assert facts["settings"]["from"] == str(made / "base") and len(facts["from_sha256"]) == 64
     assert str(made / "base") in (tuned / "README.md").read_text()
+    of_base = json.loads((made / "base" / "training.json").read_text())
+    assert facts["shards_sha256"] == of_base["shards_sha256"], "the same clips, whatever it started from"
     first = [
         json.loads((made / name / "log.jsonl").read_text().splitlines()[0]) for name in ("base", "tuned")
     ]
@@ -84,7 +86,7 @@ def test_killed_it_goes_on_and_another_base_is_refused(made: Path, tmp_path: Pat
     (tmp_path / "base").rename(tmp_path / "moved")
     moved = train(made, "killed", **start(tmp_path / "moved"))
     assert same_weights(whole, moved), "the same base elsewhere is the same training"
-    with pytest.raises(UserError, match="data: the clips are others"):
+    with pytest.raises(UserError, match="base: the model that it started from is another"):
         train(made, "other", **start(whole))
 
 

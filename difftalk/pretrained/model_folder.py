@@ -11,6 +11,8 @@ from difftalk.runtime.checksums import verify_folder
 from difftalk.runtime.errors import UserError
 
 CONFIG_NAME = "config.json"
+# Those that come with the package.
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
 RECORD_NAMES = ("training.json", "log.jsonl", "README.md")
 
 
@@ -69,6 +71,16 @@ class ModelFolder:
         for name in RECORD_NAMES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, out / name)
+
+
+def folder_of(source: str, name: str) -> Path:
+    """Return the folder that a key of the configuration means: `embedded`, or a path.
+
+    Args:
+        source: the value of the key.
+        name: of the folder in the package: `autoencoder` or `syncnet`.
+    """
+    return ASSETS / name if source == "embedded" else Path(source)
 
 
 FIRST_STAGE = ModelFolder("first stage in diffusers' format (VQModel)", "diffusion_pytorch_model.safetensors")

@@ -6,12 +6,12 @@ from typing import Any
 
 from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.pretrained import table as weights
-from difftalk.pretrained.model_folder import FIRST_STAGE
+from difftalk.pretrained.model_folder import FIRST_STAGE, folder_of
 from difftalk.runtime.arguments import InputFile, KeptFolder, OutputFolder
 from difftalk.runtime.files import atomic_folder, read_json, write_json, write_json_lines
 from difftalk.runtime.rejects import read_rejects
 
-EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "autoencoder"
+EMBEDDED = folder_of("embedded", "autoencoder")
 
 
 def run(
@@ -61,7 +61,7 @@ def _train(
     perceptual = load_perceptual(settings)
     train, held_out = hold_out(find_videos(crops, rejected), settings.held_out)
     batches = load_batches(train, settings.batch_size, settings.seed, settings.memory_mb)
-    base = None if settings.base is None else EMBEDDED if settings.base == "embedded" else Path(settings.base)
+    base = None if settings.base is None else folder_of(settings.base, "autoencoder")
     trained = train_autoencoder(batches, settings, state, held_out_frames(held_out), perceptual, base)
     clips = {"clips": len(train), "held_out_clips": len(held_out), "settings": settings.as_dict()}
     if base is not None:
@@ -75,7 +75,7 @@ def _train(
 
 def _copy(source: str, out: Path) -> None:
     """Copy a trained first stage without loading it: no torch is imported."""
-    folder = EMBEDDED if source == "embedded" else Path(source)
+    folder = folder_of(source, "autoencoder")
     report: dict[str, Any] = {"imported_from": source}
     if weights.stands_for("autoencoder", source):
         folder = weights.locate(source, asked_by=f"autoencoder: {source}")

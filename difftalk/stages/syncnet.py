@@ -5,12 +5,12 @@ from pathlib import Path
 
 from difftalk.config.syncnet import SyncnetTraining
 from difftalk.pretrained import table as weights
-from difftalk.pretrained.model_folder import SYNC_EXPERT
+from difftalk.pretrained.model_folder import SYNC_EXPERT, folder_of
 from difftalk.runtime.arguments import InputFile, KeptFolder, OutputFolder
 from difftalk.runtime.files import atomic_folder
 from difftalk.runtime.rejects import read_rejects
 
-EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "syncnet"
+EMBEDDED = folder_of("embedded", "syncnet")
 
 
 def run(
@@ -45,7 +45,7 @@ def run(
     if source == "train":
         _train(crops, {r.clip_id for path in rejects for r in read_rejects(path)}, settings, state, out)
     else:
-        path = EMBEDDED if source == "embedded" else Path(source)
+        path = folder_of(source, "syncnet")
         if weights.stands_for("syncnet", source):
             path = weights.locate(source, asked_by=f"syncnet: {source}")
         with atomic_folder(out) as tmp:
@@ -75,7 +75,7 @@ def _train(crops: list[Path], rejected: set[str], settings: SyncnetTraining, sta
             say(f"syncnet: {crop.clip_id} is not trained on: {found}")
         else:
             clips.append(found)
-    base = None if settings.base is None else EMBEDDED if settings.base == "embedded" else Path(settings.base)
+    base = None if settings.base is None else folder_of(settings.base, "syncnet")
     network, report = train_syncnet(clips, settings, state, base)
     if base is not None:
         report["from_sha256"] = digest_of_model(base)

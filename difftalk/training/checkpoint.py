@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from difftalk.config.section import Section
-from difftalk.runtime.checksums import read_sums, verify, verify_folder, write_sums
+from difftalk.runtime.checksums import digest_of_model, read_sums, verify, verify_folder, write_sums
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import atomic_file, atomic_folder, read_json
 from difftalk.runtime.fingerprint import fingerprint
@@ -27,19 +27,22 @@ FINISHED = "finished"
 NOT_PUT_BACK = "the finished model is not put back: the training starts afresh"
 
 
-def provenance(settings: Section, arrays: Iterable[np.ndarray], module: str) -> str:
+def provenance(settings: Section, arrays: Iterable[np.ndarray], module: str, base: Path | None = None) -> str:
     """Return what a training's result depends on, as JSON: its settings, its data and its code.
 
     Args:
         settings: the settings of the stage.
         arrays: enough of the data to tell one data set from another.
         module: name of the module that reaches all of the training's code by its imports.
+        base: folder of the model that the training starts from.
     """
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.shape} {array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     parts = {"settings": settings.as_dict(), "data": digest.hexdigest(), "code": fingerprint(module)}
+    if base is not None:
+        parts["base"] = digest_of_model(base)
     return json.dumps(parts, sort_keys=True)
 
 
@@ -135,7 +138,7 @@ def differences(old: str, new: str) -> dict[str, str]:
     """Compare two provenances.
 
     Returns:
-        The settings that differ, and `data` or `code`, each with a description for a person.
+        The settings that differ, and `data`, `base` or `code`, each with a description for a person.
     """
     before, now = json.loads(old), json.loads(new)
     absent = object()
@@ -148,6 +151,7 @@ def differences(old: str, new: str) -> dict[str, str]:
             found[key] = f"{key} {' -> '.join(shown)}"
     for part, description in (
         ("data", "data: the clips are others"),
+        ("base", "base: the model that it started from is another"),
         ("code", "code: the training's was edited"),
     ):
         if before.get(part) != now.get(part):

@@ -29,7 +29,7 @@ from difftalk.runtime.progress import Progress
 from difftalk.training.checkpoint import provenance, resume, save_checkpoint
 from difftalk.training.frames import FrameBatches
 from difftalk.training.schedule import warmup_cosine
-from difftalk.training.warm_start import digest_array, start_network
+from difftalk.training.warm_start import start_network
 
 # VQGAN's betas of both optimisers, from the first step on where there is a discriminator at all.
 ADVERSARIAL_BETAS = (0.5, 0.9)
@@ -81,7 +81,7 @@ def train_autoencoder(
         UserError: if the loss is no longer finite, or `base` has other sizes.
     """
     trainer = FirstStageTrainer(settings, default_device(), perceptual, base)
-    origin = provenance(settings, [*batches.identifying_arrays(), *digest_array(base)], __name__)
+    origin = provenance(settings, batches.identifying_arrays(), __name__, base)
     start = 0
     if (checkpoint := resume(state, origin)) is not None:
         start = checkpoint["step"]

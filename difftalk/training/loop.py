@@ -20,7 +20,6 @@ from difftalk.config.training import TrainingSettings
 from difftalk.models.autoencoder import load_autoencoder
 from difftalk.models.denoiser import Denoiser, build_denoiser, noise_schedule
 from difftalk.models.examples import LatentClips
-from difftalk.runtime.checksums import digest_of_model
 from difftalk.runtime.device import default_device
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import Progress, say
@@ -45,13 +44,13 @@ from difftalk.training.optimiser import (
     set_learning_rate,
 )
 from difftalk.training.signals import deferred_signals
-from difftalk.training.warm_start import digest_array, start_denoiser
+from difftalk.training.warm_start import start_denoiser
 
 # May differ from the checkpoint's: these say how a training runs, and change its result by rounding at most.
 MAY_CHANGE = frozenset(
     {"gradient_accumulation_steps", "channels_last", "compile"}
     | {"log_every", "checkpoint_every", "samples_every", "accept_changed_code"}
-    | {"from"}  # where the model lies that it started from: what is in it counts as data
+    | {"from"}  # where the model lies that it started from: what is in it counts
 )
 PROCESS_GROUP_TIMEOUT = timedelta(hours=1)  # one process may be writing a checkpoint while the others wait
 
@@ -92,8 +91,7 @@ def _train(
 
     # Nothing to do where the training was finished, and whoever asked for it did not notice.
     base = None if settings.base is None else Path(settings.base)
-    identity = [*clips.extract(), *digest_array(base)]
-    run_provenance = provenance(settings, identity, __name__)
+    run_provenance = provenance(settings, clips.extract(), __name__, base)
     restored = broadcast_object_list([is_main and restore_finished(state, out, run_provenance, MAY_CHANGE)])
     if restored[0]:
         return
@@ -287,6 +285,7 @@ def _save_pipeline(
 
     model.unet.to(memory_format=torch.contiguous_format)
     networks = {"unet": model.unet, "conditioner": model.conditioner}
+    made_from = json.loads(run_provenance)
     facts: dict[str, Any] = {
         # results/{run}/models/{experiment}
         "run": out.absolute().parts[-3],
@@ -295,10 +294,10 @@ def _save_pipeline(
         "frames": len(clips),
         "shards": sorted(path.stem for path in clips.shards),
         **clips.crop_facts(),
-        "shards_sha256": json.loads(run_provenance)["data"],
+        "shards_sha256": made_from["data"],
         "parameters": {n: sum(p.numel() for p in net.parameters()) for n, net in networks.items()},
         "torch": torch.__version__.split("+")[0],
-        **({"from_sha256": digest_of_model(Path(settings.base))} if settings.base is not None else {}),
+        **({"from_sha256": made_from["base"]} if "base" in made_from else {}),
     }
     pipeline = DiffTalkPipeline(
         model.unet, model.conditioner, scheduler, settings.conditions, known_region=settings.known_region

@@ -19,7 +19,7 @@ from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import Progress
 from difftalk.training.checkpoint import provenance, resume, save_checkpoint
 from difftalk.training.schedule import warmup_cosine
-from difftalk.training.warm_start import digest_array, start_network
+from difftalk.training.warm_start import start_network
 
 ZOOM = (
     1.25  # training crops are this much wider than what the network sees, so that they can shift and rotate
@@ -93,8 +93,8 @@ def train_syncnet(
         start_network(network, load_syncnet(base).network, "syncnet_training", base)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     start, history = 0, {"loss": math.nan, "within_1": math.nan}
-    arrays = [part for clip in clips for part in (clip.lips, clip.audio)]
-    origin = provenance(settings, [*arrays, *digest_array(base)], __name__)
+    arrays = (part for clip in clips for part in (clip.lips, clip.audio))
+    origin = provenance(settings, arrays, __name__, base)
     if (checkpoint := resume(state, origin)) is not None:
         start, history = checkpoint["step"], checkpoint["history"]
         network.load_state_dict(checkpoint["network"])

@@ -10,7 +10,7 @@ import torch
 from difftalk.config.training import TrainingSettings
 from difftalk.models.denoiser import Denoiser
 from difftalk.pretrained.model_folder import FIRST_STAGE
-from difftalk.runtime.checksums import digest_of_model, read_sums
+from difftalk.runtime.checksums import read_sums
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import say
 
@@ -28,11 +28,6 @@ OF_CONDITIONER = {
     "speech_features": "speech.backend",
     "neighbours": "training.smoothing_frames, smoothing",
 }
-
-
-def digest_array(folder: Path | None) -> list[np.ndarray]:
-    """Return `digest_of_model` as an array, for the provenance of a training; nothing without a folder."""
-    return [] if folder is None else [np.frombuffer(bytes.fromhex(digest_of_model(folder)), np.uint8)]
 
 
 def start_denoiser(

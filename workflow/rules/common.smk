@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from difftalk.config import workflow as configuration
 from difftalk.pretrained import table as pretrained
+from difftalk.pretrained.model_folder import folder_of
 from difftalk.runtime import ancestors
 from difftalk.runtime.checksums import digest_of_model
 from difftalk.runtime.errors import UserError
@@ -236,7 +237,7 @@ def part_weights(name):
         return None
     if pretrained.stands_for(name, config[name]):
         return pretrained.recorded(config[name])
-    folder = ROOT / "difftalk/assets" / name if config[name] == "embedded" else Path(config[name])
+    folder = folder_of(config[name], name)
     if not folder.exists():
         sys.exit(f"difftalk: config: {name}: {folder} does not exist")
     return fingerprint_files(folder)
@@ -247,7 +248,7 @@ def part_base(name):
     base = getattr(CONFIG, f"{name}_training").base if config[name] == "train" else None
     if base is None:
         return None
-    folder = ROOT / "difftalk/assets" / name if base == "embedded" else Path(base)
+    folder = folder_of(base, name)
     if not folder.is_dir():
         hint = did_you_mean(base, ["embedded", *glob(f"results/*/models/{name}")])
         sys.exit(f"difftalk: config: {name}_training.from: no folder {base} (seen from {Path.cwd()}); {hint}")
