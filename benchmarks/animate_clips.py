@@ -21,6 +21,7 @@ from difftalk.animation.source import Source
 from difftalk.config.sampling import Sampling
 from difftalk.config.section import from_json
 from difftalk.datasets.demo.render import DemoSource, render_source
+from difftalk.face.measures import mouth_opening
 from difftalk.face.sync_gate import measure_crop
 from difftalk.media.audio import read_audio
 from difftalk.runtime.errors import ClipError, UserError
@@ -87,9 +88,7 @@ def faces_and_opening(video: Path) -> tuple[Faces, np.ndarray]:
     """Faces of a video, and the opening of the mouth in each frame, (T,); not a number without a face."""
     source = Source.open(video)
     faces = find_faces(source, source.frames)
-    between_eyes = np.linalg.norm(faces.points[:, 36] - faces.points[:, 45], axis=1)
-    gap = np.linalg.norm(faces.points[:, [61, 62, 63]] - faces.points[:, [67, 66, 65]], axis=2).mean(axis=1)
-    return faces, np.where(faces.track >= 0, gap / np.maximum(between_eyes, 1e-6), np.nan)
+    return faces, np.where(faces.track >= 0, mouth_opening(faces.points), np.nan)
 
 
 def best_shift(found: np.ndarray, truth: np.ndarray) -> tuple[int, float, float]:

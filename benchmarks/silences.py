@@ -20,6 +20,7 @@ from difftalk.animation.silence import silences
 from difftalk.animation.source import Source
 from difftalk.config.sampling import Sampling
 from difftalk.config.section import from_json
+from difftalk.face.measures import mouth_opening
 from difftalk.media.audio import read_audio
 from difftalk.media.clock import FPS, SAMPLE_RATE
 from difftalk.runtime.errors import UserError
@@ -61,10 +62,7 @@ def main() -> None:
 def opening(video: Path) -> np.ndarray:
     """Opening of the mouth in every frame of a video, (T,)."""
     source = Source.open(video)
-    points = find_faces(source, source.frames).points
-    between_eyes = np.linalg.norm(points[:, 36] - points[:, 45], axis=1)
-    gap = np.linalg.norm(points[:, [61, 62, 63]] - points[:, [67, 66, 65]], axis=2).mean(axis=1)
-    return np.asarray(gap / between_eyes)
+    return mouth_opening(find_faces(source, source.frames).points)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """A training of seconds on a small made-up shard, for the tests of training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from drawn_clips import write_crops
 from safetensors.torch import load_file
 
+from difftalk.config.encode import Encode
 from difftalk.config.sampling import Sampling
 from difftalk.config.section import from_dict
 from difftalk.config.training import TrainingSettings
@@ -17,6 +20,9 @@ from difftalk.sampling.clip_sampler import ClipJob, sample_clips
 from difftalk.sampling.frame_sampler import FrameSampler
 from difftalk.sampling.inputs import ShardClip
 from difftalk.sampling.pipeline import DiffTalkPipeline
+from difftalk.speech.mfcc import mfcc_features
+from difftalk.speech.table import speech_writer
+from difftalk.stages import encode
 from difftalk.stages.train import run
 
 TINY: dict[str, Any] = {
@@ -75,6 +81,28 @@ def train(
         processes=processes,
     )
     return made / name
+
+
+def train_on_drawn(
+    folder: Path, drawn: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], split: str
+) -> None:
+    """Write crops of drawn clips, encode them, and train `model` on them for a moment."""
+    write_crops(folder / "crops.tar", drawn, split=split)
+    with speech_writer(folder / "speech.parquet") as write:
+        for clip_id, (frames, _, audio) in drawn.items():
+            write(clip_id, mfcc_features(audio, 2 * len(frames)))
+    torch.manual_seed(0)
+    build_autoencoder((8, 16, 16), 1, 64).save_pretrained(folder / "autoencoder")
+    encode.run(
+        crops=folder / "crops.tar",
+        speech=folder / "speech.parquet",
+        autoencoder=folder / "autoencoder",
+        settings=Encode(),
+        out=folder / "train-000.tar",
+        rejects=folder / "rejects.csv",
+        max_reject_fraction=0.0,
+    )
+    train(folder, "model", steps=2, reference_distance=20)
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:

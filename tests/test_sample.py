@@ -12,15 +12,13 @@ import numpy as np
 import pytest
 import torch
 from drawn_clips import speaker, write_crops
-from small_training import train
+from small_training import train_on_drawn
 
-from difftalk.config.encode import Encode
 from difftalk.config.sampling import Sampling
 from difftalk.config.section import from_dict
 from difftalk.media.members import list_members
 from difftalk.media.shards import read_shard, write_shard
 from difftalk.media.video import read_video
-from difftalk.models.autoencoder import build_autoencoder
 from difftalk.models.examples import LatentClips
 from difftalk.runtime.errors import UserError
 from difftalk.sampling.clip_sampler import ClipJob, sample_clips
@@ -28,9 +26,7 @@ from difftalk.sampling.frame_sampler import FrameSampler
 from difftalk.sampling.inputs import ShardClip
 from difftalk.sampling.pipeline import DiffTalkPipeline
 from difftalk.sampling.unfinished import Unfinished
-from difftalk.speech.mfcc import mfcc_features
-from difftalk.speech.table import speech_writer
-from difftalk.stages import encode, sample
+from difftalk.stages import sample
 
 CLIPS = {"ann": 950, "ben": 951, "cat": 952}
 
@@ -39,23 +35,7 @@ CLIPS = {"ann": 950, "ben": 951, "cat": 952}
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Crops of three speakers, encoded, and a model that was trained for a moment."""
     folder = tmp_path_factory.mktemp("sample")
-    drawn = {clip_id: speaker(seed) for clip_id, seed in CLIPS.items()}
-    write_crops(folder / "crops.tar", drawn)
-    with speech_writer(folder / "speech.parquet") as write:
-        for clip_id, (frames, _, audio) in drawn.items():
-            write(clip_id, mfcc_features(audio, 2 * len(frames)))
-    torch.manual_seed(0)
-    build_autoencoder((8, 16, 16), 1, 64).save_pretrained(folder / "autoencoder")
-    encode.run(
-        crops=folder / "crops.tar",
-        speech=folder / "speech.parquet",
-        autoencoder=folder / "autoencoder",
-        settings=Encode(),
-        out=folder / "train-000.tar",
-        rejects=folder / "rejects.csv",
-        max_reject_fraction=0.0,
-    )
-    train(folder, "model", steps=2, reference_distance=20)
+    train_on_drawn(folder, {clip_id: speaker(seed) for clip_id, seed in CLIPS.items()}, "test")
     return folder
 
 

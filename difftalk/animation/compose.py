@@ -1,7 +1,6 @@
 """Put what was sampled back into the frames of the source."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, tee
 from pathlib import Path
@@ -57,11 +56,18 @@ def frames_of(
         if track < 0:
             yield from (np.asarray(frame[:, :]) for _, frame, _ in frames)
             continue
-        waiting: deque[tuple[np.ndarray | LazyFrame, _Made]] = deque()
-        made_crops = _noted(frames, waiting)
-        for crop in _smooth(made_crops) if smoothed else (made.crop for made in made_crops):
-            frame, made = waiting.popleft()
+        placed, sampled = tee((frame, made) for _, frame, made in frames if made is not None)
+        generated = (made for _, made in sampled)
+        crops = _smooth(generated) if smoothed else (made.crop for made in generated)
+        for (frame, made), crop in zip(placed, crops, strict=True):
             yield paste(np.asarray(frame[:, :]), crop, made.mask, made.to_frame)
+
+
+def _smooth(generated: Iterator[_Made]) -> Iterator[np.ndarray]:
+    from difftalk.sampling.interpolation import smooth
+
+    crops, masks = tee(generated)
+    return smooth((made.crop for made in crops), (made.mask for made in masks))
 
 
 def _decoded(
@@ -88,21 +94,3 @@ def _decoded(
         for k, frame in enumerate(frames):
             track, found = made.get(k, (-1, None))
             yield track, frame, found
-
-
-def _noted(
-    frames: Iterable[tuple[int, np.ndarray | LazyFrame, _Made | None]],
-    waiting: deque[tuple[np.ndarray | LazyFrame, _Made]],
-) -> Iterator[_Made]:
-    """Yield what was made, and append the frame of each, which waits for what becomes of its crop."""
-    for _, frame, made in frames:
-        assert made is not None
-        waiting.append((frame, made))
-        yield made
-
-
-def _smooth(made: Iterable[_Made]) -> Iterator[np.ndarray]:
-    from difftalk.sampling.interpolation import smooth
-
-    crops, masks = tee(made)
-    yield from smooth((one.crop for one in crops), (one.mask for one in masks))

@@ -10,6 +10,7 @@ from difftalk.face import dlib_backend
 from difftalk.face.align import mean_square, similarities
 from difftalk.face.choice import FaceChoice
 from difftalk.face.geometry import Placement, square
+from difftalk.face.measures import mouth_opening
 from difftalk.face.tracks import Face, fill_gaps, smooth_track, split_tracks
 from difftalk.media.lazy_frame import LazyFrame
 from difftalk.runtime.progress import Progress
@@ -19,8 +20,6 @@ DETECT_EVERY = 5
 SMALLEST_FACE_PX = 48
 # A track of fewer frames is taken for a mistake of the detector; a picture has one frame.
 SHORTEST_TRACK = 5
-# Points of the inner upper lip, and those below them.
-INNER_LIPS = [61, 62, 63], [67, 66, 65]
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,7 @@ class Faces:
 
     def most_closed(self, track: int) -> int:
         """Return the frame of a track in which the inner lips are closest, by the size of the face."""
-        between_eyes = np.linalg.norm(self.points[:, 36] - self.points[:, 45], axis=1)
-        gap = np.linalg.norm(self.points[:, INNER_LIPS[0]] - self.points[:, INNER_LIPS[1]], axis=2).mean(
-            axis=1
-        )
-        return int(np.argmin(np.where(self.track == track, gap / np.maximum(between_eyes, 1e-6), np.inf)))
+        return int(np.argmin(np.where(self.track == track, mouth_opening(self.points), np.inf)))
 
 
 def find_faces(source: Source, most: int, face: str = "largest") -> Faces:

@@ -1,7 +1,6 @@
 """A process for work that may crash, hang or be cancelled, and must not take the server with it."""
 
 import multiprocessing
-import os
 import signal
 import threading
 import time
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from difftalk.runtime import faults, progress
 from difftalk.runtime.errors import ClipError, UserError, is_memory_fault
+from difftalk.runtime.parallel import end_with_parent
 from difftalk.runtime.rejects import REASONS
 
 R = TypeVar("R")
@@ -143,14 +143,7 @@ def result_of(call: Generator[Step | None, None, R]) -> R:
 def serve(pipe: Any) -> None:
     """Answer one request after the other, in a process of its own that ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-c is the parent's, which ends this process
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    end_with_parent()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a kill leaves behind
     progress.listen(lambda *step: pipe.send(("step", step)))
     while True:

@@ -63,10 +63,11 @@ def follow(
         if known is None or due:
             found = _confirm(frame, known.box) if known is not None else None
             if found is None:
-                smallest = min_face_px if due or known is not None else None
-                found = _search(frame, smallest, last) if choice is None else None
-                if choice is not None and smallest is not None:
-                    found = choice.among(_search_all(frame, smallest), last)
+                thorough = due or known is not None
+                if choice is None:
+                    found = _search(frame, min_face_px if thorough else None, last)
+                elif thorough:
+                    found = choice.among(_search_all(frame, min_face_px), last)
             if found is None:
                 known = None
                 yield None

@@ -203,6 +203,11 @@ def _start_worker(notes: Any) -> None:
         place = list(notes[::2]).index(0)
         notes[2 * place] = os.getpid()
     _notes = notes, 2 * place + 1
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """End this process of `multiprocessing` when the one that started it ends, even by a kill."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
