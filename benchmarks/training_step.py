@@ -15,7 +15,7 @@ import copy
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -249,65 +249,97 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
+RECIPES = (
+    Recipe("official formulation", cached=False, bf16=False, fused=False),
+    Recipe("official, latents cached", bf16=False, fused=False),
+    Recipe("ours in float32", bf16=False),
+    Recipe("ours"),
+    Recipe("ours, compiled", compiled=True),
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the networks, and how much of it is measured."""
+
+    channels: tuple[int, ...] = PAPER if CUDA else NARROW
+    first_stage: tuple[int, ...] = PAPER_FIRST_STAGE if CUDA else NARROW_FIRST_STAGE
+    layers: int = 2
+    head_channels: int = 32
+    batch: int = 32 if CUDA else 2
+    repeats: int = 20 if CUDA else 5
+
+
+def compare(sizes: Sizes, recipes: Sequence[Recipe]) -> tuple[float, list[Runner]]:
+    """Take the steps of all recipes in turn; return GFLOP per image, and what was measured of each."""
+    torch.manual_seed(0)
+    unet = build_unet(sizes.channels, sizes.layers, sizes.head_channels, 128, 2, LATENT)
+    nets = Denoiser(unet, Conditioner(), TrainingSettings().conditions)
+    scheduler = noise_schedule("epsilon")
+    first_stage = build_autoencoder(sizes.first_stage, sizes.layers, 8192).eval().requires_grad_(False)
+    name = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
+    width = "at the paper's size" if sizes.channels == PAPER else "NARROWER than the paper's"
+    count = sum(p.numel() for p in unet.parameters())
+    print(f"{name}; torch {torch.__version__}; UNet {sizes.channels}, {count:,} parameters, {width};")
+    print(
+        f"first stage {sizes.first_stage}; latents {LATENT} x {LATENT}; batch {sizes.batch}; "
+        f"{sizes.repeats} steps each"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        data = Data(Path(folder), first_stage.to(DEVICE), 2 * sizes.batch + 2)
+        gigaflop = gigaflop_per_image(nets, scheduler, data)
+        runners = [build(recipe, nets, scheduler, data, sizes.batch) for recipe in recipes]
+        for number in range(1, sizes.repeats + 1):
+            for runner in runners:
+                runner.step(number)
+    return gigaflop, runners
+
+
+def table(sizes: Sizes, gigaflop: float, runners: list[Runner], bf16_rate: float) -> str:
+    """The table in Markdown; `bf16_rate` in TFLOP/s."""
+    lines = [
+        "| step | s | images/s | times official | of the bf16 matmul rate | wait for data | peak memory |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|")
+    official = statistics.median(runners[0].seconds)
+    for runner in runners:
+        seconds = statistics.median(runner.seconds)
+        images = sizes.batch / seconds
+        share = images * gigaflop / 1e3 / bf16_rate
+        waited = sum(runner.waited) / sum(runner.seconds)
+        wait = f"{waited:.2%}" if runner.recipe.cached else "not counted"
+        figures = f"{seconds:.3f} | {images:.2f} | {official / seconds:.2f} | {share:.0%} | {wait}"
+        lines.append(f"| {runner.recipe.name} | {figures} | {runner.peak / GIB:.2f} GiB |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--channels", type=int, nargs="+", default=PAPER if CUDA else NARROW)
-    parser.add_argument(
-        "--first-stage", type=int, nargs="+", default=PAPER_FIRST_STAGE if CUDA else NARROW_FIRST_STAGE
-    )
+    usual = Sizes()
+    parser.add_argument("--channels", type=int, nargs="+", default=usual.channels)
+    parser.add_argument("--first-stage", type=int, nargs="+", default=usual.first_stage)
     parser.add_argument("--layers", type=int, default=2, help="residual blocks per resolution, of both nets")
     parser.add_argument("--head-channels", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=32 if CUDA else 2)
-    parser.add_argument("--repeats", type=int, default=20 if CUDA else 5)
+    parser.add_argument("--batch", type=int, default=usual.batch)
+    parser.add_argument("--repeats", type=int, default=usual.repeats)
     parser.add_argument("--compile", action="store_true", help="also ours under torch.compile")
     args = parser.parse_args()
 
-    torch.manual_seed(0)
-    unet = build_unet(tuple(args.channels), args.layers, args.head_channels, 128, 2, LATENT)
-    nets = Denoiser(unet, Conditioner(), TrainingSettings().conditions)
-    scheduler = noise_schedule("epsilon")
-    first_stage = build_autoencoder(tuple(args.first_stage), args.layers, 8192).eval().requires_grad_(False)
-    recipes = [
-        Recipe("official formulation", cached=False, bf16=False, fused=False),
-        Recipe("official, latents cached", bf16=False, fused=False),
-        Recipe("ours in float32", bf16=False),
-        Recipe("ours"),
-    ]
-    if args.compile:
-        recipes.append(Recipe("ours, compiled", compiled=True))
-    name = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
-    width = "at the paper's size" if tuple(args.channels) == PAPER else "NARROWER than the paper's"
-    count = sum(p.numel() for p in unet.parameters())
-    print(f"{name}; torch {torch.__version__}; UNet {args.channels}, {count:,} parameters, {width};")
-    print(
-        f"first stage {args.first_stage}; latents {LATENT} x {LATENT}; batch {args.batch}; "
-        f"{args.repeats} steps each"
+    sizes = Sizes(
+        tuple(args.channels),
+        tuple(args.first_stage),
+        args.layers,
+        args.head_channels,
+        args.batch,
+        args.repeats,
     )
-
-    with tempfile.TemporaryDirectory() as folder:
-        data = Data(Path(folder), first_stage.to(DEVICE), 2 * args.batch + 2)
-        gigaflop = gigaflop_per_image(nets, scheduler, data)
-        runners = [build(recipe, nets, scheduler, data, args.batch) for recipe in recipes]
-        for number in range(1, args.repeats + 1):
-            for runner in runners:
-                runner.step(number)
-
+    gigaflop, runners = compare(sizes, [r for r in RECIPES if args.compile or not r.compiled])
     rate = {dtype: matmul_rate(dtype) for dtype in (torch.bfloat16, torch.float32)}
     print(f"matmul: {rate[torch.bfloat16]:.3g} TFLOP/s in bf16, {rate[torch.float32]:.3g} in float32")
     print(f"UNet and condition encoders, forward and backward: {gigaflop:.1f} GFLOP per image\n")
-    print("| step | s | images/s | times official | of the bf16 matmul rate | wait for data | peak memory |")
-    print("|---|---|---|---|---|---|---|")
-    official = statistics.median(runners[0].seconds)
-    for runner in runners:
-        seconds = statistics.median(runner.seconds)
-        images = args.batch / seconds
-        share = images * gigaflop / 1e3 / rate[torch.bfloat16]
-        waited = sum(runner.waited) / sum(runner.seconds)
-        wait = f"{waited:.2%}" if runner.recipe.cached else "not counted"
-        figures = f"{seconds:.3f} | {images:.2f} | {official / seconds:.2f} | {share:.0%} | {wait}"
-        print(f"| {runner.recipe.name} | {figures} | {runner.peak / GIB:.2f} GiB |")
+    print(table(sizes, gigaflop, runners, rate[torch.bfloat16]))
 
 
 if __name__ == "__main__":
