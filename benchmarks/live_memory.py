@@ -8,26 +8,23 @@ makes autocast cast as it does on a GPU.
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-# What autocast computes in float32 on a GPU, and in bfloat16 on a CPU.
+# What the networks use of what autocast computes in float32 on a GPU, and in bfloat16 on a CPU.
 # https://docs.pytorch.org/docs/stable/amp.html#cuda-ops-that-can-autocast-to-float32
-FLOAT32_ON_A_GPU: frozenset[Any] = frozenset(
-    {F.group_norm, F.layer_norm, F.softmax, F.mse_loss, F.l1_loss}
-    | {torch.group_norm, torch.layer_norm, torch.softmax, Tensor.softmax, torch.pow, Tensor.pow, torch.exp}
-)
+FLOAT32_ON_A_GPU = ("group_norm", "layer_norm", "softmax", "mse_loss", "l1_loss")
 CONVOLUTIONS = ("convolution", "convolution_backward")
 
 
@@ -143,29 +140,52 @@ class Meter(TorchDispatchMode):
         self.operations.append(Operation(name, rate, flops, sum(map(size, [*given, *made]))))
 
 
-class _AutocastOfAGpu(TorchFunctionMode):
-    """Lets autocast on the CPU cast as on a GPU."""
+def _in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a function that autocast computes in float32, as on a GPU."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.bincount:  # of a length that depends on content, unless it is given
-            return torch.zeros(kwargs["minlength"], dtype=torch.int64)
-        if func not in FLOAT32_ON_A_GPU or not torch.is_autocast_enabled("cpu"):
-            return func(*args, **kwargs)
-        args = tuple(_widened(x) for x in args)
+    def called(*args: Any, **kwargs: Any) -> Tensor:
+        if not torch.is_autocast_enabled("cpu"):
+            return function(*args, **kwargs)
+        widened = {name: _widened(value) for name, value in kwargs.items()}
         with torch.autocast("cpu", enabled=False):
-            return func(*args, **{name: _widened(x) for name, x in kwargs.items()})
+            return function(*map(_widened, args), **widened)
+
+    return called
 
 
 def _widened(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
 
 
+def _converted(module: nn.Module, convert: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """Do what a module's `to` does: torch's own cannot with fake tensors."""
+    for child in module.children() if recurse else ():
+        child._apply(convert)
+    for name, parameter in module._parameters.items():
+        if parameter is not None and (new := convert(parameter.detach())).dtype != parameter.dtype:
+            module._parameters[name] = nn.Parameter(new, parameter.requires_grad)
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            module._buffers[name] = convert(buffer)
+    return module
+
+
+def _counted(values: Tensor, minlength: int) -> Tensor:
+    """Do what `torch.bincount` does where no value reaches `minlength`: else its length depends on them."""
+    return torch.zeros(minlength, dtype=torch.int64)
+
+
 @contextmanager
 def pretended(tf32: bool = False) -> Iterator[Meter]:
     """Make tensors without content inside the block, and count what they take; see `Meter`."""
     meter = Meter(tf32)
-    with FakeTensorMode(), _AutocastOfAGpu(), meter:
+    with ExitStack() as patches:
+        for name in FLOAT32_ON_A_GPU:
+            patches.enter_context(patch.object(F, name, _in_float32(getattr(F, name))))
+        patches.enter_context(patch.object(torch, "bincount", _counted))
+        patches.enter_context(patch.object(nn.Module, "_apply", _converted))
+        patches.enter_context(FakeTensorMode())
+        patches.enter_context(meter)
         yield meter
 
 

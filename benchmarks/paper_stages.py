@@ -299,7 +299,7 @@ def _alignment(batch: int) -> tuple[Callable[[], object], list[nn.Module]]:
 
 def _in_bf16(call: Callable[[], object]) -> Callable[[], object]:
     def called() -> object:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return call()
 
     return called
