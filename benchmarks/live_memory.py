@@ -1,7 +1,7 @@
 """Memory, FLOPs and traffic of a computation whose tensors have shapes and no content.
 
-Under `pretended()` tensors are fake (`FakeTensorMode`): nothing is allocated and nothing computed, so that the
-paper's networks at any batch fit into a laptop. `Meter` sees every operation below autograd, what the
+Under `pretended()` tensors are fake (`FakeTensorMode`): nothing is allocated and nothing computed, so that
+the paper's networks fit into a laptop at any batch. `Meter` sees every operation below autograd, what the
 backward pass saves included. Fake tensors lie on the CPU, because those of a GPU need its driver; `pretended`
 makes autocast cast as it does on a GPU.
 """
@@ -42,8 +42,6 @@ UNCOUNTED: dict[str, Callable[..., int]] = {
     "mkldnn_rnn_layer": _lstm_flops,
     "_cdist_forward": _distances_flops,
 }
-
-
 
 
 @dataclass

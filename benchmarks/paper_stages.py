@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from live_memory import Operation, measured
 from random_weights import HIDDEN, LAST_DENSE
 from snakemake.utils import update_config
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from difftalk.config import workflow
 from difftalk.config.root import Config
@@ -153,7 +155,7 @@ def _first_stage_step(batch: int, checkpointed: bool) -> tuple[Callable[[], obje
     if checkpointed:
         for part in (trainer.model.encoder, trainer.model.decoder):
             part.gradient_checkpointing = True
-            part._gradient_checkpointing_func = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+            part._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     frames = torch.empty(batch, 3, config.crops.size, config.crops.size)
     # Past the last redrawing of codes.
     networks = [trainer.model, trainer.discriminator, perceptual]
@@ -220,15 +222,15 @@ def _inputs(batch: int) -> dict[str, Tensor]:
 def denoiser() -> Iterator[Size]:
     """A training step of the denoiser, without `torch.compile`."""
     for batch in (8, 16, 32, 64):
-        yield measure(
-            "denoiser, training", batch, partial(_training_step, batch), lambda networks: (
-                (ADAMW + AVERAGE) * sum(p.numel() for network in networks for p in network.parameters())
-            ),
-        )  # fmt: skip
+        yield measure("denoiser, training", batch, partial(_training_step, batch), _denoiser_update)
+
+
+def _denoiser_update(networks: list[nn.Module]) -> int:
+    return (ADAMW + AVERAGE) * sum(p.numel() for p in networks[0].parameters())
 
 
 def _training_step(batch: int) -> tuple[Callable[[], object], list[nn.Module]]:
-    settings, model = paper("hdtf256").training, _denoiser()
+    settings, model = workflow.models(paper("hdtf256"))["difftalk"], _denoiser()
     scheduler = noise_schedule(settings.prediction_type)
     optimiser, ema = build_optimiser(model, settings), build_ema(model, settings)
     latent = (batch, LATENT_CHANNELS, LATENT, LATENT)
@@ -267,7 +269,8 @@ def _sampling_step(batch: int, held: bool) -> tuple[Callable[[], object], list[n
     model, given = _denoiser().eval(), _inputs(batch)
     if held:
         model.to(torch.bfloat16)
-    noisy, timestep = torch.empty(batch, LATENT_CHANNELS, LATENT, LATENT), torch.empty(batch, dtype=torch.int64)
+    noisy = torch.empty(batch, LATENT_CHANNELS, LATENT, LATENT)
+    timestep = torch.empty(batch, dtype=torch.int64)
     with torch.no_grad():
         context = model.context(given["speech"], given["landmarks"])
 
@@ -280,7 +283,7 @@ def _sampling_step(batch: int, held: bool) -> tuple[Callable[[], object], list[n
 
 
 def landmarks() -> Iterator[Size]:
-    """The detector on frames of 1080p, scaled down, and the landmark network on crops, batched as in the stage."""
+    """The detector on frames of 1080p, scaled down, and the landmark network on crops: the stage's batches."""
     detected, followed = BATCH_SIZES["cuda"]
     yield measure("landmarks, S3FD", detected, partial(_detection, detected))
     yield measure("landmarks, 2DFAN-4", followed, partial(_alignment, followed))
@@ -311,8 +314,8 @@ def speech() -> Iterator[Size]:
 
 
 def _deepspeech() -> tuple[Callable[[], object], list[nn.Module]]:
-    widths = (INPUTS, HIDDEN, HIDDEN, LAST_DENSE)
-    shapes = {f"dense{i}": (b, a) for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False), 1)}
+    widths: list[int] = [INPUTS, HIDDEN, HIDDEN, LAST_DENSE]
+    shapes = {f"dense{i}": (b, a) for i, (a, b) in enumerate(pairwise(widths), 1)}
     shapes |= {"dense5": (HIDDEN, 2 * HIDDEN), "dense6": (LOGITS, HIDDEN)}
     tensors = {f"{name}.weight": torch.empty(shape) for name, shape in shapes.items()}
     tensors |= {f"{name}.bias": torch.empty(shape[0]) for name, shape in shapes.items()}
