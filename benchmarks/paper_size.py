@@ -3,13 +3,13 @@
 python benchmarks/paper_size.py [--card H100 ...] [--only denoiser ...]
 
 The networks are those of `config/hdtf256.yaml` and `config/hdtf512.yaml`, run by the code of the stages on
-tensors without content (`live_memory.py`). *Peak* is of the tensors alone: the CUDA context (0.5 GB), what cuDNN
-needs inside a kernel, and fragmentation come on top. *Bound*: no code that does the same sums is faster, at the
-card's rates; that is the FLOPs, or reading the weights once a pass where that takes longer, and after it what
-the optimiser reads and writes. *Unfused*: every operation reads its inputs and writes its outputs, as without
-`torch.compile`, each at its own bound. Rates are those of datasheets; products are taken to reach 80 % of them,
-as a large one does on an H100. At the end come the largest batches that fit, and what the paper's data cost in
-hours at `--share` of the bound.
+tensors without content (`live_memory.py`). *Peak* is of the tensors alone: the CUDA context (0.5 GB), what
+cuDNN needs inside a kernel, and fragmentation come on top. *Bound*: no code that does the same sums is
+faster, at the card's rates; that is the FLOPs, or reading the weights once a pass where that takes longer,
+and after it what the optimiser reads and writes. *Unfused*: every operation reads its inputs and writes its
+outputs, as without `torch.compile`, each at its own bound. Rates are those of datasheets; products are taken
+to reach 80 % of them, as a large one does on an H100. At the end come the largest batches that fit, and what
+the paper's data cost in hours at `--share` of the bound.
 """
 
 import argparse
@@ -23,7 +23,7 @@ GB = 1e9
 LEFT_FREE = 0.1
 # 790 of 990 TFLOP/s in a large bf16 product on an H100; taken for the others too.
 REACHED = 0.8
-# HDTF as `config/hdtf256.yaml` splits it, in frames, if no video were missing: `max_frames` of 98 and 338 clips.
+# Frames of HDTF as `config/hdtf256.yaml` splits it, if no video were missing: of 98 and of 338 clips.
 TRAINED, TESTED = 121_350, 440_850
 CARDS_OF_A_NODE = 8
 
@@ -142,8 +142,8 @@ def stages_table(sizes: Iterable[Size], name: str) -> str:
     for size in sizes:
         bound = bound_s(size, card)
         figures = [f"{size.parameters / 1e6:.1f}", f"{size.held / GB:.2f}", f"{size.peak / GB:.2f}"]
-        figures += [f"{sum(size.flops.values()) / 1e12:.3g}"]
-        figures += [_three(1e3 * bound), _three(1e3 * unfused_s(size, card)), _three(size.frames / bound)]
+        figures += [_short(sum(size.flops.values()) / 1e12)]
+        figures += [_short(1e3 * bound), _short(1e3 * unfused_s(size, card)), _short(size.frames / bound)]
         rows.append([size.stage, str(size.frames), *figures])
     heads = ["stage", "frames", "parameters, M", "held, GB", "peak, GB", "TFLOP"]
     return markdown([*heads, f"bound, ms ({name})", "unfused, ms", "frames/s at the bound"], rows)
@@ -181,9 +181,7 @@ def _hours(work: Work, known: dict[tuple[str, int], Size], card: Card, share: fl
         ((stage, _, number),) = work.passes
         part = known.get((stage, work.together))
         several = None if part is None else number * bound_s(part, card)
-    said = [
-        f"{x / 3600 / share:.2g}" if x < 36000 else f"{x / 3600 / share:.0f}" for x in (one, several) if x
-    ]
+    said = [_short(x / 3600 / share) for x in (one, several) if x]
     return " / ".join(said)
 
 
@@ -193,9 +191,9 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _three(value: float) -> str:
-    """Return a number with three digits that count, and no exponent."""
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+def _short(value: float) -> str:
+    """Return a number with two or three digits that count, and no exponent."""
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
 def main() -> None:

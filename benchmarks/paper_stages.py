@@ -169,7 +169,8 @@ def _first_stage_update(networks: list[nn.Module]) -> int:
 def _first_stage(name: str) -> tuple[VQModel, int]:
     """Return the frozen first stage of a configuration, and the side of its frames."""
     config = paper(name)
-    channels, layers, codes = (128, 256, 512), 2, 8192  # vq-f4
+    channels: tuple[int, ...] = (128, 256, 512)  # vq-f4
+    layers, codes = 2, 8192
     if config.autoencoder == "train":
         training = config.autoencoder_training
         channels, layers, codes = training.channels, training.layers, training.codes
@@ -283,7 +284,7 @@ def _sampling_step(batch: int, held: bool) -> tuple[Callable[[], object], list[n
 
 
 def landmarks() -> Iterator[Size]:
-    """The detector on frames of 1080p, scaled down, and the landmark network on crops: the stage's batches."""
+    """The detector on frames of 1080p, scaled down, and the landmark network on crops, batched as there."""
     detected, followed = BATCH_SIZES["cuda"]
     yield measure("landmarks, S3FD", detected, partial(_detection, detected))
     yield measure("landmarks, 2DFAN-4", followed, partial(_alignment, followed))
@@ -314,8 +315,8 @@ def speech() -> Iterator[Size]:
 
 
 def _deepspeech() -> tuple[Callable[[], object], list[nn.Module]]:
-    widths: list[int] = [INPUTS, HIDDEN, HIDDEN, LAST_DENSE]
-    shapes = {f"dense{i}": (b, a) for i, (a, b) in enumerate(pairwise(widths), 1)}
+    widths = (INPUTS, HIDDEN, HIDDEN, LAST_DENSE)
+    shapes: dict[str, tuple[int, ...]] = {f"dense{i}": (b, a) for i, (a, b) in enumerate(pairwise(widths), 1)}
     shapes |= {"dense5": (HIDDEN, 2 * HIDDEN), "dense6": (LOGITS, HIDDEN)}
     tensors = {f"{name}.weight": torch.empty(shape) for name, shape in shapes.items()}
     tensors |= {f"{name}.bias": torch.empty(shape[0]) for name, shape in shapes.items()}
