@@ -67,12 +67,8 @@ class Meter(TorchDispatchMode):
 
     A storage counts from the operation that makes it until nothing refers to it any more; views count once.
     Rounding of an allocator and what a kernel needs inside itself are not in it.
-
-    Args:
-        tf32: whether float32 matrix products go at TF32's rate (convolutions do, in torch's default).
     """
 
-    tf32: bool = False
     live: int = 0
     peak: int = 0
     operations: list[Operation] = field(default_factory=list)
@@ -134,7 +130,8 @@ class Meter(TorchDispatchMode):
         if name in UNCOUNTED:
             flops = UNCOUNTED[name](*args)
         halved = bool(given) and any(x.dtype == torch.bfloat16 for x in given)
-        rate = "bf16" if halved else "tf32" if self.tf32 or name in CONVOLUTIONS else "fp32"
+        # In float32 torch lets convolutions round to TF32, and other products not.
+        rate = "bf16" if halved else "tf32" if name in CONVOLUTIONS else "fp32"
         self.operations.append(Operation(name, rate, flops, sum(map(size, [*given, *made]))))
 
 
@@ -174,9 +171,9 @@ def _counted(values: Tensor, minlength: int) -> Tensor:
 
 
 @contextmanager
-def pretended(tf32: bool = False) -> Iterator[Meter]:
+def pretended() -> Iterator[Meter]:
     """Make tensors without content inside the block, and count what they take; see `Meter`."""
-    meter = Meter(tf32)
+    meter = Meter()
     with ExitStack() as patches:
         for name in FLOAT32_ON_A_GPU:
             patches.enter_context(patch.object(F, name, _in_float32(getattr(F, name))))
@@ -192,13 +189,13 @@ def size(tensor: Tensor) -> int:
     return min(prod(tensor.shape) * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
-def measured(build: Callable[[], Callable[[], object]], tf32: bool = False) -> tuple[Meter, int]:
+def measured(build: Callable[[], Callable[[], object]]) -> tuple[Meter, int]:
     """Count one call of what `build` returns, after another that sets up optimisers.
 
     Returns:
         The meter after the second call, and the bytes that were live before it.
     """
-    with pretended(tf32) as meter:
+    with pretended() as meter:
         call = build()
         call()
         held = meter.restart()
