@@ -383,3 +383,14 @@ def test_a_pass_takes_no_more_memory_at_the_papers_sizes_than_at_small_ones(
     # Kernels for another number of frames round otherwise.
     torch.testing.assert_close(encode_frames(small, frames), latents, atol=1e-5, rtol=1e-5)
     assert np.abs(decode_latents(small, latents).astype(int) - decoded).max() <= 1
+
+
+def test_a_first_stage_in_bf16_encodes_and_decodes() -> None:
+    torch.manual_seed(0)
+    model = build_autoencoder((16, 32), 1, 16).eval()
+    frames = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    exact = encode_frames(model, frames)
+    found = encode_frames(model.to(torch.bfloat16), frames)
+    assert found.dtype == torch.float32
+    assert float((found - exact).norm() / exact.norm()) < 0.05
+    assert decode_latents(model, found).shape == frames.shape

@@ -117,7 +117,8 @@ def encode_frames(
     batch_size = frames_at_once(model, frames.shape[1], batch_size)
     for first in range(0, len(frames), batch_size):
         pixels = to_pixels(frames[first : first + batch_size])
-        latents = model.encode(_filled(pixels, batch_size if fill else 0).to(model.device)).latents
+        filled = _filled(pixels, batch_size if fill else 0).to(model.device, model.dtype)
+        latents = model.encode(filled).latents
         parts.append(latents[: len(pixels)].float().cpu() * scale)
     return torch.cat(parts)
 
