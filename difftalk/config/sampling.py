@@ -69,7 +69,7 @@ class Sampling(Section):
         None,
         ge=1,
         description="Frames in one pass of a network, filled up where there are fewer: the one number on "
-        "which rounding depends. Null: 8 on a CPU, `batch_size` on a GPU.",
+        "which rounding depends. Null: 8 on a CPU, 16 on a GPU.",
     )
     precision: Literal["no", "bf16"] = Field(
         "no", description="`bf16`: the denoiser in half of the memory, and sooner on a GPU."

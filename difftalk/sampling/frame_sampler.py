@@ -16,8 +16,9 @@ from difftalk.sampling.schedulers import build_scheduler
 if TYPE_CHECKING:
     from difftalk.sampling.pipeline import DiffTalkPipeline
 
-# On a CPU a pass of so many frames takes hardly longer a frame than one of many more.
-FRAMES_PER_PASS = 8
+# By the type of the device. A pass of so many frames takes hardly longer a frame than one of many more, and
+# one of fewer, such as the progressive reference of one clip, is filled up to no more than these.
+FRAMES_PER_PASS = {"cpu": 8, "cuda": 16}
 
 
 class FrameSampler:
@@ -36,9 +37,7 @@ class FrameSampler:
     def __init__(self, pipeline: "DiffTalkPipeline", settings: Sampling) -> None:
         self.pipeline, self.settings, self.device = pipeline, settings, pipeline.device
         on_gpu = self.device.type == "cuda"
-        self.frames_per_pass = settings.frames_per_pass or (
-            settings.batch_size if on_gpu else FRAMES_PER_PASS
-        )
+        self.frames_per_pass = settings.frames_per_pass or FRAMES_PER_PASS[self.device.type]
         if settings.precision == "bf16":
             for part in (pipeline.unet, pipeline.conditioner):
                 # diffusers' own `to` warns of layers that should stay in float32, though there are none.

@@ -3,7 +3,7 @@
 import copy
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing, nullcontext
 from datetime import timedelta
 from itertools import groupby
@@ -43,6 +43,7 @@ from difftalk.training.optimiser import (
     learning_rate,
     set_learning_rate,
 )
+from difftalk.training.readings import Readings
 from difftalk.training.signals import deferred_signals
 from difftalk.training.warm_start import start_denoiser
 
@@ -150,7 +151,17 @@ def _train(
     # What people follow the training by.
     journal = Journal(state / "log.jsonl", curves, log) if is_main else None
     progress = Progress(settings.steps - start, f"train {out.name}", "steps") if is_main else None
-    meters = Meters(**meters_state)
+    meters, readings, note = Meters(**meters_state), Readings(), ""
+
+    def account(read: Iterable[tuple[int, list[float]]], meters: Meters) -> bool:
+        """Count the steps that were read, and return whether a process was asked to stop in one of them."""
+        stopping = False
+        for step, (loss, asked, norm) in read:
+            meters.add(loss, norm)
+            if not np.isfinite([loss, norm]).all():
+                raise UserError(_diverged(step, loss, norm, clips, settings, latest, state))
+            stopping = stopping or asked > 0
+        return stopping
 
     with deferred_signals() as stop:
         for step in range(start, settings.steps):
@@ -165,31 +176,38 @@ def _train(
             optimiser.zero_grad(set_to_none=True)
             ema.step(model.parameters())
 
-            # All processes learn the same loss, and whether one of them was asked to stop.
-            shared = torch.stack([loss / ranks, torch.tensor(float(stop.signal > 0), device=device)])
-            mean_loss, stopping = accelerator.reduce(shared, "sum").tolist()
-            meters.add(mean_loss, float(norm))
-            if not np.isfinite([mean_loss, float(norm)]).all():
-                raise UserError(_diverged(step, mean_loss, float(norm), clips, settings, latest, state))
+            # All processes learn the same loss, and whether one of them was asked to stop. On a GPU that is
+            # read when the next step is launched; before anything is written, at once.
+            asked = torch.full((), float(stop.signal > 0), device=device)
+            shared = accelerator.reduce(torch.stack([loss / ranks, asked]), "sum")
+            readings.put(step, torch.cat([shared, norm.reshape(1)]))
+            done, ends = step + 1, step + 1 == settings.steps
+            logs = ends or done % settings.log_every == 0
+            saves = ends or done % settings.checkpoint_every == 0
+            shows = journal is not None and journal.wants_strip(done, settings.samples_every)
+            at_once = logs or saves or shows or not on_gpu
+            stopping = account(readings.take(everything=at_once), meters)
+            if stopping:
+                account(readings.take(everything=True), meters)
+            note = f"loss {meters.losses[-1]:.4f}" if meters.losses else note
 
             # Log, checkpoint, sample strip. Nothing below changes the weights.
-            done = step + 1
-            if done % settings.log_every == 0 or done == settings.steps:
+            if logs:
                 if journal is not None:
                     journal.write(meters.line(done, learning_rate(step, settings), settings.batch_size))
                 meters = Meters()
-            if is_main and (done % settings.checkpoint_every == 0 or done == settings.steps or stopping):
+            if is_main and (saves or stopping):
                 tensors = {"model": model.state_dict(), "ema": ema.state_dict()}
                 tensors |= {"optimiser": optimiser.state_dict(), "log": log, "meters": meters.state()}
                 latest = save_checkpoint(state, done, run_provenance, tensors)
             if stopping:
                 _stop(accelerator, stop.signal or signal.SIGTERM, done, latest, out)
-            if journal is not None and journal.wants_strip(done, settings.samples_every):
+            if shows and journal is not None:
                 with averaged_weights(model, ema), accelerator.autocast():
                     strip = sample_strip(model, clips, autoencoder, settings, device)
                 journal.show(strip, done)
             if progress is not None:
-                progress.advance(note=f"loss {mean_loss:.4f}")
+                progress.advance(note=note)
 
     # Finish: what is kept is the moving average, of every network that was trained.
     if progress is not None and journal is not None:
@@ -215,7 +233,9 @@ def _check_first_stage(autoencoder: Path, clips: LatentClips) -> None:
 def _accelerator(settings: TrainingSettings, on_gpu: bool) -> Accelerator:
     """Join the other processes, if there are any, and choose device and precision."""
     waits = InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)
-    buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    # Compiled, the backward pass is cut into a graph a bucket: at the paper size some 85 of the usual 25 MB.
+    bucket_mb = 250 if on_gpu else 25
+    buckets = DistributedDataParallelKwargs(gradient_as_bucket_view=True, bucket_cap_mb=bucket_mb)
     accelerator = Accelerator(
         mixed_precision=settings.precision, cpu=not on_gpu, kwargs_handlers=[waits, buckets]
     )

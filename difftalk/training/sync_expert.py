@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from difftalk.config.syncnet import SyncnetTraining
 from difftalk.models.sync_inputs import LIP_FRAMES, MFCC_COEFFICIENTS, cut_box, lip_box, mfcc_windows
 from difftalk.models.syncnet import SmallSyncNet, SyncnetConfig, load_syncnet
+from difftalk.runtime.device import default_device
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import Progress
 from difftalk.training.checkpoint import provenance, resume, save_checkpoint
@@ -91,6 +92,8 @@ def train_syncnet(
     network = _untrained(clips, settings)
     if base is not None:
         start_network(network, load_syncnet(base).network, "syncnet_training", base)
+    device, noise_scale = default_device(), network.mfcc_std.numpy().copy()
+    network.to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     start, history = 0, {"loss": math.nan, "within_1": math.nan}
     arrays = (part for clip in clips for part in (clip.lips, clip.audio))
@@ -105,20 +108,21 @@ def train_syncnet(
         for step in range(start, settings.steps):
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * warmup_cosine(step, settings.steps)
-            lips, audio = training_batch(clips, settings, step, network.mfcc_std)
-            loss, within_1 = info_nce(network, lips, audio, settings.temperature)
+            lips, audio = training_batch(clips, settings, step, noise_scale)
+            loss, within_1 = info_nce(network, lips.to(device), audio.to(device), settings.temperature)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
-            for key, value in (("loss", loss.item()), ("within_1", within_1)):
+            measured = torch.stack([loss.detach(), within_1]).tolist()
+            for key, value in zip(("loss", "within_1"), measured, strict=True):
                 history[key] = value if math.isnan(history[key]) else 0.98 * history[key] + 0.02 * value
             progress.advance(note=f"loss {history['loss']:.3f}, within a frame {history['within_1']:.1%}")
             if (step + 1) % settings.checkpoint_every == 0:
                 tensors = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
                 save_checkpoint(state, step + 1, origin, {**tensors, "history": history})
     report = {"train_loss": round(history["loss"], 4), "train_right_moment": round(history["within_1"], 4)}
-    return network.eval(), {**report, "clips": len(clips)}
+    return network.cpu().eval(), {**report, "clips": len(clips)}
 
 
 def _untrained(clips: Sequence[SyncClip], settings: SyncnetTraining) -> SmallSyncNet:
@@ -133,8 +137,8 @@ def _untrained(clips: Sequence[SyncClip], settings: SyncnetTraining) -> SmallSyn
     return network
 
 
-def info_nce(network: SmallSyncNet, lips: Tensor, audio: Tensor, temperature: float) -> tuple[Tensor, float]:
-    """Return the loss of one batch, and its accuracy.
+def info_nce(network: SmallSyncNet, lips: Tensor, audio: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return the loss of one batch, and its accuracy, on the device of the network.
 
     The accuracy is the part of the video windows whose nearest audio window is at most one frame off.
 
@@ -147,21 +151,21 @@ def info_nce(network: SmallSyncNet, lips: Tensor, audio: Tensor, temperature: fl
     video_embeddings = network.video(lips) / network.scale
     audio_embeddings = network.audio(audio.flatten(0, 1)).unflatten(0, audio.shape[:2]) / network.scale
     similarity = video_embeddings @ audio_embeddings.transpose(1, 2) / temperature  # (B, L, L)
-    moments = torch.arange(similarity.shape[1])
+    moments = torch.arange(similarity.shape[1], device=similarity.device)
     target = moments.expand(len(similarity), -1)
     loss = (F.cross_entropy(similarity.mT, target) + F.cross_entropy(similarity, target)) / 2
     within_1 = (similarity.argmax(dim=2) - moments).abs() <= 1
-    return loss, within_1.float().mean().item()
+    return loss, within_1.float().mean()
 
 
 def training_batch(
-    clips: Sequence[SyncClip], settings: SyncnetTraining, step: int, mfcc_std: Tensor
+    clips: Sequence[SyncClip], settings: SyncnetTraining, step: int, mfcc_std: np.ndarray
 ) -> tuple[Tensor, Tensor]:
     """Draw batch `step` of an endless seeded order.
 
     Lips are augmented with what generation and compression do to them, one stretch at a time: rotated,
     scaled, shifted (with some jitter), recoloured, blurred, noisy, compressed. Audio changes in level and
-    gets noise.
+    gets noise, of up to 0.15 of the spread `mfcc_std`, (13,), of each coefficient.
 
     Returns:
         Lips (B, 3, L + 4, S, S) in 0..255 and audio (B, L, 13, 20), both float32.
@@ -174,7 +178,7 @@ def training_batch(
         lips.append(degrade(crops, settings.lip_size, rng))
         windows = clips[i].audio[first : first + settings.stretch].copy()
         windows[:, 0] += rng.uniform(-2, 2)  # coefficient 0 is the log energy
-        noise = rng.uniform(0, 0.15) * mfcc_std.numpy()[:, None]
+        noise = rng.uniform(0, 0.15) * mfcc_std[:, None]
         audio.append(windows + noise * rng.standard_normal(windows.shape, np.float32))
     return (
         torch.from_numpy(np.stack(lips)).permute(0, 4, 1, 2, 3).float(),
