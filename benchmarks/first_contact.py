@@ -166,7 +166,7 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:
     """Sampling at the paper's size, 20 steps for the ratio and our 200 and 10 for the rate."""
-    sizes = official_formulation.Sizes(20, 256, (256, 512, 768, 1024), 2, 32, (128, 256, 512), 8192)
+    sizes = official_formulation.Sizes(32, 256, (256, 512, 768, 1024), 2, 32, (128, 256, 512), 8192)
     compiled: dict[str, Any] = {"compile": args.compile}
     released = official_formulation.RELEASED | {"steps": 20} | compiled
     named: dict[str, dict[str, Any]] = {

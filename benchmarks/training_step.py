@@ -140,7 +140,7 @@ class Data:
 
 
 def build(recipe: Recipe, nets: Denoiser, scheduler: DDIMScheduler, data: Data, batch_size: int) -> Runner:
-    """Copy the nets, take one step of warm-up, and note how much memory that took."""
+    """Copy the nets, take two steps of warm-up, and note how much memory that took."""
     before = start_of_peak()
     nets = copy.deepcopy(nets).to(DEVICE)
     settings = TrainingSettings()
@@ -192,6 +192,7 @@ def build(recipe: Recipe, nets: Denoiser, scheduler: DDIMScheduler, data: Data, 
 
     runner = Runner(recipe, step, 0)
     first_loss = step(0)
+    step(1)  # the state of AdamW is there from the second step on
     runner.peak = peak() - before
     runner.seconds.clear()
     runner.waited.clear()
