@@ -87,9 +87,10 @@ def frames_at_once(model: VQModel, size: int, wanted: int) -> int:
     return max(1, min(wanted, LARGEST_ARRAY_BYTES // of_frame))
 
 
-def to_pixels(frames: np.ndarray) -> torch.Tensor:
-    """Convert (N, H, W, 3) uint8 frames to (N, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+def to_pixels(frames: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
+    """Convert (N, H, W, 3) uint8 frames to (N, 3, H, W) float32 in [-1, 1], on the device that they go to."""
+    moved = torch.from_numpy(np.ascontiguousarray(frames)).to(device)
+    return moved.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def to_frames(pixels: torch.Tensor) -> np.ndarray:
@@ -116,8 +117,8 @@ def encode_frames(
     scale, parts = model.config.scaling_factor, []
     batch_size = frames_at_once(model, frames.shape[1], batch_size)
     for first in range(0, len(frames), batch_size):
-        pixels = to_pixels(frames[first : first + batch_size])
-        filled = _filled(pixels, batch_size if fill else 0).to(model.device, model.dtype)
+        pixels = to_pixels(frames[first : first + batch_size], model.device)
+        filled = _filled(pixels, batch_size if fill else 0).to(model.dtype)
         latents = model.encode(filled).latents
         parts.append(latents[: len(pixels)].float().cpu() * scale)
     return torch.cat(parts)

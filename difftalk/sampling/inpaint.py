@@ -40,8 +40,7 @@ def inpaint(
         z_0, (B, C, h, w).
     """
     z_t = noise() * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        timestep = t.to(z_known.device)
+    for t, timestep in zip(scheduler.timesteps, scheduler.timesteps.to(z_known.device), strict=True):
         seen = z_known
         if known_region == "noised":
             seen = schedule.add_noise(z_known, noise(), timestep[None])

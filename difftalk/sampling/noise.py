@@ -35,11 +35,12 @@ class FrameNoise:
         self._streams = [
             torch.Generator().manual_seed(stream_seed(seed, clip_id, frame)) for clip_id, frame in frames
         ]
-        self._shape, self._device = tuple(shape), device
+        self._shape, self._device = tuple(shape), torch.device(device)
 
     def draw(self) -> torch.Tensor:
         """Return the next noise of every frame, (B, C, h, w) float32."""
-        drawn = torch.empty(len(self._streams), *self._shape)
+        # From pinned memory it is copied beside what the device computes, which is not waited for.
+        drawn = torch.empty(len(self._streams), *self._shape, pin_memory=self._device.type == "cuda")
         for noise, stream in zip(drawn, self._streams, strict=True):
             noise.normal_(generator=stream)
-        return drawn.to(self._device)
+        return drawn.to(self._device, non_blocking=True)

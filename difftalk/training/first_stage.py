@@ -349,7 +349,7 @@ def measure(
     counts = torch.zeros(model.config.num_vq_embeddings, device=model.device)
     for first in range(0, len(frames), MEASURED_AT_ONCE):
         truth = frames[first : first + MEASURED_AT_ONCE]
-        x = to_pixels(truth).to(model.device)
+        x = to_pixels(truth, model.device)
         latents = model.encode(x).latents
         if quantised:
             latents, _, (_, _, indices) = model.quantize(latents)
