@@ -17,7 +17,6 @@ from live_memory import Operation, measured
 from random_weights import HIDDEN, LAST_DENSE
 from snakemake.utils import update_config
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from difftalk.config import workflow
 from difftalk.config.root import Config
@@ -27,7 +26,8 @@ from difftalk.models.autoencoder import build_autoencoder, downsampling, frames_
 from difftalk.models.conditioning import LANDMARKS_SEEN, SPEECH_WINDOW, Conditioner
 from difftalk.models.denoiser import LATENT_CHANNELS, Denoiser, build_unet, noise_schedule
 from difftalk.models.examples import Examples
-from difftalk.models.perceptual import Perceptual
+from difftalk.models.perceptual import Features, Perceptual
+from difftalk.models.quantiser import quantise
 from difftalk.models.syncnet import V2_SIZE, SyncNetV2
 from difftalk.speech.deepspeech import INPUTS, LOGITS, DeepSpeech
 from difftalk.training.data import TrainingBatch
@@ -135,6 +135,7 @@ class _Perceptual(Perceptual):
     def __init__(self) -> None:
         nn.Module.__init__(self)
         self.net = _lpips("vgg")
+        self.net.net = Features(self.net.net)
         self.requires_grad_(False)
 
 
@@ -146,16 +147,12 @@ def _lpips(net: str) -> Any:
 
 def _first_stage_step(batch: int, checkpointed: bool) -> tuple[Callable[[], object], list[nn.Module]]:
     config = paper("hdtf512")
-    settings = config.autoencoder_training
+    settings = config.autoencoder_training.model_copy(update={"gradient_checkpointing": checkpointed})
     perceptual = _Perceptual()
     trainer = FirstStageTrainer(settings, "cpu", perceptual)
     for optimiser in (trainer.optimiser, trainer.discriminator_optimiser):
         for group in optimiser.param_groups:
             group["foreach"] = True  # as on a GPU
-    if checkpointed:
-        for part in (trainer.model.encoder, trainer.model.decoder):
-            part.gradient_checkpointing = True
-            part._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     frames = torch.empty(batch, 3, config.crops.size, config.crops.size)
     # Past the last redrawing of codes.
     networks = [trainer.model, trainer.discriminator, perceptual]
@@ -196,7 +193,12 @@ def _decode(name: str, batch: int) -> tuple[Callable[[], object], list[nn.Module
     model, side = _first_stage(name)
     latents = torch.empty(batch, LATENT_CHANNELS, *2 * [side // downsampling(model)])
     used = [model.quantize, model.post_quant_conv, model.decoder]
-    return torch.no_grad()(lambda: model.decode(latents).sample), used
+
+    def decode() -> Tensor:
+        codes, _, _ = quantise(model, latents)
+        return model.decode(codes, force_not_quantize=True).sample
+
+    return torch.no_grad()(decode), used
 
 
 def _denoiser() -> Denoiser:

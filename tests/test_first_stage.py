@@ -1,6 +1,7 @@
 """The first stage: the terms of its loss, its figures and frames, exact resumption, copies."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -22,12 +23,14 @@ from difftalk.models.autoencoder import (
     encode_frames,
     frames_at_once,
     load_autoencoder,
+    to_pixels,
 )
 from difftalk.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from difftalk.models.perceptual import Perceptual
+from difftalk.models.quantiser import quantise
 from difftalk.runtime.errors import UserError
 from difftalk.stages.autoencoder import EMBEDDED, run
-from difftalk.training.first_stage import Trained, codebook_use, train_autoencoder
+from difftalk.training.first_stage import FirstStageTrainer, Trained, train_autoencoder
 from difftalk.training.frames import (
     STRETCH,
     Batches,
@@ -37,6 +40,7 @@ from difftalk.training.frames import (
     hold_out,
     load_batches,
 )
+from difftalk.training.reconstruction import codebook_use
 
 TINY: dict[str, Any] = {
     "channels": [8, 16, 16],
@@ -188,7 +192,8 @@ def test_the_perceptual_term_is_lpips_of_the_backbone_in_the_weights_folder(
     # Every tensor of the backbone comes from the file, and the heads from the package.
     net = Perceptual(backbone / "vgg16.safetensors")
     stored = load_file(backbone / "vgg16.safetensors")
-    loaded = {f"features.{'.'.join(k.split('.')[1:])}": v for k, v in net.net.net.state_dict().items()}
+    held = net.net.net.backbone.state_dict()
+    loaded = {f"features.{'.'.join(k.split('.')[1:])}": v for k, v in held.items()}
     assert loaded.keys() == stored.keys() and all(torch.equal(loaded[k], stored[k]) for k in stored)
     x = torch.rand(2, 3, 32, 32) * 2 - 1
     assert net(x, x).abs().max() == 0 and net(x, -x).shape == (2,)
@@ -394,3 +399,74 @@ def test_a_first_stage_in_bf16_encodes_and_decodes() -> None:
     assert found.dtype == torch.float32
     assert float((found - exact).norm() / exact.norm()) < 0.05
     assert decode_latents(model, found).shape == frames.shape
+
+
+def embedded_latents() -> tuple[Any, torch.Tensor]:
+    """The embedded first stage, and its latents of eight frames before quantisation."""
+    model = load_autoencoder(EMBEDDED)
+    latents = encode_frames(model, speaker(901).frames[:8]) / model.config.scaling_factor
+    return model, latents
+
+
+def test_codes_are_those_of_diffusers_and_of_float32_in_half_precision() -> None:
+    model, latents = embedded_latents()
+    model.quantize.legacy = False
+    theirs, loss, (_, _, numbers) = model.quantize(latents)
+    ours = quantise(model, latents)
+    assert torch.equal(ours[0], theirs) and torch.equal(ours[1], loss) and torch.equal(ours[2], numbers)
+    assert torch.equal(quantise(model, latents[3:4])[2], numbers.view(8, -1)[3])
+    model.to(torch.bfloat16)
+    weight = model.quantize.embedding.weight.float()
+    nearest = torch.cdist(latents.permute(0, 2, 3, 1).flatten(0, 2), weight).argmin(dim=1)
+    assert torch.equal(quantise(model, latents)[2], nearest)
+    assert (model.quantize(latents.bfloat16())[2][2] != nearest).float().mean() > 0.01, "why it is done"
+
+
+def trained_steps(**changes: object) -> tuple[FirstStageTrainer, list[dict[str, float]]]:
+    """Four steps with the discriminator, quantised from the second one on."""
+    common = {**TINY, "steps": 4, "discriminator_weight": 0.75, "discriminator_from": 0.25}
+    settings = from_dict(AutoencoderTraining, {**common, **changes}, "")
+    trainer = FirstStageTrainer(settings, "cpu", None)
+    frames = to_pixels(speaker(902).frames[: 4 * 4])
+    sums = []
+    for step in range(4):
+        trainer.step(step, frames[4 * step : 4 * step + 4])
+        sums.append({name: float(total[0]) for name, total in trainer.sums.items()})
+    return trainer, sums
+
+
+def largest_difference(a: FirstStageTrainer, b: FirstStageTrainer) -> float:
+    pairs = zip(a.model.parameters(), b.model.parameters(), strict=True)
+    return max(float((x - y).detach().abs().max()) for x, y in pairs)
+
+
+def test_checkpointed_activations_change_no_weight() -> None:
+    trainer, sums = trained_steps()
+    checkpointed, the_same = trained_steps(gradient_checkpointing=True)
+    assert largest_difference(trainer, checkpointed) == 0
+    assert sums == the_same
+    assert sums[-1]["adversarial"] != 0
+
+
+def test_a_batch_in_parts_gives_the_same_step() -> None:
+    plain, terms = trained_steps(steps=4, discriminator_weight=0.0)
+    parts, in_parts = trained_steps(steps=4, discriminator_weight=0.0, gradient_accumulation_steps=2)
+    for whole, halved in zip(terms, in_parts, strict=True):
+        assert halved == pytest.approx(whole, rel=2e-3)
+    assert int(parts.code_counts.sum()) == int(plain.code_counts.sum()), "codes are counted once a frame"
+    adversarial, _ = trained_steps(gradient_accumulation_steps=2)
+    assert math.isfinite(float(adversarial.sums["discriminator"][0]))
+    with pytest.raises(UserError, match="batch_size 4 is not a multiple of gradient_accumulation_steps 3"):
+        trained_steps(gradient_accumulation_steps=3)
+
+
+def test_lpips_in_bf16_is_that_of_float32_to_rounding(backbone: Path) -> None:
+    perceptual = Perceptual(next(backbone.rglob("*.safetensors")))
+    frames = to_pixels(speaker(903).frames[:4])
+    other = (frames + 0.3 * torch.randn(frames.shape, generator=torch.Generator().manual_seed(1))).clamp(
+        -1, 1
+    )
+    exact, rounded = perceptual(frames, other), perceptual(frames, other, bf16=True)
+    assert rounded.dtype == torch.float32
+    assert torch.allclose(rounded, exact, rtol=2e-2) and not torch.equal(rounded, exact)
+    assert torch.equal(perceptual(frames, other), exact), "bf16 is of one call"

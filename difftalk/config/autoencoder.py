@@ -1,8 +1,8 @@
 """Section `autoencoder_training`: how the first stage is trained."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from difftalk.config.section import List, Section
 
@@ -29,6 +29,17 @@ class AutoencoderTraining(Section):
     codes: int = Field(2048, ge=2, description="Size of the codebook.")
     steps: int = Field(2000, ge=1, description="Training steps.")
     batch_size: int = Field(16, ge=1, description="Frames in a step.")
+    gradient_accumulation_steps: int = Field(
+        1,
+        ge=1,
+        description="Parts that a batch is cut into and taken one by one, to save memory; `batch_size` is a "
+        "multiple. The discriminator's norms and the adaptive weight are of a part.",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Compute activations anew in the backward pass: a third of the memory, a quarter more "
+        "computing, the same result.",
+    )
     learning_rate: float = Field(
         1.0e-3,
         gt=0,
@@ -77,3 +88,12 @@ class AutoencoderTraining(Section):
     log_every: int = Field(100, ge=1, description="Steps between lines of the training log.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
     seed: int = Field(1, description="Seed of weights and batches.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch_size % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}"
+            )
+        return self

@@ -4,13 +4,16 @@ As in LDM, `encode` gives the latents *before* quantisation and `decode` quantis
 "VQ-reg"). The encoder is deterministic, so latents may be computed once and stored.
 """
 
+from functools import partial
 from math import gcd
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import VQModel
+from torch.utils.checkpoint import checkpoint
 
+from difftalk.models.quantiser import quantise
 from difftalk.pretrained.model_folder import FIRST_STAGE
 from difftalk.runtime.errors import UserError, is_machine_fault
 
@@ -72,6 +75,13 @@ def load_autoencoder(folder: Path, device: str | torch.device = "cpu") -> VQMode
     if lacking := report["missing_keys"]:
         raise UserError(f"{folder}: the first stage cannot be loaded: no weights {lacking[0]}")
     return model.float().to(device).eval().requires_grad_(False)
+
+
+def checkpoint_activations(model: VQModel) -> None:
+    """Let the backward pass compute the activations of each block anew, so that they need no memory."""
+    for part in (model.encoder, model.decoder):
+        part.gradient_checkpointing = True
+        part._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
 
 def downsampling(model: VQModel) -> int:
@@ -139,8 +149,10 @@ def decode_latents(
     scale, parts = model.config.scaling_factor, []
     batch_size = frames_at_once(model, latents.shape[-1] * downsampling(model), batch_size)
     for z in latents.float().split(batch_size):
-        filled = _filled(z, batch_size if fill else 0).to(model.device, model.dtype)
-        parts.append(to_frames(model.decode(filled / scale).sample[: len(z)]))
+        filled = _filled(z, batch_size if fill else 0).to(model.device)
+        codes, _, _ = quantise(model, filled / scale)
+        pixels = model.decode(codes.to(model.dtype), force_not_quantize=True).sample
+        parts.append(to_frames(pixels[: len(z)]))
     return np.concatenate(parts)
 
 

@@ -40,12 +40,30 @@ class Perceptual(nn.Module):
                 # pnet_rand only keeps it from downloading: every tensor of the backbone is replaced.
                 self.net: Any = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
             self.net.net.load_state_dict(stored)
+            self.net.net = Features(self.net.net)
         except (SafetensorError, OSError, KeyError, RuntimeError) as e:
             what = " ".join(f"{type(e).__name__}: {e}".split())[:200]
             raise UserError(f"{backbone}: not the VGG16 backbone of LPIPS ({what})") from None
         self.requires_grad_(False)
         self.eval()
 
-    def forward(self, truth: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Return the distance of each image (B, 3, H, W) to its truth, in the same shape: (B,)."""
+    def forward(self, truth: torch.Tensor, images: torch.Tensor, *, bf16: bool = False) -> torch.Tensor:
+        """Return the distance of each image (B, 3, H, W) to its truth, in the same shape: (B,).
+
+        With `bf16` the backbone computes in bfloat16; its features are compared in float32 all the same.
+        """
+        self.net.net.bf16 = bf16
         return self.net(truth, images).flatten()
+
+
+class Features(nn.Module):
+    """The backbone, whose features come in float32 whatever it computes in."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.bf16 = backbone, False
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return the features of each slice, float32, of images (B, 3, H, W) as LPIPS scales them."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            return [features.float() for features in self.backbone(images)]

@@ -6,6 +6,7 @@ the two that cost most are off by default.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import VQModel
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torch.nn import functional as F
 
 from difftalk.config.autoencoder import AutoencoderTraining
-from difftalk.models.autoencoder import build_autoencoder, load_autoencoder, to_frames, to_pixels
+from difftalk.models.autoencoder import (
+    build_autoencoder,
+    checkpoint_activations,
+    load_autoencoder,
+)
 from difftalk.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from difftalk.models.perceptual import Perceptual
+from difftalk.models.quantiser import quantise
 from difftalk.pretrained import table as weights
 from difftalk.runtime.device import default_device
 from difftalk.runtime.errors import UserError
@@ -28,19 +33,19 @@ from difftalk.runtime.files import write_json_lines
 from difftalk.runtime.progress import Progress
 from difftalk.training.checkpoint import provenance, resume, save_checkpoint
 from difftalk.training.frames import FrameBatches
+from difftalk.training.reconstruction import codebook_use, measure, psnr_db
 from difftalk.training.schedule import warmup_cosine
 from difftalk.training.warm_start import start_network
 
+# May differ from the checkpoint's: it changes the result by rounding at most.
+MAY_CHANGE = frozenset({"gradient_checkpointing"})
 # VQGAN's betas of both optimisers, from the first step on where there is a discriminator at all.
 ADVERSARIAL_BETAS = (0.5, 0.9)
 # Unused codes are redrawn every so many steps, until this part of the training.
 REDRAW_EVERY, REDRAW_UNTIL = 200, 0.8
 # Epochs shorter than this are measured together.
 STEPS_BETWEEN_MEASUREMENTS = 200
-MEASURED_AT_ONCE = 8  # frames
 LATENT_STD_BATCHES = 16  # batches over which the spread of the latents is taken
-# As in the tables; not imported from there, or an edit of the metrics would rerun the training.
-SSIM_WINDOW = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 
 @dataclass
@@ -83,7 +88,7 @@ def train_autoencoder(
     trainer = FirstStageTrainer(settings, default_device(), perceptual, base)
     origin = provenance(settings, batches.identifying_arrays(), __name__, base)
     start = 0
-    if (checkpoint := resume(state, origin)) is not None:
+    if (checkpoint := resume(state, origin, MAY_CHANGE)) is not None:
         start = checkpoint["step"]
         trainer.load_state(checkpoint)
 
@@ -141,7 +146,8 @@ class FirstStageTrainer:
         self.model = build_autoencoder(settings.channels, settings.layers, settings.codes).to(device)
         if base is not None:
             start_network(self.model, load_autoencoder(base), "autoencoder_training", base)
-        self.model.quantize.legacy = False
+        if settings.gradient_checkpointing:
+            checkpoint_activations(self.model)
         self.adversarial = settings.discriminator_weight > 0
         betas = ADVERSARIAL_BETAS if self.adversarial else (0.9, 0.999)
         self.optimiser = torch.optim.AdamW(
@@ -171,36 +177,51 @@ class FirstStageTrainer:
         """Update the autoencoder and then the discriminator on frames (B, 3, H, W) in [-1, 1]."""
         adversarial = step >= self.adversarial_from
         self.learning_rate = float(self.schedule.get_last_lr()[0])
+        self.optimiser.zero_grad(set_to_none=True)
+        parts = frames.chunk(self.settings.gradient_accumulation_steps)
+        self._redraw_codes(step, parts)
+        made = [self._part(step, part, len(parts), adversarial) for part in parts]
+        decoded, terms = zip(*made, strict=True)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.schedule.step()
+        means = {name: torch.stack([of_part[name].detach() for of_part in terms]).mean() for name in terms[0]}
+        if adversarial:
+            means["discriminator"] = self._discriminator_step(parts, decoded)
+        self._accumulate(step, means)
+
+    def _part(
+        self, step: int, frames: Tensor, parts: int, adversarial: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add the gradient of one of the `parts`; return its decoded frames, and its loss with its terms."""
         with self._autocast():
             latents = self.model.encode(frames).latents.float()
         quantised, codebook_loss = self._quantise(latents, step)
         with self._autocast():
             decoded = self.model.decoder(self.model.post_quant_conv(quantised)).float()
         loss, terms = self._loss(frames, decoded, codebook_loss, adversarial)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
-        self.schedule.step()
-        if adversarial:
-            terms["discriminator"] = self._discriminator_step(frames, decoded.detach())
-        self._accumulate(step, {"loss": loss, **terms})
+        (loss / parts).backward()
+        return decoded.detach(), {"loss": loss, **terms}
+
+    def _redraw_codes(self, step: int, parts: Sequence[Tensor]) -> None:
+        """Draw the codebook from the encoder's own outputs when quantisation begins, unless it came trained.
+
+        Codes that fall out of use are redrawn later on: trained from the usual initialisation,
+        three-dimensional codes collapse to a few.
+        """
+        begins = step == self.quantise_from
+        redraw = step % REDRAW_EVERY == 0 and self.quantise_from <= step < self.settings.steps * REDRAW_UNTIL
+        if (redraw or begins) and not (begins and self.has_codes):
+            with torch.no_grad(), self._autocast():
+                latents = torch.cat([self.model.encode(part).latents.float() for part in parts])
+            redraw_unused(self.model, latents, self.code_counts, self.settings.seed + step)
+            self.code_counts.zero_()
 
     def _quantise(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Quantise from step `quantise_from` on; return latents, and codebook and commitment loss.
-
-        The codebook is drawn from the encoder's own outputs when quantisation begins, unless it came trained,
-        and codes that fall out of use are redrawn: trained from the usual initialisation, three-dimensional
-        codes collapse to a few.
-        """
+        """Quantise from step `quantise_from` on; return latents, and codebook and commitment loss."""
         if step < self.quantise_from:
             return latents, torch.zeros((), device=self.device)
-        begins = step == self.quantise_from
-        redraw = step % REDRAW_EVERY == 0 and step < self.settings.steps * REDRAW_UNTIL
-        if (redraw or begins) and not (begins and self.has_codes):
-            redraw_unused(self.model, latents.detach(), self.code_counts, self.settings.seed + step)
-            self.code_counts.zero_()
-        quantised, loss, (_, _, indices) = self.model.quantize(latents)
+        quantised, loss, indices = quantise(self.model, latents)
         self.code_counts += torch.bincount(indices, minlength=self.settings.codes)
         return quantised, loss
 
@@ -216,7 +237,7 @@ class FirstStageTrainer:
         reconstruction = terms["absolute"] + self.settings.squared_weight * terms["squared"]
         if self.settings.perceptual_weight:
             assert self.perceptual is not None
-            terms["perceptual"] = self.perceptual(frames, decoded).mean()
+            terms["perceptual"] = self.perceptual(frames, decoded, bf16=self.settings.bf16).mean()
             reconstruction = reconstruction + self.settings.perceptual_weight * terms["perceptual"]
         loss = reconstruction + self.settings.codebook_weight * terms["codebook"]
         if adversarial:
@@ -229,17 +250,19 @@ class FirstStageTrainer:
             loss = loss + weight * terms["adversarial"]
         return loss, terms
 
-    def _discriminator_step(self, frames: Tensor, decoded: Tensor) -> Tensor:
-        """Update the discriminator at the autoencoder's learning rate; return its loss."""
+    def _discriminator_step(self, frames: Sequence[Tensor], decoded: Sequence[Tensor]) -> Tensor:
+        """Update the discriminator at the autoencoder's learning rate, part by part; return its loss."""
         self.discriminator.requires_grad_(True)
-        with self._autocast():
-            real, generated = self.discriminator(frames).float(), self.discriminator(decoded).float()
-        loss = hinge_loss(real, generated)
         self.discriminator_optimiser.param_groups[0]["lr"] = self.learning_rate
         self.discriminator_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        losses = []
+        for truth, made in zip(frames, decoded, strict=True):
+            with self._autocast():
+                real, generated = self.discriminator(truth).float(), self.discriminator(made).float()
+            losses.append(hinge_loss(real, generated))
+            (losses[-1] / len(frames)).backward()
         self.discriminator_optimiser.step()
-        return loss
+        return torch.stack([loss.detach() for loss in losses]).mean()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.settings.bf16)
@@ -337,53 +360,9 @@ class FirstStageTrainer:
 
 
 @torch.no_grad()
-def measure(
-    model: VQModel, frames: np.ndarray, quantised: bool, perceptual: Perceptual | None
-) -> dict[str, float]:
-    """Measure reconstructions of frames (N, H, W, 3) uint8, and their use of the codebook.
-
-    Means of `psnr` in dB and `ssim` of uint8 frames, as in the tables; `lpips_vgg` where there is a
-    `perceptual`; `codes_used` and `perplexity` where latents are `quantised`, as they are in the end.
-    """
-    found: dict[str, list[float]] = {"psnr": [], "ssim": [], "lpips_vgg": []}
-    counts = torch.zeros(model.config.num_vq_embeddings, device=model.device)
-    for first in range(0, len(frames), MEASURED_AT_ONCE):
-        truth = frames[first : first + MEASURED_AT_ONCE]
-        x = to_pixels(truth, model.device)
-        latents = model.encode(x).latents
-        if quantised:
-            latents, _, (_, _, indices) = model.quantize(latents)
-            counts += torch.bincount(indices, minlength=len(counts))
-        decoded = model.decode(latents, force_not_quantize=True).sample.clamp(-1, 1)
-        for a, b in zip(truth, to_frames(decoded), strict=True):
-            if (a != b).any():
-                found["psnr"].append(peak_signal_noise_ratio(a, b, data_range=255))
-            found["ssim"].append(structural_similarity(a, b, data_range=255, channel_axis=-1, **SSIM_WINDOW))
-        if perceptual is not None:
-            found["lpips_vgg"] += perceptual(x, decoded).tolist()
-    means = {name: float(np.mean(values)) for name, values in found.items() if values}
-    return means | (codebook_use(counts) if quantised else {})
-
-
-def codebook_use(counts: Tensor, prefix: str = "") -> dict[str, float]:
-    """Return the part of the codes that are used, and their perplexity.
-
-    The perplexity is the number of evenly used codes of the same entropy.
-    """
-    part = counts.double() / counts.sum()
-    perplexity = torch.special.entr(part).sum().exp().item()
-    return {f"{prefix}codes_used": (counts > 0).double().mean().item(), f"{prefix}perplexity": perplexity}
-
-
-@torch.no_grad()
 def redraw_unused(model: VQModel, latents: Tensor, counts: Tensor, seed: int) -> None:
     """Set codes whose count is 0 to random latents of this batch, (B, C, h, w)."""
     cells = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
     unused = (counts == 0).nonzero().squeeze(1)
     picks = torch.randint(len(cells), (len(unused),), generator=torch.Generator().manual_seed(seed))
     model.quantize.embedding.weight[unused] = cells[picks.to(cells.device)]
-
-
-def psnr_db(mean_squared_error: float) -> float:
-    """Return the PSNR in dB of images in [-1, 1], whose range is 2."""
-    return 10 * math.log10(4.0 / max(mean_squared_error, 1e-12))
