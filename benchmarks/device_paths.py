@@ -1,7 +1,7 @@
 """Every path that can run on a GPU, once at a small size: what it computes, to be compared between devices.
 
 Each function of `PATHS` runs on `default_device()` with weights and data of fixed seeds and returns arrays by
-name. `CUDA_VISIBLE_DEVICES= python benchmarks/device_paths.py OUT.npz` writes those of the CPU to a file.
+name. `CUDA_VISIBLE_DEVICES= python benchmarks/device_paths.py OUT.npz [PATH ...]` writes the CPU's to a file.
 """
 
 import json
@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,16 +228,18 @@ PATHS: dict[str, Callable[[Path], Arrays]] = {
 }  # fmt: skip
 
 
-def run_paths() -> tuple[dict[str, Arrays], dict[str, str], dict[str, float]]:
-    """Run all; return what each computed, the errors of those that failed, and the seconds of each."""
+def run_paths(
+    names: Sequence[str] = tuple(PATHS),
+) -> tuple[dict[str, Arrays], dict[str, str], dict[str, float]]:
+    """Run these; return what each computed, the errors of those that failed, and the seconds of each."""
     found: dict[str, Arrays] = {}
     failed: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    for name, path in PATHS.items():
+    for name in names:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             try:
-                found[name] = path(Path(folder))
+                found[name] = PATHS[name](Path(folder))
             except Exception as e:
                 traceback.print_exc()
                 failed[name] = f"{type(e).__name__}: {e}"
@@ -246,7 +248,7 @@ def run_paths() -> tuple[dict[str, Arrays], dict[str, str], dict[str, float]]:
 
 
 if __name__ == "__main__":
-    arrays, errors, _ = run_paths()
+    arrays, errors, _ = run_paths(sys.argv[2:] or tuple(PATHS))
     pairs = [(path, name, array) for path, of in arrays.items() for name, array in of.items()]
     named: dict[str, Any] = {f"{path}/{name}": array for path, name, array in pairs}
     np.savez(sys.argv[1], **named)

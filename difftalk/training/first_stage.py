@@ -222,7 +222,8 @@ class FirstStageTrainer:
         if step < self.quantise_from:
             return latents, torch.zeros((), device=self.device)
         quantised, loss, indices = quantise(self.model, latents)
-        self.code_counts += torch.bincount(indices, minlength=self.settings.codes)
+        # Not by `bincount`, for whose size a GPU would be waited for.
+        self.code_counts.index_add_(0, indices, torch.ones_like(self.code_counts[:1]).expand(len(indices)))
         return quantised, loss
 
     def _loss(
