@@ -32,7 +32,7 @@ from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import write_json_lines
 from difftalk.runtime.progress import Progress
 from difftalk.training.checkpoint import provenance, resume, save_checkpoint
-from difftalk.training.frames import FrameBatches
+from difftalk.training.frames import FrameBatches, prepared
 from difftalk.training.reconstruction import codebook_use, measure, psnr_db
 from difftalk.training.schedule import warmup_cosine
 from difftalk.training.warm_start import start_network
@@ -96,8 +96,8 @@ def train_autoencoder(
     measure_every = math.ceil(max(1, round(STEPS_BETWEEN_MEASUREMENTS / epoch)) * epoch)
     note = ""
     with Progress(settings.steps - start, "autoencoder", "steps") as progress:
-        for step in range(start, settings.steps):
-            trainer.step(step, batches.at(step).to(trainer.device))
+        for step, batch in enumerate(prepared(batches, start, settings.steps), start):
+            trainer.step(step, batch.to(trainer.device))
             done = step + 1
             measured = done == settings.steps or done % measure_every == 0
             if measured or done % settings.log_every == 0:

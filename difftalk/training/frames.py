@@ -45,6 +45,17 @@ class FrameBatches(Protocol):
         """Yield arrays that tell one set of frames from another."""
 
 
+def prepared(batches: FrameBatches, start: int, stop: int) -> Iterator[torch.Tensor]:
+    """Give the batches of the steps from `start` to `stop`, each of them prepared beside the step before."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
+        following = ahead.submit(batches.at, start)
+        for step in range(start, stop):
+            batch = following.result()
+            if step + 1 < stop:
+                following = ahead.submit(batches.at, step + 1)
+            yield batch
+
+
 @dataclass(frozen=True)
 class Batches:
     """Batches out of frames that are held in memory."""
