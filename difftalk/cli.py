@@ -19,7 +19,7 @@ from typing import Any
 
 import difftalk.stages
 from difftalk import __version__
-from difftalk.runtime import ancestors, arguments, faults, progress
+from difftalk.runtime import ancestors, arguments, device, faults, progress
 from difftalk.runtime.errors import UserError
 from difftalk.stages import STAGES
 from difftalk.training import launcher
@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = vars(parser(next((word for word in argv if word in STAGES), None)).parse_args(argv))
     verb, action, log = values.pop("verb"), values.pop("action", ""), values.pop("log")
     name = f"{verb} {action}".strip()
+    device.begin(verb)
     rank = launcher.rank()
     launches = values.get("processes", 1) > 1 and rank is None
     if not launches:

@@ -1,5 +1,7 @@
 """A training of seconds on a small made-up shard, for the tests of training."""
 
+import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,23 @@ def train(
         processes=processes,
     )
     return made / name
+
+
+def difftalk_train(made: Path, name: str, processes: int, **changes: object) -> list[str]:
+    """The command line of a training with `changes` to `TINY`; its log is `{name}.log`."""
+    return [
+        *(sys.executable, "-m", "difftalk", "train", "--shards", str(made / "train-000.tar")),
+        *("--autoencoder", str(made / "autoencoder"), "--settings", json.dumps(TINY | changes)),
+        *(
+            "--state",
+            str(made / f"state-{name}"),
+            "--out",
+            str(made / name),
+            "--log",
+            str(made / f"{name}.log"),
+        ),
+        *("--processes", str(processes), "--data-workers", "1"),
+    ]
 
 
 def train_on_drawn(

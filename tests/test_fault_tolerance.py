@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import psutil
 import pytest
 import torch
 from conftest import files_no_larger_than
-from small_training import TINY, train, weights, write_made
+from small_training import TINY, difftalk_train, train, weights, write_made
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from difftalk.media.shards import read_shard, write_shard
@@ -87,22 +86,6 @@ def test_signals_save_the_step_under_way_and_the_rest_follows_bit_for_bit(
     assert same_weights(made / "whole", model)
     lines = [json.loads(line) for line in (model / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
-
-
-def difftalk_train(made: Path, name: str, processes: int, **changes: object) -> list[str]:
-    return [
-        *(sys.executable, "-m", "difftalk", "train", "--shards", str(made / "train-000.tar")),
-        *("--autoencoder", str(made / "autoencoder"), "--settings", json.dumps(TINY | changes)),
-        *(
-            "--state",
-            str(made / f"state-{name}"),
-            "--out",
-            str(made / name),
-            "--log",
-            str(made / f"{name}.log"),
-        ),
-        *("--processes", str(processes), "--data-workers", "1"),
-    ]
 
 
 def test_processes_that_prepare_batches_do_not_hold_up_the_end(made: Path) -> None:

@@ -264,7 +264,7 @@ def test_a_folder_of_other_names_is_refused(scored: Scored, tmp_path: Path) -> N
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_one_line(scored: Scored, tmp_path: Path) -> None:
     folder, _ = scored
-    with pytest.raises(UserError, match=r"no GPU on this machine: .*evaluation\.device: cpu"):
+    with pytest.raises(UserError, match=r"device is cuda, and torch finds none: .*evaluation\.device: cpu"):
         score.run(
             method="ground_truth",
             samples=folder / "ground_truth",

@@ -106,6 +106,7 @@ def animate(
         ClipError: if the video or the sound cannot be read.
     """
     from difftalk.runtime.device import default_device
+    from difftalk.sampling.frame_sampler import tell_sampling
     from difftalk.sampling.pipeline import DiffTalkPipeline
 
     for given in (video, audio):
@@ -120,6 +121,7 @@ def animate(
     settings = settings or suggested_settings(pipeline)
     if settings.interpolation == "between":
         raise UserError("animate: interpolation: between is for `sample`: take `smooth`")
+    tell_sampling("animate", settings, pipeline.device)
     kept = state or out.with_name(f".{out.stem}.animate")
     claim(kept, {
         "inputs": [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in (video, audio)],

@@ -38,8 +38,9 @@ class Config(Section):
         0,
         ge=0,
         le=1,
-        description="GPUs that each job of training, encoding, sampling and scoring requests. With 0 such "
-        "jobs run side by side, and use a GPU all the same where there is one.",
+        description="GPUs that each job of training, encoding, sampling and scoring requests; where torch "
+        "finds none, it fails. With 0 such jobs run side by side, and use a GPU all the same where there is "
+        "one.",
     )
     training_threads: int = Field(
         1,
@@ -49,8 +50,8 @@ class Config(Section):
     )
     training_processes: TrainingProcesses = Field(
         1,
-        description="Processes of each training, on one machine: as many GPUs. On a CPU they share "
-        "`training_threads`. The model is the same whatever their number, to rounding.",
+        description="Processes of each training, on one machine: as many GPUs, and no more than there are. "
+        "On CPUs they share `training_threads`. The model is the same whatever their number, to rounding.",
     )
     training_workers: TrainingWorkers = Field(
         0,

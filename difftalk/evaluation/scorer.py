@@ -18,8 +18,8 @@ from difftalk.evaluation.sync import measure_sync
 from difftalk.media.clock import SAMPLES_PER_FRAME
 from difftalk.media.shards import Crop
 from difftalk.models.syncnet import SyncExpert, load_syncnet
-from difftalk.runtime.device import default_device
-from difftalk.runtime.errors import ClipError, UserError
+from difftalk.runtime.device import require_cuda, tell
+from difftalk.runtime.errors import ClipError
 
 PACKAGES = ("torch", "scikit-image", "lpips", "dlib-bin", "difftalk")
 
@@ -47,11 +47,9 @@ class Scorer:
         Raises:
             UserError: if the settings ask for a GPU and there is none, or the expert cannot be loaded.
         """
-        if settings.device == "cuda" and default_device() != "cuda":
-            raise UserError(
-                "score: evaluation.device is cuda, and torch can use no GPU on this machine: run it where "
-                "there is one, or set evaluation.device: cpu"
-            )
+        if settings.device == "cuda":
+            require_cuda("score: evaluation.device is cuda", "set evaluation.device: cpu")
+        tell("score", settings.device, "float32")
         backbone = metrics.find_lpips_backbone(settings.lpips_backbone)
         return cls(
             settings,

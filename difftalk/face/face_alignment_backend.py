@@ -32,7 +32,7 @@ from difftalk.media.lazy_frame import LazyFrame
 from difftalk.media.read_ahead import read_ahead
 from difftalk.media.video import read_lazy_frames
 from difftalk.pretrained.table import locate
-from difftalk.runtime.device import default_device
+from difftalk.runtime.device import default_device, tell
 
 ASKED_BY = "landmarks.backend: face_alignment"
 # Frames in memory: 300 MB at 1080p.
@@ -75,13 +75,16 @@ def processes(settings: LandmarksSettings, workers: int) -> int:
     """Return how many of `workers` processes shall follow clips: all on CPUs, two at most on a GPU.
 
     Raises:
-        UserError: if weights or the reader are missing, before any process is started.
+        UserError: if weights or the reader are missing, or a GPU that is reserved, before any process is
+            started.
     """
     for name in ("s3fd", "2dfan4"):
         locate(name, asked_by=ASKED_BY)
     if settings.reader == "torchcodec":
         torchcodec_reader.check_installed("landmarks.reader: torchcodec")
-    return min(workers, GPU_PROCESSES) if default_device() == "cuda" else workers
+    device = default_device()
+    tell("landmarks", device, "bf16" if device == "cuda" else "float32")
+    return min(workers, GPU_PROCESSES) if device == "cuda" else workers
 
 
 def read(

@@ -66,6 +66,11 @@ def say(line: str, *, in_log: bool = True) -> None:
         _print(f"{CLEAR_LINE if _screen.isatty() else ''}{line}", _screen)
 
 
+def note(line: str) -> None:
+    """Print one line to the log; to the terminal only where there is no log."""
+    _print(line, sys.stderr)
+
+
 def _print(line: str, stream: TextIO) -> None:
     with suppress(OSError):
         print(line, file=stream, flush=True)

@@ -8,6 +8,7 @@ import torch
 
 from difftalk.config.sampling import Sampling
 from difftalk.models.autoencoder import decode_latents, encode_frames
+from difftalk.runtime.device import compiles, tell
 from difftalk.sampling.inpaint import inpaint
 from difftalk.sampling.inputs import FrameInputs
 from difftalk.sampling.noise import FrameNoise
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 # By the type of the device. A pass of so many frames takes hardly longer a frame than one of many more, and
 # one of fewer, such as the progressive reference of one clip, is filled up to no more than these.
 FRAMES_PER_PASS = {"cpu": 8, "cuda": 16}
+
+
+def tell_sampling(stage: str, settings: Sampling, device: torch.device) -> None:
+    """Write into the log on which device a stage samples, in which precision, and whether compiled."""
+    precision = "float32" if settings.precision == "no" else settings.precision
+    tell(stage, device, precision, compiles(settings.compile, device, "sampling.compile")[1])
 
 
 class FrameSampler:
@@ -45,7 +52,7 @@ class FrameSampler:
         if on_gpu:
             pipeline.unet.to(memory_format=torch.channels_last)
         self._denoiser = pipeline.denoiser()
-        if settings.compile is True or (settings.compile == "auto" and on_gpu):
+        if compiles(settings.compile, self.device, "sampling.compile")[0]:
             torch._dynamo.config.suppress_errors = settings.compile == "auto"
             self._denoiser.unet = torch.compile(self._denoiser.unet)  # type: ignore[assignment]
 

@@ -91,9 +91,10 @@ def _reconstruction(shard_file: Path, autoencoder: Path, settings: Sampling) -> 
     import torch
 
     from difftalk.models.autoencoder import decode_latents, load_autoencoder
-    from difftalk.runtime.device import default_device
+    from difftalk.runtime.device import default_device, tell
 
     first_stage = load_autoencoder(autoencoder, default_device())
+    tell("sample", first_stage.device, "float32")
     encoded = map_arrays(shard_file)
 
     def decoded(crop: Crop) -> np.ndarray:
@@ -118,10 +119,11 @@ def _generated(
     from difftalk.models.examples import LatentClips
     from difftalk.runtime.device import default_device
     from difftalk.sampling.clip_sampler import sample_clips
-    from difftalk.sampling.frame_sampler import FrameSampler
+    from difftalk.sampling.frame_sampler import FrameSampler, tell_sampling
     from difftalk.sampling.pipeline import DiffTalkPipeline
 
     pipeline = DiffTalkPipeline.from_pretrained(model, default_device(), vqvae=None)
+    tell_sampling("sample", settings, pipeline.device)
     pipeline.register_modules(vqvae=load_autoencoder(autoencoder, pipeline.device))
     sampler = FrameSampler(pipeline, settings)
     clips = LatentClips([shard_file], pipeline.conditioner.neighbours)

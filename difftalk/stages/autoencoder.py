@@ -55,9 +55,11 @@ def _train(
     crops: list[Path], rejected: set[str], settings: AutoencoderTraining, state: Path, out: Path
 ) -> None:
     from difftalk.runtime.checksums import digest_of_model
+    from difftalk.runtime.device import default_device, tell
     from difftalk.training.first_stage import load_perceptual, train_autoencoder
     from difftalk.training.frames import find_videos, held_out_frames, hold_out, load_batches
 
+    tell("autoencoder", default_device(), "bf16" if settings.bf16 else "float32")
     perceptual = load_perceptual(settings)
     train, held_out = hold_out(find_videos(crops, rejected), settings.held_out)
     batches = load_batches(train, settings.batch_size, settings.seed, settings.memory_mb)

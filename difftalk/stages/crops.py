@@ -54,11 +54,14 @@ def run(
     from difftalk.face.sync_table import write_sync
     from difftalk.face.table import read_landmarks
     from difftalk.media.shards import write_shard
+    from difftalk.runtime.device import default_device, tell
     from difftalk.runtime.parallel import map_clips
     from difftalk.runtime.rejects import Reject, RejectLog, read_rejects
 
     if settings.gates.sync is not None and syncnet is None:
         raise UserError("crops: gates.sync needs the folder of a sync expert: --syncnet")
+    if settings.gates.sync is not None:  # once, and not in each of the processes that measure
+        tell(STAGE, default_device(), "float32 in the sync gate")
     found = read_landmarks(landmarks)
     for reject in read_rejects(rejected) if rejected is not None else ():
         found.pop(reject.clip_id, None)

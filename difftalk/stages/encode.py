@@ -60,13 +60,14 @@ def _encoded(
     from difftalk.media.shards import read_crops
     from difftalk.models.autoencoder import load_autoencoder
     from difftalk.models.encoding import encode_clip
-    from difftalk.runtime.device import default_device
+    from difftalk.runtime.device import default_device, tell
     from difftalk.runtime.errors import ClipError
     from difftalk.runtime.parallel import guarded
     from difftalk.runtime.progress import progress
     from difftalk.runtime.rejects import Reject
 
     model = load_autoencoder(autoencoder, default_device())
+    tell(STAGE, model.device, "float32")
     for crop in progress(read_crops(crops, features), len(features), STAGE, "clips"):
         done = guarded(lambda c: encode_clip(model, c, features[c.clip_id], settings), crop, crop.clip_id)
         yield crop.clip_id, Reject.of(crop.clip_id, STAGE, done) if isinstance(done, ClipError) else done

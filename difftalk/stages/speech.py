@@ -27,12 +27,15 @@ def run(
         UserError: as `RejectLog`, and where the weights of the backend are missing.
     """
     from difftalk.media.shards import read_crops
+    from difftalk.runtime.device import default_device, tell
     from difftalk.runtime.parallel import map_clips
     from difftalk.runtime.rejects import RejectLog
     from difftalk.speech.features import SpeechJob, clip_features, load_backend
     from difftalk.speech.table import speech_writer
 
     backend = load_backend(settings.backend)
+    if settings.backend == "deepspeech":
+        tell(STAGE, default_device(), "float32")
     jobs = [
         (crop.clip_id, SpeechJob(crop.without_video(), settings.silence_db, backend))
         for crop in read_crops(crops)

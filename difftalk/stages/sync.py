@@ -22,6 +22,7 @@ def run(*, crops: InputFile, syncnet: InputFolder, out: OutputFile) -> None:
     from difftalk.face.sync_gate import measure_crop
     from difftalk.face.sync_table import write_sync
     from difftalk.media.shards import read_crops
+    from difftalk.runtime.device import default_device, tell
     from difftalk.runtime.errors import ClipError
     from difftalk.runtime.parallel import guarded
     from difftalk.runtime.progress import progress
@@ -29,6 +30,7 @@ def run(*, crops: InputFile, syncnet: InputFolder, out: OutputFile) -> None:
     def measure(crop: "Crop") -> "Sync | None":
         return measure_crop(crop.frames(), crop.landmarks, crop.audio, syncnet)
 
+    tell("sync", default_device(), "float32")
     measured = []
     clips = list(read_crops(crops))
     for crop in progress(clips, len(clips), "sync", "clips"):

@@ -60,6 +60,7 @@ def _train(crops: list[Path], rejected: set[str], settings: SyncnetTraining, sta
     from difftalk.media.shards import Crop, read_crops
     from difftalk.models.syncnet import save_syncnet
     from difftalk.runtime.checksums import digest_of_model
+    from difftalk.runtime.device import default_device, tell
     from difftalk.runtime.errors import ClipError
     from difftalk.runtime.parallel import guarded
     from difftalk.runtime.progress import say
@@ -68,6 +69,7 @@ def _train(crops: list[Path], rejected: set[str], settings: SyncnetTraining, sta
     def windows(crop: Crop) -> SyncClip:
         return SyncClip.of(crop.frames(), crop.landmarks, crop.audio, settings.lip_size)
 
+    tell("syncnet", default_device(), "float32")
     clips = []
     for crop in (crop for path in crops for crop in read_crops(path) if crop.clip_id not in rejected):
         found = guarded(windows, crop, crop.clip_id)

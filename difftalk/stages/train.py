@@ -35,10 +35,11 @@ def run(
         rejects: rejects/STAGE/SHARD.csv of the stages before, to say why a side has none.
 
     Raises:
-        UserError: if a side of the split is empty, the processes are not those that were started, the batch
-            cannot be shared out evenly, the checkpoint is of another training, a write fails, or the loss is
-            not finite.
-        SystemExit: with status 128 + the signal's number, when a step is saved after SIGTERM or SIGUSR1.
+        UserError: if a side of the split is empty, the processes are not those that were started or more than
+            there are GPUs, the batch cannot be shared out evenly, the checkpoint is of another training, a
+            write fails, or the loss is not finite.
+        SystemExit: with status 128 + the signal's number, when a step is saved after SIGTERM or SIGUSR1; with
+            2 where the first process says why.
     """
     started = launcher.world_size()
     if processes not in (1, started):
@@ -51,6 +52,7 @@ def run(
 
         require_both_sides("train", plan, rejects)
 
+    launcher.check_devices("train")
     from difftalk.models.examples import LatentClips
     from difftalk.training.loop import train_denoiser
 

@@ -15,7 +15,8 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from difftalk.runtime import ancestors
+from difftalk.runtime import ancestors, device
+from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import say
 from difftalk.training.signals import STOP_SIGNALS
 
@@ -37,6 +38,21 @@ def local_rank() -> int:
 def world_size() -> int:
     """Return the number of processes that train together; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_devices(stage: str) -> None:
+    """Check that each process of this machine has a GPU of its own, or that there is none here.
+
+    Raises:
+        UserError: if there are fewer GPUs than processes, or none where one is reserved.
+        SystemExit: with status 2 in its place, in all but the first process of this machine, which speaks.
+    """
+    try:
+        device.check_processes(stage, int(os.environ.get("LOCAL_WORLD_SIZE", local_rank() + 1)))
+    except UserError:
+        if local_rank():
+            raise SystemExit(2) from None
+        raise
 
 
 def launch(processes: int, argv: Sequence[str], module: str = "difftalk") -> int:

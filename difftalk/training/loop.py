@@ -20,7 +20,7 @@ from difftalk.config.training import TrainingSettings
 from difftalk.models.autoencoder import load_autoencoder
 from difftalk.models.denoiser import Denoiser, build_denoiser, noise_schedule
 from difftalk.models.examples import LatentClips
-from difftalk.runtime.device import default_device
+from difftalk.runtime.device import compiles, default_device, tell
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import Progress, say
 from difftalk.training.checkpoint import (
@@ -89,6 +89,11 @@ def _train(
     on_gpu = default_device() == "cuda"
     accelerator = _accelerator(settings, on_gpu)
     device, ranks, is_main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
+    compiled, said_of_it = compiles(settings.compile, device, "training.compile")
+    if is_main:
+        precision = "float32" if settings.precision == "no" else settings.precision
+        of_all = (f"{ranks} processes",) if ranks > 1 else ()
+        tell(f"train {out.name}", device, precision, said_of_it, *of_all)
 
     # Nothing to do where the training was finished, and whoever asked for it did not notice.
     base = None if settings.base is None else Path(settings.base)
@@ -143,8 +148,8 @@ def _train(
 
     # From here on `model` holds the weights, and `forward` runs it: on all processes, compiled.
     forward = distributed = accelerator.prepare(model)
-    if on_gpu if settings.compile == "auto" else settings.compile:
-        # `auto` falls back to uncompiled code on a machine without a compiler.
+    if compiled:
+        # `auto` falls back to uncompiled code where the compiler fails.
         torch._dynamo.config.suppress_errors = settings.compile == "auto"
         forward = torch.compile(distributed)
 

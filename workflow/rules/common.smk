@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 from difftalk.config import workflow as configuration
 from difftalk.pretrained import table as pretrained
 from difftalk.pretrained.model_folder import folder_of
-from difftalk.runtime import ancestors
+from difftalk.runtime import ancestors, device
 from difftalk.runtime.checksums import digest_of_model
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.fingerprint import fingerprint, fingerprint_files
@@ -96,6 +96,19 @@ TRAINING_OF_PART = {
     "autoencoder": ["difftalk.training.first_stage", "difftalk.training.frames"],
     "syncnet": ["difftalk.training.sync_expert", "difftalk.media.shards"],
 }
+# GPUs that a job of each stage requests. A part that is copied needs none.
+GPUS = {
+    "landmarks": CONFIG.gpu if FACE_ALIGNMENT else 0,
+    "crops": CONFIG.gpu if SYNC_GATE else 0,
+    "sync": CONFIG.gpu,
+    "speech": CONFIG.gpu if DEEPSPEECH else 0,
+    "autoencoder": CONFIG.gpu if CONFIG.autoencoder == "train" else 0,
+    "syncnet": CONFIG.gpu if CONFIG.syncnet == "train" else 0,
+    "encode": CONFIG.gpu,
+    "train": CONFIG.gpu * CONFIG.training_processes,
+    "sample": CONFIG.gpu,
+    "score": CONFIG.gpu if CONFIG.evaluation.device == "cuda" else 0,
+}
 TEMPLATES = fingerprint_files(ROOT / "difftalk/reporting/templates")
 
 
@@ -136,8 +149,20 @@ def literal(text):
     return shlex.quote(text.replace("{", "{{").replace("}", "}}"))
 
 
+def has_gpu(stage):
+    """Whether the jobs of a stage get a GPU: as the configuration says, if no profile takes it off them.
+
+    A profile that asks for one in another way, such as by `gres`, sets `gpu: 0` as well.
+    """
+    given = workflow.resource_settings.overwrite_resources.get(stage, {})
+    said = {name: str(getattr(value, "raw", value)) for name, value in given.items()}
+    in_another_way = any("gpu" in said.get(name, "") for name in ("gres", "slurm_extra"))
+    return GPUS[stage] > 0 and (said.get("gpu") != "0" or in_another_way)
+
+
 # In the environment and not in `shell.prefix`, which is printed where a command fails.
 ancestors.announce()
+device.announce(filter(has_gpu, GPUS))
 
 # How commands run, as opposed to what they make: a change here reruns nothing.
 with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.deployment_method}

@@ -21,7 +21,7 @@ rule score:
     resources:
         mem_mb=8000 if LARGE_CROPS else 4000,
         runtime=480,
-        gpu=CONFIG.gpu if CONFIG.evaluation.device == "cuda" else 0,
+        gpu=GPUS["score"],
     params:
         settings=SETTINGS["score"],
         backbone=None if CONFIG.evaluation.lpips_backbone else pretrained.recorded("alexnet"),

@@ -18,7 +18,7 @@ rule autoencoder:
     resources:
         mem_mb=part_mem_mb("autoencoder"),
         runtime=1440,
-        gpu=CONFIG.gpu,
+        gpu=GPUS["autoencoder"],
     params:
         source=part_source("autoencoder"),
         settings=part_settings("autoencoder"),
@@ -52,7 +52,7 @@ rule syncnet:
     resources:
         mem_mb=part_mem_mb("syncnet"),
         runtime=1440,
-        gpu=CONFIG.gpu,
+        gpu=GPUS["syncnet"],
     params:
         source=part_source("syncnet"),
         settings=part_settings("syncnet"),
@@ -90,7 +90,7 @@ rule train:
     resources:
         mem_mb=(16000 if CONFIG.gpu else 4000) * CONFIG.training_processes,
         runtime=2880,
-        gpu=CONFIG.gpu * CONFIG.training_processes,
+        gpu=GPUS["train"],
     params:
         settings=train_settings,
         base=base_content,

@@ -88,7 +88,7 @@ rule landmarks:
     resources:
         mem_mb=8000 if FACE_ALIGNMENT else 6000,
         runtime=480,
-        gpu=CONFIG.gpu if FACE_ALIGNMENT else 0,
+        gpu=GPUS["landmarks"],
     params:
         settings=SETTINGS["landmarks"],
         weights=[pretrained.recorded(name) for name in ("s3fd", "2dfan4")] if FACE_ALIGNMENT else None,
@@ -153,7 +153,7 @@ rule crops:
     resources:
         mem_mb=8000 if SYNC_GATE or LARGE_CROPS else 4000,
         runtime=240,
-        gpu=CONFIG.gpu if SYNC_GATE else 0,
+        gpu=GPUS["crops"],
     params:
         settings=SETTINGS["crops"],
         code=fingerprint("difftalk.stages.crops", without=[] if SYNC_GATE else ["difftalk.face.sync_gate"]),
@@ -240,7 +240,7 @@ if SYNC_EXPERT and not SYNC_GATE:
         resources:
             mem_mb=8000,
             runtime=240,
-            gpu=CONFIG.gpu,
+            gpu=GPUS["sync"],
         params:
             code=fingerprint("difftalk.stages.sync"),
         message:
@@ -267,7 +267,7 @@ rule speech:
     resources:
         mem_mb=8000 if DEEPSPEECH else 2000,
         runtime=120,
-        gpu=CONFIG.gpu if DEEPSPEECH else 0,
+        gpu=GPUS["speech"],
     params:
         settings=SETTINGS["speech"],
         weights=pretrained.recorded("deepspeech-0.1.0") if DEEPSPEECH else None,
@@ -300,7 +300,7 @@ rule encode:
     resources:
         mem_mb=8000 if LARGE_CROPS else 4000,
         runtime=240,
-        gpu=CONFIG.gpu,
+        gpu=GPUS["encode"],
     params:
         settings=SETTINGS["encode"],
         # It reads the features from their table, whichever backend wrote them.

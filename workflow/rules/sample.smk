@@ -20,7 +20,7 @@ rule sample:
     resources:
         mem_mb=(12000 if LARGE_CROPS else 8000) if CONFIG.gpu else 4000,
         runtime=720,
-        gpu=CONFIG.gpu,
+        gpu=GPUS["sample"],
     params:
         settings=SETTINGS["sample"],
         state=f"{RUN}/state/samples/{{method}}/{{shard}}",
