@@ -181,6 +181,7 @@ def test_a_killed_command_goes_on_with_the_same_bytes(made: Path, tmp_path: Path
     done = subprocess.run(command(made, tmp_path / "whole.mp4"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "frames/s" in done.stderr
+    assert "\nanimate: on " in done.stderr, "the device"
     out, kept = tmp_path / "out.mp4", tmp_path / ".out.animate"
     with subprocess.Popen(command(made, out), stderr=subprocess.DEVNULL) as killed:
         deadline = time.monotonic() + 60

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FRAMES_PER_PASS = {"cpu": 8, "cuda": 16}
 
 
-def tell_sampling(stage: str, settings: Sampling, device: torch.device) -> None:
+def tell_sampling(stage: str, settings: Sampling, device: torch.device | str) -> None:
     """Write into the log on which device a stage samples, in which precision, and whether compiled."""
     precision = "float32" if settings.precision == "no" else settings.precision
     tell(stage, device, precision, compiles(settings.compile, device, "sampling.compile")[1])

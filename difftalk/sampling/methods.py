@@ -93,8 +93,9 @@ def _reconstruction(shard_file: Path, autoencoder: Path, settings: Sampling) -> 
     from difftalk.models.autoencoder import decode_latents, load_autoencoder
     from difftalk.runtime.device import default_device, tell
 
-    first_stage = load_autoencoder(autoencoder, default_device())
-    tell("sample", first_stage.device, "float32")
+    device = default_device()
+    tell("sample", device, "float32")
+    first_stage = load_autoencoder(autoencoder, device)
     encoded = map_arrays(shard_file)
 
     def decoded(crop: Crop) -> np.ndarray:
@@ -122,8 +123,9 @@ def _generated(
     from difftalk.sampling.frame_sampler import FrameSampler, tell_sampling
     from difftalk.sampling.pipeline import DiffTalkPipeline
 
-    pipeline = DiffTalkPipeline.from_pretrained(model, default_device(), vqvae=None)
-    tell_sampling("sample", settings, pipeline.device)
+    device = default_device()
+    tell_sampling("sample", settings, device)
+    pipeline = DiffTalkPipeline.from_pretrained(model, device, vqvae=None)
     pipeline.register_modules(vqvae=load_autoencoder(autoencoder, pipeline.device))
     sampler = FrameSampler(pipeline, settings)
     clips = LatentClips([shard_file], pipeline.conditioner.neighbours)

@@ -66,8 +66,9 @@ def _encoded(
     from difftalk.runtime.progress import progress
     from difftalk.runtime.rejects import Reject
 
-    model = load_autoencoder(autoencoder, default_device())
-    tell(STAGE, model.device, "float32")
+    device = default_device()
+    tell(STAGE, device, "float32")
+    model = load_autoencoder(autoencoder, device)
     for crop in progress(read_crops(crops, features), len(features), STAGE, "clips"):
         done = guarded(lambda c: encode_clip(model, c, features[c.clip_id], settings), crop, crop.clip_id)
         yield crop.clip_id, Reject.of(crop.clip_id, STAGE, done) if isinstance(done, ClipError) else done
