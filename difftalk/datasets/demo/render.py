@@ -13,6 +13,7 @@ from difftalk.datasets.demo.faces import draw_face
 from difftalk.datasets.demo.identity import DEMO_SEEDS, Identity, Mouth, Pose
 from difftalk.datasets.demo.mouth import mouth_track
 from difftalk.datasets.demo.voice import Phoneme, sentence, speak
+from difftalk.media.encode import x264_params
 from difftalk.runtime.files import atomic_file
 
 _SAMPLE_RATE = 22_050  # what espeak-ng speaks at
@@ -151,7 +152,7 @@ def _streams(
         "preset": "fast",
         "bf": "0",
         "g": str(2 * source.fps),
-        "x264-params": "threads=1:lookahead-threads=1:sliced-threads=0",
+        **x264_params("threads=1", "lookahead-threads=1", "sliced-threads=0"),
         "flags": "+bitexact",
     }
     video.codec_context.thread_count = 1
