@@ -39,6 +39,7 @@ from difftalk.training.frames import (
     held_out_frames,
     hold_out,
     load_batches,
+    prepared,
 )
 from difftalk.training.reconstruction import codebook_use
 
@@ -415,11 +416,21 @@ def test_codes_are_those_of_diffusers_and_of_float32_in_half_precision() -> None
     ours = quantise(model, latents)
     assert torch.equal(ours[0], theirs) and torch.equal(ours[1], loss) and torch.equal(ours[2], numbers)
     assert torch.equal(quantise(model, latents[3:4])[2], numbers.view(8, -1)[3])
-    model.to(torch.bfloat16)
+    scaled = latents * model.config.scaling_factor
+    frames = decode_latents(model, scaled)
+    rounded = decode_latents(model.to(torch.bfloat16), scaled)
+    assert np.abs(frames.astype(int) - rounded).mean() < 1, "the same codes, decoded in bf16"
     weight = model.quantize.embedding.weight.float()
     nearest = torch.cdist(latents.permute(0, 2, 3, 1).flatten(0, 2), weight).argmin(dim=1)
     assert torch.equal(quantise(model, latents)[2], nearest)
     assert (model.quantize(latents.bfloat16())[2][2] != nearest).float().mean() > 0.01, "why it is done"
+
+
+def test_batches_prepared_beside_the_step_are_those_of_their_steps() -> None:
+    batches = Batches(random_frames(), 4, seed=1)
+    made = list(prepared(batches, 3, 8))
+    assert len(made) == 5
+    assert all(torch.equal(batch, batches.at(step)) for step, batch in enumerate(made, start=3))
 
 
 def trained_steps(**changes: object) -> tuple[FirstStageTrainer, list[dict[str, float]]]:
@@ -453,6 +464,7 @@ def test_a_batch_in_parts_gives_the_same_step() -> None:
     parts, in_parts = trained_steps(steps=4, discriminator_weight=0.0, gradient_accumulation_steps=2)
     for whole, halved in zip(terms, in_parts, strict=True):
         assert halved == pytest.approx(whole, rel=2e-3)
+    assert largest_difference(plain, parts) < 1e-4
     assert int(parts.code_counts.sum()) == int(plain.code_counts.sum()), "codes are counted once a frame"
     adversarial, _ = trained_steps(gradient_accumulation_steps=2)
     assert math.isfinite(float(adversarial.sums["discriminator"][0]))
