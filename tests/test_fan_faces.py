@@ -242,3 +242,16 @@ def test_missing_weights_are_said_before_any_work(tmp_path: Path, monkeypatch: p
             scores=tmp_path / "scores.parquet",
             workers=2,
         )
+
+
+def test_as_many_processes_share_a_gpu_as_it_has_memory_for(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFTALK_WEIGHTS", str(weights))
+    settings = LandmarksSettings(backend="face_alignment")
+    assert face_alignment_backend.processes(settings, 16) == 16
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU")
+    for free_gb, expected in ((140, 16), (7.9, 3), (1, 1)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free_gb: (int(free * 1e9), 10**12))
+        assert face_alignment_backend.processes(settings, 16) == expected

@@ -41,8 +41,8 @@ WINDOW = 48
 # a GPU the detector's largest tensor has 0.5 GB for 8 images of half of 1080p, the landmark network's 0.2 GB,
 # in bfloat16.
 BATCH_SIZES = {"cpu": (1, 8), "cuda": (8, WINDOW + 1)}
-# Each reads ahead while its networks run; while it cuts crops and measures frames, they run for the other.
-GPU_PROCESSES = 2
+# On a GPU, of each process that follows clips: context 0.5 GB, networks and their largest pass 1.3 GB.
+GPU_BYTES_PER_PROCESS = 2 * 10**9
 
 # Width of a face that the detector reliably finds, and longer side of a frame that is not scaled down for it.
 DETECTOR_PX, SEARCHED_PX = 24, 640
@@ -72,7 +72,9 @@ class Detection:
 
 
 def processes(settings: LandmarksSettings, workers: int) -> int:
-    """Return how many of `workers` processes shall follow clips: all on CPUs, two at most on a GPU.
+    """Return how many of `workers` processes shall follow clips: all, or as many as fit into the GPU's memory.
+
+    By far the most of a frame's time is decoding, cutting and measuring on a CPU core.
 
     Raises:
         UserError: if weights or the reader are missing, or a GPU that is reserved, before any process is
@@ -84,7 +86,10 @@ def processes(settings: LandmarksSettings, workers: int) -> int:
         torchcodec_reader.check_installed("landmarks.reader: torchcodec")
     device = default_device()
     tell("landmarks", device, "bf16" if device == "cuda" else "float32")
-    return min(workers, GPU_PROCESSES) if device == "cuda" else workers
+    if device != "cuda":
+        return workers
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, min(workers, free // GPU_BYTES_PER_PROCESS))
 
 
 def read(

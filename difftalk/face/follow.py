@@ -55,7 +55,7 @@ class TrackedClip:
 
 
 def processes(settings: LandmarksSettings, workers: int) -> int:
-    """Return how many of `workers` processes shall follow clips: `face_alignment` uses two at most on a GPU.
+    """Return how many of `workers` processes shall follow clips: as many as fit on a GPU that they share.
 
     Raises:
         UserError: if weights or the reader are missing, before any process is started.

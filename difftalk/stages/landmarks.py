@@ -44,7 +44,7 @@ def run(
         crops: settings of the stage `crops`: with `gates`, clips are cropped at once where their frames can
             be kept, and `crops` takes that over from landmarks/SHARD.crops.tar. It changes no result.
         gates: settings of the stage `gates`: clips that they reject are not cropped.
-        workers: processes, each with one clip at a time; `face_alignment` uses two at most on a GPU.
+        workers: processes, each with one clip at a time; fewer where a GPU has no memory for so many.
 
     Raises:
         UserError: where the weights of the backend are missing.
