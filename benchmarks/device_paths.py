@@ -221,9 +221,9 @@ def sync_network(folder: Path) -> Arrays:
 PATHS: dict[str, Callable[[Path], Arrays]] = {
     function.__name__: function
     for function in (
-        latents, sampled, sampled_dpm, sampled_unipc, sampled_eta, sampled_bf16, sampled_compiled,
-        denoiser_float32, denoiser_bf16, first_stage, first_stage_bf16, sync_expert,
-        landmark_networks, deepspeech, sync_network,
+        latents, sampled, sampled_dpm, sampled_unipc, sampled_eta, sampled_bf16, denoiser_float32,
+        denoiser_bf16, first_stage, first_stage_bf16, sync_expert, landmark_networks, deepspeech,
+        sync_network, sampled_compiled,
     )
 }  # fmt: skip
 
@@ -244,6 +244,7 @@ def run_paths(
                 traceback.print_exc()
                 failed[name] = f"{type(e).__name__}: {e}"
         seconds[name] = time.monotonic() - began
+        print(f"{name}: {seconds[name]:.1f} s", file=sys.stderr, flush=True)
     return found, failed, seconds
 
 

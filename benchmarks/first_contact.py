@@ -230,10 +230,10 @@ def _number(value: Any) -> str:
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "rates": rates,
-    "paths": paths,
     "training": training,
     "sampling": sampling,
     "stages": stages,
+    "paths": paths,
 }
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Detection:
 
 
 def processes(settings: LandmarksSettings, workers: int) -> int:
-    """Return how many of `workers` processes shall follow clips: all, or as many as fit into the GPU's memory.
+    """Return how many of `workers` processes shall follow clips: all, or as many as fit into a GPU's memory.
 
     By far the most of a frame's time is decoding, cutting and measuring on a CPU core.
 
