@@ -2,8 +2,9 @@
 
 What a GPU would refuse is refused: operations on tensors of both devices (`DeviceMismatch`), `numpy()`. What
 would make the host wait for it is counted by the function of the package that asked: reading a number, a
-copy to the CPU, a result whose size depends on data. Not pretended: kernels (results are the CPU's), streams
-(a copy that is said not to block does not count), autocast's list of operations (the CPU's), compilation.
+copy to the CPU, a result whose size depends on data. A copy that is said not to block is empty until an event
+is waited for, and does not count. Not pretended: kernels (results are the CPU's), autocast's list of
+operations (the CPU's), compilation.
 
     python tests/pretended_gpu.py FOLDER PATH...
 
@@ -38,6 +39,8 @@ SIZED_BY_DATA = {
 
 waits: Counter[str] = Counter()  # by "kind at module:function"
 operations: Counter[str] = Counter()  # that ran there
+# Copies to the CPU that did not block, and what will be in them when an event after them has been waited for.
+under_way: list[tuple[torch.Tensor, torch.Tensor]] = []
 
 
 class DeviceMismatch(RuntimeError):
@@ -147,6 +150,9 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is aten._to_copy.default and out is plain_args[0]:
         out = out.clone()
     if not goes_to_gpu:
+        if func is aten._to_copy.default and pretended and options.get("non_blocking"):
+            under_way.append((torch.zeros_like(out), out))
+            return under_way[-1][0]
         return out
     operations[str(func)] += 1
     wrappers = {id(x.elem): x for x in pretended} if func._schema.is_mutable else {}
@@ -168,7 +174,9 @@ def _check(func: Any, args: Any, tensors: list[torch.Tensor], pretended: list[Pr
     if not pretended:
         return
     of_the_cpu = [x for x in tensors if not isinstance(x, Pretended) and x.dim() > 0]
-    allowed = func in INDEXING and isinstance(args[0], Pretended)
+    put = args[2] if func in INDEXING and len(args) > 2 else None  # not an index
+    mixed = isinstance(put, torch.Tensor) and not isinstance(put, Pretended) and put.dim() > 0
+    allowed = func in INDEXING and isinstance(args[0], Pretended) and not mixed
     if of_the_cpu and not allowed:
         shapes = [tuple(x.shape) for x in of_the_cpu]
         raise DeviceMismatch(f"{func}: tensors of the GPU with {shapes} of the CPU")
@@ -192,9 +200,12 @@ class _Autocast(torch.autocast):
 
 class _Event:
     def record(self, *args: Any) -> None:
-        """Nothing is asynchronous here."""
+        """All that was asked for before has been done."""
 
-    synchronize = record
+    def synchronize(self) -> None:
+        for seen, arriving in under_way:
+            seen.copy_(arriving)
+        under_way.clear()
 
 
 def install() -> None:

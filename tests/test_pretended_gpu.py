@@ -119,12 +119,19 @@ for mixed in (lambda: x + torch.ones(3), lambda: torch.cat([x, torch.ones(1, 3)]
 print((x + torch.tensor(1.0)).sum().device, x[torch.tensor([0])].device)
 p.waits.clear()
 x.sum().item(), x.tolist(), x.cpu(), (x > 1).nonzero(), x[x > 1], bool(x.any())
-x.to("cpu", non_blocking=True), x * 2, x.argmax(), x.clamp_(min=0)
-print(p.waits.total())
+copied = x.to("cpu", non_blocking=True)
+x * 2, x.argmax(), x.clamp_(min=0)
+print(p.waits.total(), float(copied.sum()), torch.cuda.Event().synchronize(), float(copied.sum()))
+try:
+    x[torch.tensor([0])] = torch.ones(1, 3)
+    print("not refused")
+except p.DeviceMismatch:
+    print("refused")
 """
     )
     assert said.splitlines() == [
-        "cuda:0 True cuda:0 cpu", "DeviceMismatch", "DeviceMismatch", "TypeError", "cuda:0 cuda:0", "6",
+        "cuda:0 True cuda:0 cpu", "DeviceMismatch", "DeviceMismatch", "TypeError", "cuda:0 cuda:0",
+        "6 0.0 None 15.0", "refused",
     ]  # fmt: skip
 
 
