@@ -15,6 +15,8 @@ from difftalk.runtime.progress import note
 
 # Names of stages: in the workflow, those whose jobs have a GPU; in a command, its own or none.
 VARIABLE = "DIFFTALK_GPU"
+# The key `precision` of a section, in words.
+PRECISIONS = {"no": "float32", "bf16": "bf16"}
 # Written by NVIDIA's kernel module, whatever a container or a job may use of it.
 DRIVER = Path("/proc/driver/nvidia/version")
 

@@ -8,7 +8,7 @@ import torch
 
 from difftalk.config.sampling import Sampling
 from difftalk.models.autoencoder import decode_latents, encode_frames
-from difftalk.runtime.device import compiles, tell
+from difftalk.runtime.device import PRECISIONS, compiles, tell
 from difftalk.sampling.inpaint import inpaint
 from difftalk.sampling.inputs import FrameInputs
 from difftalk.sampling.noise import FrameNoise
@@ -24,8 +24,8 @@ FRAMES_PER_PASS = {"cpu": 8, "cuda": 16}
 
 def tell_sampling(stage: str, settings: Sampling, device: torch.device | str) -> None:
     """Write into the log on which device a stage samples, in which precision, and whether compiled."""
-    precision = "float32" if settings.precision == "no" else settings.precision
-    tell(stage, device, precision, compiles(settings.compile, device, "sampling.compile")[1])
+    said = compiles(settings.compile, device, "sampling.compile")[1]
+    tell(stage, device, PRECISIONS[settings.precision], said)
 
 
 class FrameSampler:

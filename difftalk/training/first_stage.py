@@ -18,11 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from difftalk.config.autoencoder import AutoencoderTraining
-from difftalk.models.autoencoder import (
-    build_autoencoder,
-    checkpoint_activations,
-    load_autoencoder,
-)
+from difftalk.models.autoencoder import build_autoencoder, checkpoint_activations, load_autoencoder
 from difftalk.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from difftalk.models.perceptual import Perceptual
 from difftalk.models.quantiser import quantise

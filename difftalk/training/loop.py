@@ -20,7 +20,7 @@ from difftalk.config.training import TrainingSettings
 from difftalk.models.autoencoder import load_autoencoder
 from difftalk.models.denoiser import Denoiser, build_denoiser, noise_schedule
 from difftalk.models.examples import LatentClips
-from difftalk.runtime.device import compiles, default_device, tell
+from difftalk.runtime.device import PRECISIONS, compiles, default_device, tell
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import Progress, say
 from difftalk.training.checkpoint import (
@@ -91,9 +91,8 @@ def _train(
     device, ranks, is_main = accelerator.device, accelerator.num_processes, accelerator.is_main_process
     compiled, said_of_it = compiles(settings.compile, device, "training.compile")
     if is_main:
-        precision = "float32" if settings.precision == "no" else settings.precision
         of_all = (f"{ranks} processes",) if ranks > 1 else ()
-        tell(f"train {out.name}", device, precision, said_of_it, *of_all)
+        tell(f"train {out.name}", device, PRECISIONS[settings.precision], said_of_it, *of_all)
 
     # Nothing to do where the training was finished, and whoever asked for it did not notice.
     base = None if settings.base is None else Path(settings.base)
@@ -189,9 +188,8 @@ def _train(
             done, ends = step + 1, step + 1 == settings.steps
             logs = ends or done % settings.log_every == 0
             saves = ends or done % settings.checkpoint_every == 0
-            shows = journal is not None and journal.wants_strip(done, settings.samples_every)
-            at_once = logs or saves or shows or not on_gpu
-            stopping = account(readings.take(everything=at_once), meters)
+            # In the same step on all processes: each stops where it reads that one was asked to.
+            stopping = account(readings.take(everything=logs or saves or not on_gpu), meters)
             if stopping:
                 account(readings.take(everything=True), meters)
             note = f"loss {meters.losses[-1]:.4f}" if meters.losses else note
@@ -207,7 +205,7 @@ def _train(
                 latest = save_checkpoint(state, done, run_provenance, tensors)
             if stopping:
                 _stop(accelerator, stop.signal or signal.SIGTERM, done, latest, out)
-            if shows and journal is not None:
+            if journal is not None and journal.wants_strip(done, settings.samples_every):
                 with averaged_weights(model, ema), accelerator.autocast():
                     strip = sample_strip(model, clips, autoencoder, settings, device)
                 journal.show(strip, done)
