@@ -8,26 +8,30 @@ from typing import Any
 
 import pyarrow as pa
 
+from difftalk.evaluation.columns import METRICS
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.parquet import read_parquet, types_of, write_parquet
 
 IMAGE_METRICS = ("psnr", "ssim", "lpips", "psnr_mouth", "ssim_mouth", "lpips_mouth")
 
-SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("method", pa.string()),
-        ("frame", pa.int32()),  # null: the row of the clip
-        *((name, pa.float64()) for name in IMAGE_METRICS),
-        ("sync_offset", pa.float64()),
-        ("sync_confidence", pa.float64()),
-        ("sync_distance", pa.float64()),
-        ("mouth_corr", pa.float64()),
-        ("mouth_open", pa.float64()),
-        ("frames", pa.int32()),
-        ("problem", pa.string()),  # of the clip row: why there is no score; null: there is one
-    ]
-)
+_FIELDS = [
+    ("clip_id", pa.string()),
+    ("method", pa.string()),
+    ("frame", pa.int32()),  # null: the row of the clip
+    *((name, pa.float64()) for name in IMAGE_METRICS),
+    ("sync_offset", pa.float64()),
+    ("sync_confidence", pa.float64()),
+    ("sync_distance", pa.float64()),
+    ("mouth_corr", pa.float64()),
+    ("mouth_open", pa.float64()),
+    ("frames", pa.int32()),
+    ("problem", pa.string()),  # of the clip row: why there is no score; null: there is one
+]
+_NAMES = {name for name, _ in _FIELDS}
+# Figures that were added later come last.
+_ADDED = [(c.name, pa.float64()) for c in METRICS.values() if not c.of_set and c.name not in _NAMES]
+
+SCHEMA = pa.schema([*_FIELDS, *_ADDED])
 
 
 @dataclass
