@@ -24,7 +24,7 @@ from difftalk.datasets.demo.faces import draw_face
 from difftalk.datasets.demo.identity import TRAINING_SEEDS, Identity
 from difftalk.datasets.demo.render import DemoSource, head_motion, perform
 from difftalk.evaluation.metrics import Box, mouth_box, psnr, region
-from difftalk.evaluation.mouth import MouthOpening, correlation
+from difftalk.evaluation.mouth import correlation, measured_opening
 from difftalk.sampling.interpolation import between, sampled_frames, smooth
 
 COLUMNS = ("size", "way", "PSNR dB", "sharpness", "jitter", "opening r", "amplitude", "ms/frame")
@@ -107,15 +107,14 @@ def measure(seed: int, seconds: float, size: int, folder: Path | None) -> dict[s
         "smooth": lambda: smooth(noisy, regions),
         "smooth of true frames": lambda: smooth(truth, regions),
     }
-    find = MouthOpening(scale=max(1, 256 // size))
-    expected = find(truth, landmarks)
+    expected = measured_opening(truth, landmarks)
     rows: dict[str, list[float]] = {}
     for way, make in ways.items():
         start = time.perf_counter()
         frames = np.stack(list(make()))
         took_ms = (time.perf_counter() - start) / count * 1000
         made = list(range(1, count - 1, 2 if len(rows) < 3 else 1))
-        opening = find(frames, landmarks)
+        opening = measured_opening(frames, landmarks)
         rows[way] = [
             mouth_psnr(truth, frames, box, made),
             sharpness(frames[made], box) / sharpness(truth[made], box),

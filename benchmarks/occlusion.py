@@ -15,8 +15,9 @@ import numpy as np
 
 from difftalk.face.dlib_backend import follow
 from difftalk.face.measures import MOUTH_PERCENTILE
-from difftalk.face.tracks import MOUTH, Face
+from difftalk.face.tracks import Face
 from difftalk.media.clock import FPS
+from difftalk.media.points68 import MOUTH
 from difftalk.media.video import read_frames
 
 WAYS = ("free", "microphone", "hand")

@@ -16,8 +16,7 @@ for name in OTHERS:
 
 # Models that a process keeps. They read a hundred megabytes.
 with suppress(AttributeError):
-    from difftalk.face import dlib_backend
     from difftalk.pretrained import dlib_models
 
-    dlib_backend.predictor()
+    dlib_models.landmark_predictor()
     dlib_models.face_detector()

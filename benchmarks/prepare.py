@@ -37,12 +37,11 @@ from python_speech_features import mfcc
 from difftalk.config.dataset import LocalSettings, Shards
 from difftalk.datasets.clips import Clip, read_plan, write_plan
 from difftalk.datasets.demo.render import DemoSource, render_source
-from difftalk.face import dlib_backend
 from difftalk.media.audio import read_audio
 from difftalk.media.clock import FPS, SAMPLE_RATE
 from difftalk.media.probe import open_media, video_stream
 from difftalk.media.video import read_frames
-from difftalk.pretrained.dlib_models import face_detector
+from difftalk.pretrained.dlib_models import face_detector, landmark_predictor
 from difftalk.runtime.parallel import map_clips
 from difftalk.runtime.rejects import Reject, read_rejects
 from difftalk.stages import plan
@@ -264,7 +263,7 @@ class Sample:
             if faces:
                 self.found += 1
                 face = max(faces, key=lambda f: f.width())
-                points = np.array([(p.x, p.y) for p in dlib_backend.predictor()(grey, face).parts()])
+                points = np.array([(p.x, p.y) for p in landmark_predictor()(grey, face).parts()])
                 np.savetxt(self.folder / f"{k}.lms", points, fmt="%.2f")
                 low, high = np.maximum(points.min(axis=0) - face.width() // 5, 0), points.max(axis=0)
                 crop = frame[low[1] : high[1], low[0] : high[0]]

@@ -12,6 +12,7 @@ from difftalk.config.crops import CropsSettings
 from difftalk.config.gates import GatesSettings
 from difftalk.face import align, dlib_backend, early_crops, geometry, tracks
 from difftalk.media.encode import encode_video
+from difftalk.media.points68 import RIGID
 from difftalk.media.shards import Crop, read_crops, read_shard
 
 NOISE = np.random.default_rng(0).normal(0, 3000, 32_000).astype(np.int16)
@@ -129,7 +130,7 @@ def test_an_aligned_face_is_upright_and_steady_while_the_head_moves(
     assert np.abs(eyes(points)[1]).max() > 15, "as filmed, the head rolls"
     assert np.abs(roll).max() < 4
     assert np.ptp(size) < 0.05 * size.mean()
-    middle = seen[:, tracks.RIGID].mean(axis=1)
+    middle = seen[:, RIGID].mean(axis=1)
     assert np.ptp(middle, axis=0).max() < 0.02 * 256
     # From frame to frame nothing trembles: a fifth of a pixel at most from the middle of the neighbours.
     assert np.abs(middle[2:] - 2 * middle[1:-1] + middle[:-2]).max() / 2 < 0.2
@@ -149,7 +150,7 @@ def test_noise_of_the_landmarks_hardly_moves_the_crop(truth: np.ndarray) -> None
     still = np.repeat(truth[:1], 100, axis=0)
     noisy = still + np.random.default_rng(0).normal(0, 0.5, still.shape)
     calm = align.align(still, align.similarities(tracks.smooth(noisy), 256, 0.1))
-    steps = np.linalg.norm(np.diff(calm[:, tracks.RIGID].mean(axis=1), axis=0), axis=1)
+    steps = np.linalg.norm(np.diff(calm[:, RIGID].mean(axis=1), axis=0), axis=1)
     # 0.5 pixels of noise in each of 31 points is 0.1 in their mean; what is left of it must not be visible.
     assert steps.max() < 0.1
 
@@ -167,7 +168,7 @@ def test_aligned_crops_show_the_face_where_their_landmarks_say(
     assert np.abs(eyes(crop.landmarks)[1]).max() < 5
     x0, y0, x1, y1 = crop.info["box"]
     assert x1 - x0 == y1 - y0
-    middle = points[:, tracks.RIGID].mean(axis=(0, 1))
+    middle = points[:, RIGID].mean(axis=(0, 1))
     assert x0 < middle[0] < x1
     assert y0 < middle[1] < y1
     # Detected again in the crops, the face is where the landmarks say.

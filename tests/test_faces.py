@@ -16,6 +16,7 @@ from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
 from difftalk.face import dlib_backend, geometry, tracks
 from difftalk.face.table import SCHEMA, read_landmarks
 from difftalk.media.encode import encode_video, write_video
+from difftalk.media.points68 import RIGID
 from difftalk.media.shards import read_crops
 from difftalk.media.video import read_frames
 from difftalk.models import masks
@@ -118,7 +119,7 @@ def test_smoothing_takes_the_jitter_out_of_a_still_head_and_leaves_the_mouth(tru
     noisy = still + rng.normal(0, 0.5, still.shape)
     calm = tracks.smooth(noisy)
     inner = slice(5, -5)
-    before, after = (np.abs(x - still)[inner, tracks.RIGID].mean() for x in (noisy, calm))
+    before, after = (np.abs(x - still)[inner, RIGID].mean() for x in (noisy, calm))
     assert after < 0.65 * before
     moved = calm[inner, 60:68, 1].mean(axis=1)
     assert np.ptp(moved) == pytest.approx(8, rel=0.1)

@@ -144,12 +144,11 @@ def test_smooth_takes_jitter_off_and_keeps_the_mouth(
 
 def test_smooth_keeps_how_far_the_mouth_opens(speaker: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     pytest.importorskip("dlib")
-    from difftalk.evaluation.mouth import MouthOpening
+    from difftalk.evaluation.mouth import measured_opening
 
     frames, landmarks, regions = speaker
-    find = MouthOpening(scale=2)
-    expected = find(frames, landmarks)
-    found = find(np.stack(list(smooth(frames, regions))), landmarks)
+    expected = measured_opening(frames, landmarks)
+    found = measured_opening(np.stack(list(smooth(frames, regions))), landmarks)
     correlated = correlation(expected, found)
     assert correlated is not None and correlated > 0.97
     assert np.std(found) / np.std(expected) == pytest.approx(1, abs=0.1)

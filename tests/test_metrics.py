@@ -21,7 +21,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 import difftalk
 from difftalk.config.evaluation import Evaluation
 from difftalk.evaluation import metrics
-from difftalk.evaluation.mouth import MouthOpening, correlation, opening
+from difftalk.evaluation.mouth import correlation, measured_opening, opening
 from difftalk.evaluation.scores import IMAGE_METRICS
 from difftalk.pretrained import table as pretrained
 from difftalk.runtime.errors import UserError
@@ -144,12 +144,11 @@ def test_the_mouth_box_holds_the_mouth_of_all_frames_and_stays_inside() -> None:
 
 def test_mouth_opening_is_measured_from_the_frame_alone() -> None:
     frames, landmarks, _ = speaker(5, 4.0)
-    measure = MouthOpening()
     truth = opening(landmarks)
-    follows = correlation(measure(frames, landmarks), truth)
+    follows = correlation(measured_opening(frames, landmarks), truth)
     assert follows is not None and follows > 0.9
     # A still frame has nothing of the movement that the landmarks know of.
-    still = measure(np.repeat(frames[:1], len(frames), axis=0), landmarks)
+    still = measured_opening(np.repeat(frames[:1], len(frames), axis=0), landmarks)
     follows = correlation(still, truth)
     assert follows is None or abs(follows) < 0.5
 

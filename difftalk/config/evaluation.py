@@ -24,9 +24,6 @@ class Evaluation(Section):
     max_missing_frames: int = Field(
         5, ge=0, description="Frames that a video may lack, or have too many of, and still be scored."
     )
-    mouth_scale: int = Field(
-        4, ge=1, description="Factor by which frames are enlarged before the mouth's opening is measured."
-    )
     lpips_backbone: str | None = Field(
         None,
         description="File of AlexNet's weights for LPIPS; null: `alexnet` of `difftalk weights`, or "

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from difftalk.media.clock import FPS
 from difftalk.runtime.checksums import verify_folder
 from difftalk.runtime.errors import ClipError, UserError
 
@@ -31,31 +30,45 @@ def check_folder(samples: Path, clip_ids: list[str]) -> None:
         raise UserError(f"{samples}: videos are named by clip id, such as {clip_ids[0]}.mp4, not {videos[0]}")
 
 
-def read_sample(path: Path | None, truth: np.ndarray, max_missing_frames: int) -> np.ndarray:
+def read_sample(path: Path, truth: np.ndarray, max_missing_frames: int) -> np.ndarray:
     """Read the frames of a sample at 25 fps and at the size of the truth, (T', H, W, 3) uint8.
 
+    One reader, by timestamps, whatever the container: the same stream gives the same frames.
+
     Args:
-        path: the video; None where the method has none of this clip.
+        path: the video.
         truth: (T, H, W, 3) uint8.
         max_missing_frames: tolerated difference between T' and T.
 
     Raises:
-        ClipError: if there is no video, it cannot be decoded, or it is of another length.
+        ClipError: if it cannot be decoded, or is of another length.
     """
     import cv2
 
-    from difftalk.media.probe import probe
-    from difftalk.media.video import read_frames, read_video
+    from difftalk.media.video import read_frames
 
-    if path is None:
-        raise ClipError("cannot_fetch", "no video of this clip")
-    info = probe(path)
-    frames = read_video(path) if abs(info.fps - FPS) < 0.01 else np.stack(list(read_frames(path)))
-    if abs(len(frames) - len(truth)) > max_missing_frames:
+    frames = list(read_frames(path))
+    if abs(len(frames) - len(truth)) > max_missing_frames or not frames:
         raise ClipError("length_mismatch", f"{path.name} has {len(frames)} frames, the clip has {len(truth)}")
     height, width = truth.shape[1:3]
-    if frames.shape[1:3] == (height, width):
-        return frames
-    shrink = frames.shape[1] > height
-    how = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
+    if frames[0].shape[:2] == (height, width):
+        return np.stack(frames)
+    how = cv2.INTER_AREA if frames[0].shape[0] > height else cv2.INTER_CUBIC
     return np.stack([cv2.resize(f, (width, height), interpolation=how) for f in frames])
+
+
+def describe_file(path: Path) -> str:
+    """Return what a video is: `h264 yuv420p 64x64 25 fps, aac`.
+
+    Raises:
+        ClipError: if it does not open.
+    """
+    from difftalk.media.damage import open_container, reading
+
+    with reading(path), open_container(path) as container:
+        video = container.streams.video[0]
+        about = video.codec_context
+        rate = float(video.average_rate or video.guessed_rate or 0)
+        audio = [s.codec_context.name for s in container.streams.audio[:1]]
+        shown = f"{about.name} {about.pix_fmt} {about.width}x{about.height} {rate:g} fps"
+        return ", ".join([shown, *(audio or ["no audio"])])

@@ -1,47 +1,55 @@
-"""Score one clip of one method by the fixed protocol: image metrics, mouth opening and sync."""
+"""Score one clip of one method by the fixed protocol: what the instruments find, and its columns."""
 
+import hashlib
 import json
 import platform
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from difftalk.config.evaluation import Evaluation
-from difftalk.evaluation import metrics
-from difftalk.evaluation.mouth import MouthOpening, correlation, opening
-from difftalk.evaluation.samples import read_sample
+from difftalk.evaluation import instruments, metrics
+from difftalk.evaluation.figures import landmark_figures, mean, motion_figures, none_for_nan
+from difftalk.evaluation.instruments import Instrument
+from difftalk.evaluation.kept import Arrays, Kept
+from difftalk.evaluation.landmark_metrics import MIN_SILENCE_S
+from difftalk.evaluation.mouth import opening
+from difftalk.evaluation.pair import Pair
+from difftalk.evaluation.samples import describe_file
 from difftalk.evaluation.scores import IMAGE_METRICS
-from difftalk.evaluation.sync import measure_sync
 from difftalk.media.clock import SAMPLES_PER_FRAME
 from difftalk.media.shards import Crop
 from difftalk.models.syncnet import SyncExpert, load_syncnet
+from difftalk.runtime.checksums import checksum, digest_of_model
 from difftalk.runtime.device import require_cuda, tell
 from difftalk.runtime.errors import ClipError
+from difftalk.runtime.fingerprint import fingerprint
+from difftalk.speech.vad import SPEECH_PROBABILITY
 
-PACKAGES = ("torch", "scikit-image", "lpips", "dlib-bin", "difftalk")
+PACKAGES = ("torch", "scikit-image", "lpips", "dlib-bin", "opencv-python", "difftalk")
+TRUTH = "ground_truth"
 
 
 @dataclass
 class Scorer:
-    """The settings and networks that score a clip.
+    """The instruments that score a clip.
 
     Args:
         settings: the evaluation protocol.
         expert: the sync expert.
-        mouth: measures how far the mouth is open.
-        lpips: None where its backbone is missing.
+        instruments: in the order in which they measure.
+        state: folder in which measurements are kept; None keeps nothing.
     """
 
     settings: Evaluation
     expert: SyncExpert
-    mouth: MouthOpening
-    lpips: metrics.Lpips | None
+    instruments: list[Instrument]
+    state: Path | None = None
 
     @classmethod
-    def load(cls, syncnet: Path, settings: Evaluation) -> "Scorer":
+    def load(cls, syncnet: Path, settings: Evaluation, state: Path | None = None) -> "Scorer":
         """Load the networks; `syncnet` is the folder of the sync expert.
 
         Raises:
@@ -50,13 +58,27 @@ class Scorer:
         if settings.device == "cuda":
             require_cuda("score: evaluation.device is cuda", "set evaluation.device: cpu")
         tell("score", settings.device, "float32")
-        backbone = metrics.find_lpips_backbone(settings.lpips_backbone)
-        return cls(
-            settings,
-            load_syncnet(syncnet, settings.device),
-            MouthOpening(settings.mouth_scale),
-            metrics.Lpips(backbone, settings.device) if backbone else None,
-        )
+        expert = load_syncnet(syncnet, settings.device)
+        box = {"mouth_margin": settings.mouth_margin}
+        here = "difftalk.evaluation"
+        found = [
+            Instrument("similarity", f"{here}.metrics", instruments.similarity, box, of_methods=True),
+            Instrument("points", f"{here}.mouth", instruments.points),
+            Instrument("true_points", f"{here}.mouth", instruments.true_points, of_truth=True),
+            Instrument("speech", "difftalk.speech.vad", instruments.speech, of_truth=True),
+            Instrument("motion", f"{here}.motion", instruments.mouth_motion, box),
+            Instrument(
+                "sync",
+                "difftalk.models.syncnet",
+                instruments.sync(expert, settings),
+                {"expert": digest_of_model(syncnet), "max_shift": settings.max_shift},
+            ),
+        ]
+        if backbone := metrics.find_lpips_backbone(settings.lpips_backbone):
+            measure = instruments.perceptual(metrics.Lpips(backbone, settings.device))
+            weights = box | {"backbone": checksum(backbone)}
+            found.append(Instrument("lpips", f"{here}.metrics", measure, weights, of_methods=True))
+        return cls(settings, expert, found, state)
 
     def protocol(self) -> dict[str, str]:
         """Describe how the figures are made, for the foot of the tables.
@@ -75,18 +97,31 @@ class Scorer:
             "pictures": "each frame of the video against the same frame of the crop; 25 fps, 8 bit RGB",
             "psnr": "dB, range 255, per frame, identical frames left out",
             "ssim": "Gaussian window, sigma 1.5, mean of the RGB channels (scikit-image)",
-            "lpips": "0.1, AlexNet" if self.lpips else no_lpips,
+            "lpips": "0.1, AlexNet" if self._has("lpips") else no_lpips,
             "mouth": f"box around points 48-67 of the true clip, enlarged by {s.mouth_margin:g} of its "
             "longer side, fixed for a clip; SSIM and LPIPS are means of the full frame's map",
             "sync": f"{self.expert.config.architecture}, shifts of {s.max_shift} frames either way, {ends}, "
             "with the audio of the true clip, region from the true landmarks",
             "sync_expert": json.dumps(expert, sort_keys=True),
-            "mouth_corr": "Pearson correlation over a clip of the inner lip opening (dlib, points 62-66) "
-            "with that of the crop's landmarks",
+            "landmarks": "dlib's 68 points in the true and in the scored frames alike, faces of 400 px, "
+            "placed by the true brows, eyes and nose",
+            "mouth_corr": "Pearson correlation over a clip of the inner lip opening (pairs 61-67, 62-66, "
+            "63-65) with that of the crop's landmarks, which are the source's",
+            "lmd": "mean distance of points (mouth 48-67; face: all 68), each set about its own centre, in "
+            "pixels of a 256-px crop",
+            "jitter": "mean acceleration of points 48-67 over the truth's",
+            "tof_mouth": "mean difference of Farneback flow (tOF) in the mouth's box, pixels at 256",
+            "mouth_sharpness": "variance of the Laplacian in the mouth's box over the truth's",
+            "theval": "lip dynamics, silent lip, lip to loudness, brows and head after THEval on 68 points; "
+            "brows and head are the truth's own where a method keeps them; speech by Silero VAD 6 at "
+            f"{SPEECH_PROBABILITY:g}, pauses of {MIN_SILENCE_S:g} s or more",
             "means": "per frame, then over the frames of a clip, then over clips",
             "max_missing_frames": str(s.max_missing_frames),
             "versions": f"{_versions()}, python {platform.python_version()}",
         }
+
+    def _has(self, name: str) -> bool:
+        return any(instrument.name == name for instrument in self.instruments)
 
     def score(self, method: str, clip: Crop, path: Path | None) -> list[dict[str, Any]]:
         """Return the rows of the frames, then the row of the clip.
@@ -97,28 +132,63 @@ class Scorer:
             path: the method's video of it. Where it is missing or damaged, there is the row of the clip
                 alone, without figures and with a `problem`.
         """
-        truth = clip.frames()
-        clip_row: dict[str, Any] = {"clip_id": clip.clip_id, "method": method, "frames": len(truth)}
+        if path is None:
+            return [self.problem(method, clip, ClipError("cannot_fetch", "no video of this clip"))]
         try:
-            frames = read_sample(path, truth, self.settings.max_missing_frames)
+            found = self._measured(method, Pair(clip, path, self.settings))
+            about_file = describe_file(path)
         except ClipError as e:
             return [self.problem(method, clip, e)]
-        count = min(len(truth), len(frames))
-        truth, frames, landmarks = truth[:count], frames[:count], clip.landmarks[:count]
-
-        images = self._image_metrics(truth, frames, landmarks) if method != "ground_truth" else {}
-        openings = self.mouth(frames, landmarks)
-        clip_row |= {"frames": count, "problem": None}
-        clip_row |= {name: _mean(values) for name, values in images.items()}
-        clip_row["mouth_corr"] = correlation(openings, opening(landmarks))
-        clip_row["mouth_open"] = float(openings.mean())
-        clip_row |= self._sync(frames, landmarks, clip.audio[: count * SAMPLES_PER_FRAME])
+        points = found["points"]["points"]
+        count = len(points)
+        landmarks = clip.landmarks[:count]
+        openings = opening(points, landmarks)
+        per_frame = {
+            name: values
+            for arrays in found.values()
+            for name, values in arrays.items()
+            if name in IMAGE_METRICS
+        }
+        clip_row = {"clip_id": clip.clip_id, "method": method, "frames": count, "problem": None}
+        clip_row |= {"file": about_file}
+        clip_row |= {name: mean(values) for name, values in per_frame.items()}
+        clip_row |= landmark_figures(
+            points,
+            found["true_points"]["points"][:count],
+            landmarks,
+            int(found["points"]["size"]),
+            clip.audio[: count * SAMPLES_PER_FRAME],
+            found["speech"]["probabilities"],
+        )
+        clip_row |= motion_figures(found["motion"])
+        clip_row |= {name: mean(value) for name, value in found["sync"].items()}
         frame_rows = [
             {"clip_id": clip.clip_id, "method": method, "frame": i, "mouth_open": float(openings[i])}
-            | {name: values[i] for name, values in images.items()}
+            | {name: none_for_nan(values[i]) for name, values in per_frame.items()}
             for i in range(count)
         ]
         return [*frame_rows, clip_row]
+
+    def _measured(self, method: str, pair: Pair) -> dict[str, Arrays]:
+        """What each instrument found, by its name: measured now, or before under the same conditions."""
+        clip_id = pair.clip.clip_id
+        truth = {"truth": _digest_of(pair.clip)}
+        both = truth | {
+            "max_missing_frames": self.settings.max_missing_frames,
+            "video": checksum(pair.path),
+        }
+        found = {}
+        for instrument in self.instruments:
+            if instrument.of_methods and method == TRUTH:
+                continue
+            folder = None
+            if self.state is not None:
+                folder = self.state / ("truth" if instrument.of_truth else f"methods/{method}")
+            depends_on = (truth if instrument.of_truth else both) | instrument.depends_on
+            depends_on["code"] = fingerprint(instrument.module)
+            measure = partial(instrument.measure, pair)
+            found[instrument.name] = Kept(folder).measured(clip_id, instrument.name, depends_on, measure)
+        return found
 
     @staticmethod
     def problem(method: str, clip: Crop, error: ClipError) -> dict[str, Any]:
@@ -129,39 +199,6 @@ class Scorer:
             frames = 0
         return {"clip_id": clip.clip_id, "method": method, "frames": frames, "problem": str(error)}
 
-    def _sync(self, frames: np.ndarray, landmarks: np.ndarray, audio: np.ndarray) -> dict[str, float]:
-        """The sync columns of a clip; none where it is too short."""
-        video_embeddings = self.expert.video_embeddings(frames, landmarks)
-        audio_embeddings = self.expert.audio_embeddings(audio)
-        zero_padded = self.expert.zero_padded
-        sync = measure_sync(video_embeddings, audio_embeddings, self.settings.max_shift, zero_padded)
-        if sync is None:
-            return {}
-        return {
-            "sync_offset": float(sync.offset),
-            "sync_confidence": sync.confidence,
-            "sync_distance": sync.distance,
-        }
-
-    def _image_metrics(
-        self, truth: np.ndarray, frames: np.ndarray, landmarks: np.ndarray
-    ) -> dict[str, list[float | None]]:
-        """Each image metric of each frame."""
-        box = metrics.mouth_box(landmarks, (truth.shape[2], truth.shape[1]), self.settings.mouth_margin)
-        values: dict[str, list[float | None]] = {name: [] for name in IMAGE_METRICS}
-        for a, b in zip(truth, frames, strict=True):
-            similarity = metrics.ssim_map(a, b)
-            values["psnr"].append(metrics.psnr(a, b))
-            values["psnr_mouth"].append(metrics.psnr(metrics.region(a, box), metrics.region(b, box)))
-            values["ssim"].append(float(metrics.inner(similarity).mean()))
-            values["ssim_mouth"].append(float(metrics.region(similarity, box).mean()))
-        if self.lpips is None:
-            values["lpips"] = values["lpips_mouth"] = [None] * len(frames)
-        else:
-            whole, mouth = self.lpips(truth, frames, box)
-            values["lpips"], values["lpips_mouth"] = whole.tolist(), mouth.tolist()
-        return values
-
 
 def crop_size(clip: Crop) -> int | None:
     """Return the pixels of a crop's side; None where it cannot be told."""
@@ -171,9 +208,12 @@ def crop_size(clip: Crop) -> int | None:
         return None
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None
+def _digest_of(clip: Crop) -> str:
+    """A sha256 over the files of a clip that are measured."""
+    whole = hashlib.sha256()
+    for extension in ("mp4", "flac", "landmarks.npy"):
+        whole.update(hashlib.sha256(clip.files.get(extension, b"")).digest())
+    return whole.hexdigest()
 
 
 def _versions() -> str:

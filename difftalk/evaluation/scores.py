@@ -31,7 +31,13 @@ _NAMES = {name for name, _ in _FIELDS}
 # Figures that were added later come last.
 _ADDED = [(c.name, pa.float64()) for c in METRICS.values() if not c.of_set and c.name not in _NAMES]
 
-SCHEMA = pa.schema([*_FIELDS, *_ADDED])
+SCHEMA = pa.schema(
+    [
+        *_FIELDS,
+        *_ADDED,
+        ("file", pa.string()),  # of the clip row: codec, pixel format, size and rate of what was scored
+    ]
+)
 
 
 @dataclass

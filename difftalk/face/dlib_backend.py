@@ -9,18 +9,16 @@ boxes, predicted on an image in which the face is large.
 """
 
 from collections.abc import Iterable, Iterator
-from functools import cache
-from typing import Any
 
 import cv2
-import dlib
 import numpy as np
 
 from difftalk.face.choice import FaceChoice
-from difftalk.face.tracks import MOUTH, SAME_FACE_IOU, Face, FaceBox
+from difftalk.face.tracks import SAME_FACE_IOU, Face, FaceBox
 from difftalk.media.boxes import iou
 from difftalk.media.lazy_frame import LazyFrame
-from difftalk.pretrained.dlib_models import LANDMARKS_68, face_detector, model_file
+from difftalk.media.points68 import MOUTH
+from difftalk.pretrained.dlib_models import face_detector, predict_landmarks
 
 DETECTOR_PX = 80  # width of the smallest face that the detector finds
 SEARCHED_PX = (640, 1280)  # longer side of the images searched before the full frame
@@ -158,19 +156,9 @@ def _points(frame: np.ndarray | LazyFrame, box: np.ndarray) -> tuple[np.ndarray,
     grey, corner = _surroundings(frame, box, 0.5)
     scale = FACE_PX / (box[2] - box[0])
     large = _resize(grey, scale)
-    x0, y0, x1, y1 = (box - [*corner, *corner]) * scale
-    total = np.zeros((68, 2))
-    mouths = []
-    for dx, dy, size in BOXES:
-        centre = np.array([(x0 + x1) / 2 + dx * (x1 - x0), (y0 + y1) / 2 + dy * (y1 - y0)])
-        half = np.array([x1 - x0, y1 - y0]) * size / 2
-        left_top, right_bottom = np.round(centre - half).astype(int), np.round(centre + half).astype(int) - 1
-        shape = predictor()(large, dlib.rectangle(*map(int, left_top), *map(int, right_bottom)))
-        predicted = np.array([(p.x, p.y) for p in shape.parts()])
-        total += predicted
-        mouths.append(predicted[MOUTH])
-    points = ((total / len(BOXES) + 0.5) / scale - 0.5 + corner).astype(np.float32)
-    return points, agreement(np.stack(mouths) / FACE_PX)
+    predicted = predict_landmarks(large, (box - [*corner, *corner]) * scale, BOXES)
+    points = ((predicted.mean(axis=0) + 0.5) / scale - 0.5 + corner).astype(np.float32)
+    return points, agreement(predicted[:, MOUTH] / FACE_PX)
 
 
 def agreement(predicted: np.ndarray) -> float:
@@ -210,13 +198,3 @@ def _resize(grey: np.ndarray, scale: float) -> np.ndarray:
     while 2 * width <= grey.shape[1] and 2 * height <= grey.shape[0]:
         grey = cv2.resize(grey, (grey.shape[1] // 2, grey.shape[0] // 2), interpolation=cv2.INTER_AREA)
     return cv2.resize(grey, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-@cache
-def predictor() -> Any:
-    """Return the 68-point shape predictor.
-
-    Raises:
-        UserError: if its file is not installed.
-    """
-    return dlib.shape_predictor(str(model_file(LANDMARKS_68)))

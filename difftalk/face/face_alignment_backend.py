@@ -25,10 +25,11 @@ from face_alignment.utils import crop
 from safetensors.torch import load_file
 
 from difftalk.config.landmarks import LandmarksSettings
-from difftalk.face.tracks import MOUTH, SAME_FACE_IOU, Face
+from difftalk.face.tracks import SAME_FACE_IOU, Face
 from difftalk.media import torchcodec_reader
 from difftalk.media.boxes import iou
 from difftalk.media.lazy_frame import LazyFrame
+from difftalk.media.points68 import MOUTH
 from difftalk.media.read_ahead import read_ahead
 from difftalk.media.video import read_lazy_frames
 from difftalk.pretrained.table import locate

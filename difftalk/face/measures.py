@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
+from difftalk.evaluation.pose import head_angles
 from difftalk.face.geometry import cut_square
-from difftalk.face.pose import head_angles
 from difftalk.face.tracks import Face, Track
 from difftalk.media.clock import FPS
 from difftalk.media.lazy_frame import LazyFrame

@@ -5,17 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from difftalk.media.boxes import iou
+from difftalk.media.points68 import RIGID
 
 # Boxes of consecutive detections that overlap less belong to different faces.
 SAME_FACE_IOU = 0.3
 # After this many frames without a face, what comes next starts a new track.
 MAX_GAP_FRAMES = 12
 
-# Points that speech does not move: brows and nose (17-35), eyes (36-47). They give the pose of the head.
-RIGID = np.arange(17, 48)
 # The sides of the jaw, which jitter with the predictor, without the chin, which speech moves.
 JAW_SIDES = np.r_[0:5, 12:17]
-MOUTH = slice(48, 68)
 
 
 @dataclass(frozen=True)

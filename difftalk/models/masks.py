@@ -7,10 +7,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from difftalk.media.points68 import MOUTH
+
 NOSE_TIP = 30
 NOSE_BASE = 33
 JAW = slice(2, 15)
-MOUTH = slice(48, 68)
+
 # The hull is drawn at this many by this many samples a latent cell.
 _FINE = 8
 

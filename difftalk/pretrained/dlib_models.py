@@ -1,8 +1,11 @@
 """dlib's models, from the package `face_recognition_models`, which is located and never imported."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from difftalk.pretrained.package_files import package_file
 
@@ -26,6 +29,43 @@ def face_detector() -> Any:
     import dlib
 
     return dlib.get_frontal_face_detector()
+
+
+@cache
+def landmark_predictor() -> Any:
+    """Return the predictor of 68 points.
+
+    Raises:
+        UserError: if its file is not installed.
+    """
+    import dlib
+
+    return dlib.shape_predictor(str(model_file(LANDMARKS_68)))
+
+
+def predict_landmarks(
+    grey: np.ndarray, box: np.ndarray, boxes: Sequence[tuple[float, float, float]]
+) -> np.ndarray:
+    """Return the 68 points that are predicted from each of several boxes, `(boxes, 68, 2)` float64.
+
+    They are whole pixels of the image, and follow the box: the mean over a few boxes is steadier.
+
+    Args:
+        grey: `(H, W)` uint8, in which the face is large.
+        box: `(4,)` x0, y0, x1, y1 of the face.
+        boxes: shifts right and down in parts of its sides, and sizes, of the boxes that are given.
+    """
+    import dlib
+
+    x0, y0, x1, y1 = box
+    predicted = []
+    for dx, dy, size in boxes:
+        centre = np.array([(x0 + x1) / 2 + dx * (x1 - x0), (y0 + y1) / 2 + dy * (y1 - y0)])
+        half = np.array([x1 - x0, y1 - y0]) * size / 2
+        left_top, right_bottom = np.round(centre - half).astype(int), np.round(centre + half).astype(int) - 1
+        shape = landmark_predictor()(grey, dlib.rectangle(*map(int, left_top), *map(int, right_bottom)))
+        predicted.append([(p.x, p.y) for p in shape.parts()])
+    return np.array(predicted, np.float64)
 
 
 @cache

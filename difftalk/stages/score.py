@@ -3,7 +3,7 @@
 from typing import Any
 
 from difftalk.config.evaluation import Evaluation
-from difftalk.runtime.arguments import InputFile, InputFolder, OutputFile
+from difftalk.runtime.arguments import InputFile, InputFolder, KeptFolder, OutputFile
 
 
 def run(
@@ -15,6 +15,7 @@ def run(
     settings: Evaluation,
     out: OutputFile,
     shard_file: InputFile | None = None,
+    state: KeptFolder | None = None,
 ) -> None:
     """Write the metrics of one method on one shard, a row per frame and a row per clip.
 
@@ -29,6 +30,7 @@ def run(
         settings: the config's section `evaluation`.
         out: the parquet file to write.
         shard_file: shards/SHARD.tar, where only its clips count; `speech` or `encode` may have rejected some.
+        state: folder in which what was measured is kept, for a killed command and for further columns.
 
     Raises:
         UserError: if `samples` is no folder, or holds videos but none under the name of a clip; where every
@@ -45,7 +47,7 @@ def run(
     encoded = None if shard_file is None else set(map_arrays(shard_file))
     clips = list(read_crops(crops, encoded))
     check_folder(samples, [clip.clip_id for clip in clips])
-    scorer = Scorer.load(syncnet, settings)
+    scorer = Scorer.load(syncnet, settings, state)
     rows: list[dict[str, Any]] = []
     failed = 0
     for clip in progress(clips, len(clips), "score", "clips"):

@@ -24,6 +24,7 @@ rule score:
         gpu=GPUS["score"],
     params:
         settings=SETTINGS["score"],
+        state=f"{RUN}/state/scores/{{shard}}",
         backbone=None if CONFIG.evaluation.lpips_backbone else pretrained.recorded("alexnet"),
         code=fingerprint("difftalk.stages.score"),
     message:
@@ -32,7 +33,7 @@ rule score:
         """
         difftalk score --method {wildcards.method} --samples {input.samples} --crops {input.crops} \
             --shard-file {input.shard} --syncnet {input.syncnet} --settings {params.settings:q} \
-            --out {output.metrics} --log {log}
+            --state {params.state} --out {output.metrics} --log {log}
         """
 
 

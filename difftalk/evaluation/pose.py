@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from difftalk.face.tracks import RIGID
+from difftalk.media.points68 import RIGID
 
 # Brows, nose and eyes (points 17-47) of MediaPipe's canonical face model (google-ai-edge/mediapipe, Apache
 # 2.0: modules/face_geometry/data/canonical_face_model.obj), in cm: x to the right of the frame, y up, z to
