@@ -38,6 +38,7 @@ JSON = {
     "dataset": '{"name": "demo"}',
     "shards": '{"train": 1, "test": 1}',
     "crops": '{"size": 64}',
+    "entry": '{"videos": "folder"}',
 }
 
 

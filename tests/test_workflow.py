@@ -1,17 +1,22 @@
 """The job graph: what a configuration asks for, what is refused, and what an edit reruns."""
 
+import csv
 import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+import yaml
 from conftest import ROOT, TINY, Finished, Workflow, job_counts, snakemake
 
 from difftalk.config.workflow import read_yaml
 from difftalk.datasets.clips import Clip, read_plan
 from difftalk.datasets.frozen import write_frozen
+from difftalk.media.video import read_video
 
 PREPARED = ("autoencoder", "syncnet", "sync", "funnel", "clip_scores", "freeze")
 PER_SHARD = ("fetch", "landmarks", "gates", "crops", "speech", "encode")
@@ -283,3 +288,44 @@ def test_videos_of_a_folder_end_as_crops_or_as_rejects(tiny_run: Path, tmp_path:
     funnel = (tmp_path / "results" / "videos" / "funnel.csv").read_text().splitlines()
     clips = {tuple(line.split(",")[:2]): int(line.split(",")[2]) for line in funnel[1:]}
     assert clips == {("planned", ""): 4, ("fetch", "cannot_decode"): 1, ("kept", ""): 3}
+
+
+def test_methods_from_elsewhere_become_rows_of_the_table(tiny_run: Path, tmp_path: Path) -> None:
+    """A command that shows each frame late, and videos at 30 fps in Matroska, one of two missing."""
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    run = tmp_path / "results" / "tiny"
+    truth = sorted((run / "samples" / "ground_truth" / "test-000").glob("*.mp4"))
+    (tmp_path / "theirs").mkdir()
+    frames = read_video(truth[0])
+    shown = frames[np.arange(len(frames) * 30 // 25) * 25 // 30]
+    with av.open(str(tmp_path / "theirs" / f"{truth[0].stem}.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "4"})
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv444p"
+        for frame in shown:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    late = (
+        "import sys; from difftalk.media.video import read_video; "
+        "from difftalk.media.encode import write_video; "
+        "f = read_video(sys.argv[1]); write_video(sys.argv[2], f[[0, 0, 0, *range(len(f) - 3)]], crf=4)"
+    )
+    methods = {
+        "late": {
+            "command": ["python", "-c", late, "{video}", "{out}"],
+            "variables": {"PYTHONPATH": str(ROOT)},
+        },
+        "folder": {"videos": "theirs"},
+    }
+    (tmp_path / "methods.yaml").write_text(yaml.safe_dump({**read_yaml(TINY), "methods": methods}))
+    asked = ("tables", "--configfile", "methods.yaml")
+    done = snakemake(*asked, directory=tmp_path)
+    assert done.status == 0, done.said
+    assert done.jobs == {"run_method": 2, "score": 2, "tables": 1}
+    with (run / "tables" / "comparison.csv").open(newline="") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert (rows["late"]["clips"], rows["late"]["clips_asked"]) == ("2", "2")
+    assert (rows["folder"]["clips"], rows["folder"]["clips_asked"]) == ("1", "2")
+    assert float(rows["folder"]["psnr"]) > 35 > float(rows["late"]["psnr"])
+    assert snakemake(*asked, "-n", directory=tmp_path).idle
+    shutil.copy(truth[1], tmp_path / "theirs")
+    assert snakemake(*asked, "-n", directory=tmp_path).jobs == {"run_method": 1, "score": 1, "tables": 1}

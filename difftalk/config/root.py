@@ -13,6 +13,7 @@ from difftalk.config.encode import Encode
 from difftalk.config.evaluation import Evaluation
 from difftalk.config.gates import Gates
 from difftalk.config.landmarks import Landmarks
+from difftalk.config.methods import Method
 from difftalk.config.numbers import Share, TrainingProcesses, TrainingWorkers
 from difftalk.config.report import Report
 from difftalk.config.sampling import Sampling
@@ -121,6 +122,12 @@ class Config(Section):
             description="The models to train. The name becomes that of the model and of its row in the "
             "tables; null drops an experiment that another file defines.",
         )
+    )
+    methods: dict[ExperimentName, Annotated[Method | None, Field(description="One method.")]] = Field(
+        {},
+        description="Methods from elsewhere: rows of the tables beside those of this run, measured on the "
+        "same clips. A folder of videos, or a command that is run for each clip (docs/methods.md); null "
+        "drops one that another file defines.",
     )
     sampling: Sampling = Field(Sampling(), description="How the trained models sample videos.")
     evaluation: Evaluation = Field(Evaluation(), description="The protocol by which videos are scored.")

@@ -15,6 +15,7 @@ from difftalk.config.dataset import Hdtf, LocalSettings, Table
 from difftalk.config.explain import dotted, explain, origin
 from difftalk.config.gates import AudioGates, FaceGates, FrameGates, GatesSettings, OverlapSettings
 from difftalk.config.landmarks import LandmarksSettings
+from difftalk.config.methods import Method, MethodSettings
 from difftalk.config.report import ReportSettings, TablesSettings
 from difftalk.config.root import Config
 from difftalk.config.schema import Schema, coerce, plain
@@ -26,8 +27,8 @@ from difftalk.runtime.video_folder import SPEAKERS, list_videos
 
 __all__ = [
     "UNTRAINED_METHODS", "as_given", "as_json", "coerce", "config_schema", "dataset_files",
-    "dataset_settings", "folder_digest", "load", "models", "read_yaml", "shards", "stage_settings",
-    "unused_modules",
+    "dataset_settings", "folder_digest", "given_methods", "load", "method_files", "models", "read_yaml",
+    "shards", "stage_settings", "unused_modules",
 ]  # fmt: skip
 
 # The modules of which a stage uses one, so that its fingerprint can leave out the others.
@@ -244,6 +245,47 @@ def models(config: Config) -> dict[str, TrainingSettings]:
         if experiment is not None
         for seed in experiment.seeds
     }
+
+
+def given_methods(config: Config) -> dict[str, MethodSettings]:
+    """Return what `difftalk run_method` reads of each method from elsewhere, by its name.
+
+    Raises:
+        UserError: if a name is that of a model of the run, or a folder that an entry names does not exist.
+    """
+    found = {name: entry for name, entry in config.methods.items() if entry is not None}
+    for name, entry in found.items():
+        if name in models(config):
+            raise UserError(f"config: methods.{name} has the name of a model of the run: choose another")
+        for key in ("videos", "directory"):
+            if (path := getattr(entry, key)) is not None and not Path(path).is_dir():
+                raise UserError(f"config: methods.{name}.{key}: no folder {path} (seen from {Path.cwd()})")
+        if entry.environment is not None and not Path(entry.environment).exists():
+            place = f"{entry.environment} does not exist (seen from {Path.cwd()})"
+            raise UserError(f"config: methods.{name}.environment: {place}")
+    return {
+        name: MethodSettings(
+            **entry.model_dump(),
+            max_missing_frames=config.evaluation.max_missing_frames,
+            reference=config.sampling.reference,
+            seed=config.sampling.seed,
+            crops=CropsSettings(**config.crops.model_dump()) if entry.needs_sources else None,
+        )
+        for name, entry in found.items()
+    }
+
+
+def method_files(entry: Method) -> str:
+    """Return a hash over the files of a method that are watched: its videos, or those its command names."""
+    if entry.videos is not None:
+        return folder_digest(entry.videos)
+    lines = []
+    for word in entry.command or ():
+        path = Path(entry.directory or ".", word)
+        if "{" not in word and path.is_file():
+            at = path.stat()
+            lines.append(f"{word} {at.st_size} {at.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def shards(config: Config, *splits: str) -> list[str]:

@@ -8,7 +8,7 @@ with the shard's list of checksums (`difftalk.media.members`).
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from difftalk.media.clock import SAMPLES_PER_FRAME
 from difftalk.media.members import Member, ShardWriter, damaged, list_members, verify_shards
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.files import atomic_file
@@ -100,6 +101,7 @@ class Crop:
     Args:
         clip_id: its name.
         files: content by extension: `mp4`, 25 fps, square; `flac`, `landmarks.npy`, `json`.
+        limit: frames at its beginning that are all that is seen of it; None: the whole clip.
 
     Raises:
         ClipError: `cannot_decode`, by each property, where a file is missing or cannot be decoded.
@@ -107,10 +109,11 @@ class Crop:
 
     clip_id: str
     files: dict[str, bytes]
+    limit: int | None = None
 
     @property
     def video(self) -> bytes:
-        """The mp4."""
+        """The mp4, of the whole clip."""
         return self._file("mp4")
 
     @cached_property
@@ -120,9 +123,10 @@ class Crop:
         from difftalk.media.flac import decode_flac
 
         try:
-            return decode_flac(self._file("flac"))
+            samples = decode_flac(self._file("flac"))
         except (RuntimeError, ValueError) as e:
             raise self._undecodable("flac", e) from None
+        return samples if self.limit is None else samples[: self.limit * SAMPLES_PER_FRAME]
 
     @cached_property
     def landmarks(self) -> np.ndarray:
@@ -133,7 +137,7 @@ class Crop:
             raise self._undecodable("landmarks.npy", e) from None
         if points.shape[1:] != (68, 2) or not np.isfinite(points).all():
             raise self._undecodable("landmarks.npy", "not 68 points a frame")
-        return points
+        return points[: self.limit]
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -148,13 +152,15 @@ class Crop:
 
     def without_video(self) -> "Crop":
         """Return the rest of the clip, which takes less memory."""
-        return Crop(self.clip_id, {k: v for k, v in self.files.items() if k != "mp4"})
+        return Crop(self.clip_id, {k: v for k, v in self.files.items() if k != "mp4"}, self.limit)
 
     def frames(self) -> np.ndarray:
         """Decode the frames: `(T, size, size, 3)` uint8 RGB."""
         from difftalk.media.video import read_video
 
-        return read_video(self.video)
+        if self.limit is None:
+            return read_video(self.video)
+        return read_video(self.video, list(range(min(self.limit, len(self.landmarks)))))
 
     def _file(self, extension: str) -> bytes:
         if extension not in self.files:
@@ -165,12 +171,15 @@ class Crop:
         return ClipError("cannot_decode", f"the {extension} of the crop: {why}")
 
 
-def read_crops(path: str | Path, only: Iterable[str] | None = None) -> Iterator[Crop]:
+def read_crops(
+    path: str | Path, only: Iterable[str] | None = None, limits: Mapping[str, int] | None = None
+) -> Iterator[Crop]:
     """Yield the clips of a crops shard; nothing is decoded.
 
     Args:
         path: the shard.
         only: ids of the clips that are wanted, and have to be there; None is all.
+        limits: frames at the beginning of clips that are all that is seen of them.
 
     Raises:
         UserError: as `read_files`; where a clip of `only` is not in the shard.
@@ -178,7 +187,7 @@ def read_crops(path: str | Path, only: Iterable[str] | None = None) -> Iterator[
     lacking = None if only is None else set(only)
     for clip_id, files in read_files(path):
         if lacking is None or clip_id in lacking:
-            yield Crop(clip_id, files)
+            yield Crop(clip_id, files, None if limits is None else limits.get(clip_id))
             (lacking or set()).discard(clip_id)
     if lacking:
         raise UserError(

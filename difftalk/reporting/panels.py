@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from difftalk.config.report import ReportSettings
 from difftalk.evaluation.mouth import opening
+from difftalk.evaluation.samples import find_video, read_sample
 from difftalk.media.clock import FPS, SAMPLES_PER_FRAME
 from difftalk.media.encode import write_video
 from difftalk.media.shards import Crop, read_crops
-from difftalk.media.video import read_video
 from difftalk.models.masks import mask_image
 from difftalk.reporting.averages import SEED
 from difftalk.runtime.checksums import verify
@@ -155,13 +155,10 @@ def panels_of(clip: Crop, samples: dict[str, list[Path]], methods: Sequence[str]
         *sorted(m for m in samples if m not in {*FIRST_METHODS, "ground_truth"} and not SEED.fullmatch(m)),
     ]
     for name in names:
-        files = (folder / f"{clip.clip_id}.mp4" for folder in samples.get(name, []))
-        path = next((p for p in files if p.is_file()), None)
+        found = (find_video(folder, clip.clip_id) for folder in samples.get(name, []))
+        path = next((p for p in found if p is not None), None)
         if path is not None:
-            frames = read_video(verify(path))
-            if frames.shape[1:3] != source.shape[1:3]:
-                side = (source.shape[2], source.shape[1])
-                frames = np.stack([cv2.resize(f, side, interpolation=cv2.INTER_AREA) for f in frames])
+            frames = read_sample(verify(path), source, len(source))
             panels.append(Panel("reference" if name == "reference_copy" else name, frames))
     return panels
 

@@ -38,6 +38,7 @@ try:
     update_config(config, sources[-1][1])
     CONFIG = configuration.load(config, sources)
     DATASET = configuration.dataset_settings(CONFIG)
+    GIVEN_METHODS = configuration.given_methods(CONFIG)
     SETTINGS = {
         stage: configuration.as_json(configuration.stage_settings(CONFIG, stage))
         for stage in [
@@ -67,7 +68,9 @@ TRAIN_SHARDS = configuration.shards(CONFIG, "train")
 TEST_SHARDS = configuration.shards(CONFIG, "test")
 SHARDS = TRAIN_SHARDS + TEST_SHARDS
 MODELS = configuration.models(CONFIG)
-METHODS = [*configuration.UNTRAINED_METHODS, *MODELS]
+# Those that `sample` makes, and those that are from elsewhere.
+SAMPLED = [*configuration.UNTRAINED_METHODS, *MODELS]
+METHODS = [*SAMPLED, *GIVEN_METHODS]
 IS_DOWNLOADED = DATASET.name in ("hdtf", "table")
 IS_FOLDER = DATASET.name == "local"
 # Of what is downloaded: content and persons that both sides of the split have.
@@ -326,6 +329,37 @@ def train_settings(wildcards):
 def model_of(wildcards):
     """The model that a method samples from; the untrained methods have none."""
     return f"<run>/models/{wildcards.method}" if wildcards.method in MODELS else []
+
+
+def entry_of(wildcards):
+    """The entry of a method from elsewhere. A function, as `dataset_json`."""
+    return configuration.as_json(GIVEN_METHODS[wildcards.method])
+
+
+def files_of(wildcards):
+    """A hash over the videos of a method from elsewhere, or over the files that its command names."""
+    return configuration.method_files(GIVEN_METHODS[wildcards.method])
+
+
+def gpus_of(wildcards):
+    """GPUs that a job of a method from elsewhere requests."""
+    entry = GIVEN_METHODS[wildcards.method]
+    return 0 if entry.command is None else CONFIG.gpu if entry.gpu is None else entry.gpu
+
+
+def plan_of(wildcards):
+    """The clip table, where a method from elsewhere is given whole frames or gives them."""
+    return "<run>/plan/clips.parquet" if GIVEN_METHODS[wildcards.method].needs_sources else []
+
+
+def sources_of(wildcards):
+    """The sources, as for `plan_of`."""
+    return "<run>/sources/{shard}" if GIVEN_METHODS[wildcards.method].needs_sources else []
+
+
+def landmarks_of(wildcards):
+    """The landmarks in them, as for `plan_of`."""
+    return "<run>/landmarks/{shard}.parquet" if GIVEN_METHODS[wildcards.method].needs_sources else []
 
 
 def references_of(wildcards):

@@ -1,4 +1,4 @@
-# Videos of the test clips: by each model, and by the methods that need none.
+# Videos of the test clips: by each model, by the methods that need none, and by those from elsewhere.
 
 
 rule sample:
@@ -14,6 +14,8 @@ rule sample:
         "<run>/logs/sample/{method}.{shard}.log",
     benchmark:
         "<run>/benchmarks/sample/{method}.{shard}.tsv"
+    wildcard_constraints:
+        method="|".join(SAMPLED),
     conda:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
@@ -34,3 +36,42 @@ rule sample:
             --settings {params.settings:q} \
             --state {params.state} --out {output.samples} --log {log}
         """
+
+
+if GIVEN_METHODS:
+
+    rule run_method:
+        input:
+            crops="<run>/crops/{shard}.tar",
+            shard="<run>/shards/{shard}.tar",
+            plan=plan_of,
+            sources=sources_of,
+            landmarks=landmarks_of,
+        output:
+            samples=directory("<run>/samples/{method}/{shard}"),
+        log:
+            "<run>/logs/run_method/{method}.{shard}.log",
+        benchmark:
+            "<run>/benchmarks/run_method/{method}.{shard}.tsv"
+        wildcard_constraints:
+            method="|".join(GIVEN_METHODS),
+        conda:
+            "../../envs/difftalk.yaml"
+        threads: CONFIG.training_threads
+        resources:
+            mem_mb=8000,
+            runtime=720,
+            gpu=gpus_of,
+        params:
+            entry=entry_of,
+            files=files_of,
+            state=f"{RUN}/state/samples/{{method}}/{{shard}}",
+            code=fingerprint("difftalk.stages.run_method"),
+        message:
+            "Videos of {wildcards.method} for {wildcards.shard}"
+        shell:
+            """
+            difftalk run_method --method {wildcards.method} --entry {params.entry:q} --crops {input.crops} \
+                --shard-file {input.shard} --plan {input.plan} --sources {input.sources} \
+                --landmarks {input.landmarks} --state {params.state} --out {output.samples} --log {log}
+            """
