@@ -9,9 +9,10 @@ from difftalk.pretrained.dlib_models import predict_landmarks
 # dlib's detector box from the rigid points: its corners from their mean, in their root mean square distance
 # from it. The mean over nine real and twelve drawn clips; from clip to clip it differs by a tenth.
 BOX = np.array([[-2.00, -1.23], [2.15, 2.90]])
-FACE_PX = 400  # width of the face that the predictor sees
-# As of the landmark backend: the mean over two boxes is steadier than either.
-BOXES = ((0.03, -0.02, 0.98), (-0.03, 0.02, 1.02))
+FACE_PX = 300  # width of the face that the predictor sees
+# Shifts and sizes of the boxes that the mean is over. Two of them are enough on a source; on real faces of 64
+# pixels four raise the correlation with the truth from 0.90 to 0.91.
+BOXES = ((0.03, -0.02, 0.98), (-0.03, 0.02, 1.02), (0.03, 0.03, 1.0), (-0.03, -0.03, 1.0))
 
 
 def face_points(frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

@@ -103,7 +103,7 @@ class Scorer:
             "sync": f"{self.expert.config.architecture}, shifts of {s.max_shift} frames either way, {ends}, "
             "with the audio of the true clip, region from the true landmarks",
             "sync_expert": json.dumps(expert, sort_keys=True),
-            "landmarks": "dlib's 68 points in the true and in the scored frames alike, faces of 400 px, "
+            "landmarks": "dlib's 68 points in the true and in the scored frames alike, faces of 300 px, "
             "placed by the true brows, eyes and nose",
             "mouth_corr": "Pearson correlation over a clip of the inner lip opening (pairs 61-67, 62-66, "
             "63-65) with that of the crop's landmarks, which are the source's",

@@ -1,0 +1,172 @@
+"""Metrics of landmarks and motion, and what is kept of them, against what they are defined by."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from drawn_clips import speaker, write_crops, write_sample
+
+import difftalk
+from difftalk.config.evaluation import Evaluation
+from difftalk.evaluation import kept, motion
+from difftalk.evaluation import landmark_metrics as lm
+from difftalk.evaluation.metrics import mouth_box
+from difftalk.evaluation.mouth import face_points, opening
+from difftalk.evaluation.samples import describe_file
+from difftalk.evaluation.scorer import Scorer
+from difftalk.media.points68 import MOUTH
+from difftalk.media.shards import read_crops
+
+EMBEDDED = Path(difftalk.__file__).parent / "assets" / "syncnet"
+FPS, RATE = 25, 16_000
+
+
+def test_opening_is_signed_and_does_not_change_with_the_roll_of_the_head() -> None:
+    points = speaker(1)[1].astype(float)
+    angle = np.radians(20)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    np.testing.assert_allclose(opening(points @ turn.T), opening(points), atol=1e-9)
+    swapped = points.copy()
+    swapped[:, (61, 62, 63, 67, 66, 65)] = points[:, (67, 66, 65, 61, 62, 63)]
+    np.testing.assert_allclose(opening(swapped), -opening(points), atol=1e-9)
+
+
+def test_lmd_is_in_pixels_of_256_and_blind_to_a_shift() -> None:
+    points = speaker(1)[1].astype(float)
+    assert lm.landmark_distance(points, points + (3.0, -2.0), 64, MOUTH) == pytest.approx(0, abs=1e-9)
+    wide = points.copy()
+    # Every second point of the mouth one pixel to the right, the others one to the left: the centre stays.
+    wide[:, 48:68:2, 0] += 1
+    wide[:, 49:68:2, 0] -= 1
+    assert lm.landmark_distance(points, wide, 64, MOUTH) == pytest.approx(256 / 64)
+
+
+def raised_cosine(frames: np.ndarray) -> np.ndarray:
+    return 0.5 - 0.5 * np.cos(2 * np.pi * frames / FPS)
+
+
+@pytest.mark.parametrize(("late", "expected"), [(0, 0.019), (1, 0.079), (2, 0.155), (3, 0.229), (12, 0.626)])
+def test_lip_to_loudness_has_thevals_values(late: int, expected: float) -> None:
+    count = 100
+    rng = np.random.default_rng(0)
+    at = np.arange(count * RATE // FPS) / RATE * FPS
+    audio = (raised_cosine(at) * rng.normal(0, 0.1, len(at)) * 32768).astype(np.int16)
+    loudness = lm.loudness_of(audio, count, FPS, RATE)
+    lips = raised_cosine(np.arange(count) - late)
+    found = lm.lip_loudness(lips, loudness, np.ones(count, bool))
+    assert found == pytest.approx(expected, abs=0.03), "the noise of the carrier is another one"
+
+
+def test_lip_to_loudness_of_lips_that_do_not_move_is_finite_and_without_speech_there_is_none() -> None:
+    loudness = raised_cosine(np.arange(100.0))
+    speaking = np.ones(100, bool)
+    assert lm.lip_loudness(np.zeros(100), loudness, speaking) == pytest.approx(0.5, abs=0.03)
+    assert lm.lip_loudness(loudness, loudness, ~speaking) is None
+
+
+def test_pauses_are_thirds_of_a_second_or_more() -> None:
+    window_s = 512 / RATE
+    speech = np.ones(125, bool)  # four seconds
+    speech[20:26] = False  # 0.19 s
+    speech[60:90] = False  # 0.96 s
+    silent = lm.silent_frames(speech, 100, FPS, window_s)
+    first, last = np.flatnonzero(silent)[[0, -1]]
+    assert silent.sum() == last - first + 1, "one pause"
+    assert first == pytest.approx(60 * window_s * FPS, abs=1) and last == pytest.approx(
+        90 * window_s * FPS, abs=1
+    )
+
+
+def test_silent_lip_and_dynamics_grow_with_what_the_lips_do() -> None:
+    rng = np.random.default_rng(0)
+    silent = np.ones(50, bool)
+    noise = rng.normal(0, 0.01, 50)
+    # The median distance from the mean of a normal is 0.6745 of its deviation.
+    assert lm.silent_lip(noise, silent) == pytest.approx(0.00675, rel=0.3)
+    assert lm.silent_lip(noise, ~silent) is None
+    points = speaker(1)[1].astype(float)
+    assert lm.lip_dynamics(np.repeat(points[:1], 20, axis=0), 64) == pytest.approx(0, abs=1e-9)
+    assert lm.lip_dynamics(points, 64) == pytest.approx(lm.lip_dynamics(points * 2, 128))
+
+
+def test_acceleration_and_head_motion_are_zero_in_a_still_face() -> None:
+    still = np.repeat(speaker(1)[1][:1].astype(float), 10, axis=0)
+    assert lm.acceleration(still) == 0 and lm.head_motion(still, 64) == pytest.approx(0, abs=1e-6)
+    assert lm.brow_dynamics(still) == 0
+    assert lm.acceleration(still[:2]) is None and lm.head_motion(still[:2], 64) is None
+    shaken = still + np.random.default_rng(0).normal(0, 0.3, still.shape)
+    assert (lm.acceleration(shaken) or 0) > 0 and (lm.head_motion(shaken, 64) or 0) > 0
+
+
+def test_tof_is_zero_on_equal_motion_and_the_length_of_a_missing_one() -> None:
+    rng = np.random.default_rng(0)
+    texture = cv2.GaussianBlur(rng.integers(0, 256, (160, 160, 3), np.uint8), (0, 0), 2)
+    moving = np.stack([texture[16:144, 16 + k : 144 + k] for k in range(5)])  # one pixel of 128 a frame
+    box = (40, 60, 90, 100)
+    flow = motion.flows(moving, box)
+    assert flow.shape == (4, 40, 50, 2)
+    assert motion.tof(flow, flow) == 0
+    still = motion.flows(np.repeat(moving[:1], 5, axis=0), box)
+    assert motion.tof(flow, still) == pytest.approx(2.0, rel=0.1), "in pixels of 256"
+    assert motion.tof(flow[:0], flow[:0]) is None
+
+
+def test_sharpness_falls_with_blur() -> None:
+    frames, landmarks, _ = speaker(1)
+    box = mouth_box(landmarks, (64, 64), 0.15)
+    blurred = np.stack([cv2.GaussianBlur(f, (0, 0), 1.5) for f in frames[:5]])
+    assert (motion.sharpness(blurred, box) < 0.5 * motion.sharpness(frames[:5], box)).all()
+
+
+def test_points_are_those_of_the_frame_and_not_of_the_landmarks_given() -> None:
+    frames, landmarks, _ = speaker(5)
+    found = face_points(frames[:5], landmarks[:5])
+    moved = landmarks[:5].copy()
+    moved[:, MOUTH] += 20
+    np.testing.assert_array_equal(face_points(frames[:5], moved), found)
+    assert np.linalg.norm(found - landmarks[:5], axis=2).mean() < 2
+
+
+def test_what_is_kept_is_not_measured_again_until_something_changes(tmp_path: Path) -> None:
+    count = 0
+
+    def measure() -> kept.Arrays:
+        nonlocal count
+        count += 1
+        return {"values": np.array([1.0, np.nan]), "one": np.array(2.0)}
+
+    notes = kept.Kept(tmp_path)
+    for _ in range(2):
+        found = notes.measured("clip", "x", {"code": "a"}, measure)
+    assert count == 1
+    np.testing.assert_array_equal(found["values"], [1.0, np.nan])
+    notes.measured("clip", "y", {"code": "a"}, measure)
+    notes.measured("clip", "x", {"code": "b"}, measure)
+    entries = sorted(p.name[0] for p in tmp_path.rglob("*.npz"))
+    assert count == 3 and entries == ["x", "y"], "an outdated entry goes"
+    next(tmp_path.rglob("x-*.npz")).write_bytes(b"PK\x03\x04 cut short")
+    notes.measured("clip", "x", {"code": "b"}, measure)
+    assert count == 4, "a damaged entry is measured again"
+    kept.Kept(None).measured("clip", "x", {"code": "b"}, measure)
+    assert count == 5
+
+
+def test_a_method_is_measured_once_and_the_truth_once_for_all(tmp_path: Path) -> None:
+    frames, landmarks, audio = speaker(1)
+    crops = write_crops(tmp_path / "test-000.tar", {"a": (frames, landmarks, audio)})
+    video = tmp_path / "a.mkv"
+    write_sample(video, np.stack([cv2.GaussianBlur(f, (0, 0), 2) for f in frames]), audio)
+    crop = next(read_crops(crops))
+    scorer = Scorer.load(EMBEDDED, Evaluation(), tmp_path / "state")
+    first = scorer.score("m", crop, video)
+    entries = {p: p.stat().st_mtime_ns for p in (tmp_path / "state").rglob("*.npz")}
+    assert scorer.score("m", crop, video) == first
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "state").rglob("*.npz")} == entries
+    scorer.score("other", crop, video)
+    assert len(list((tmp_path / "state" / "truth").rglob("*.npz"))) == 2
+    without = Scorer.load(EMBEDDED, Evaluation())
+    assert without.score("m", crop, video) == first, "what is kept is what is measured"
+    row = first[-1]
+    assert row["file"] == describe_file(video) and row["file"].startswith("h264 yuv420p 64x64 25 fps")
+    assert row["mouth_sharpness"] < 0.6
