@@ -26,6 +26,11 @@ class Report(Section):
         description="Columns of the plan, any of identity, subset, tags: the table `subgroups` has a row for "
         "each of their values and each method.",
     )
+    published: List[str] = Field(
+        (),
+        description="Sources of difftalk/reporting/published.csv whose figures stand below the run's in "
+        "`audio_smoothing` and `comparison`, marked as of another protocol.",
+    )
 
 
 class ReportSettings(Report):
@@ -39,4 +44,5 @@ class TablesSettings(Section):
 
     run: str = Field("", description="Name of the run.")
     subgroups: List[Subgroup] = Field((), description="Columns of the plan that the table `subgroups` is by.")
+    published: List[str] = Field((), description="Sources of published figures shown below those of the run.")
     notes: dict[str, Any] = Field({}, description="Further lines of the protocol, such as the sampling's.")

@@ -199,7 +199,8 @@ def stage_settings(config: Config, stage: str) -> Section:
             return config.evaluation
         case "tables":
             notes = {"sampling": config.sampling.as_dict()}
-            return TablesSettings(run=config.run, subgroups=config.report.subgroups, notes=notes)
+            shown = {key: getattr(config.report, key) for key in ("subgroups", "published")}
+            return TablesSettings(run=config.run, notes=notes, **shown)
         case "report":
             return ReportSettings(run=config.run, **config.report.model_dump())
     raise KeyError(stage)

@@ -69,3 +69,6 @@ METRICS = {
         Column("method_fps", "frames/s", 2, None),
     )
 }
+
+# Of a method driven by another voice than the clip's own, and in no other table.
+LEAKAGE = Column("leakage", "leakage", 3, "lower")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,21 @@ SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class SetFigure:
+    """A figure of all clips of a method together, such as its FID.
+
+    Args:
+        value: None where it was not measured.
+        interval: lower and upper end, if known.
+        about: what it came with, such as `{"frames": "2048", "floor": "3.2"}`, for the foot of the tables.
+    """
+
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    about: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class Scores:
     """All scores of a run.
@@ -47,10 +62,12 @@ class Scores:
     Args:
         clips: of each method, the clip row of each clip: `clips[method][clip_id]`.
         protocol: what they were measured by; one for all of them.
+        of_set: of each method, the columns that are measured on all clips together.
     """
 
     clips: dict[str, dict[str, dict[str, Any]]]
     protocol: dict[str, str]
+    of_set: dict[str, dict[str, SetFigure]] = field(default_factory=dict)
 
     @property
     def asked(self) -> list[str]:

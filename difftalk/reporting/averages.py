@@ -1,39 +1,43 @@
-"""Averages of clip scores: one row per method, and how much changes with the seed alone."""
+"""The tables of a run: a row per method with intervals, differences of rows, seeds, and groups of clips."""
 
 import hashlib
 import json
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from difftalk.config.report import TablesSettings
 from difftalk.datasets.clips import read_columns
+from difftalk.evaluation.columns import LEAKAGE, METRICS
 from difftalk.evaluation.scores import Scores
-from difftalk.reporting.tables import DIGITS, Table
+from difftalk.reporting import intervals
+from difftalk.reporting.checks import checks_table
+from difftalk.reporting.figures import FLOORS, Figures, failed_instruments
+from difftalk.reporting.methods import (
+    AUDIO_SMOOTHING,
+    COMPARISON,
+    CONDITIONS,
+    REFERENCES,
+    SEED,
+    base_and_seed,
+    first_seeds,
+)
+from difftalk.reporting.published import NOTE, published_rows
+from difftalk.reporting.tables import PROTOCOL, Table, figure_text, with_intervals
 
-METRICS = (
-    "psnr",
-    "ssim",
-    "lpips",
-    "psnr_mouth",
-    "ssim_mouth",
-    "lpips_mouth",
+COLUMNS = with_intervals(("method", "clips", "clips_asked", *METRICS, "published", "best", PROTOCOL))
+SUBGROUP_COLUMNS = ("by", "group", *(column for column in COLUMNS if column != "published"))
+DIFFERENCE_COLUMNS = ("table", "method", "against", "metric", "difference", "lo", "hi", "clips", PROTOCOL)
+SYNC_COLUMNS = (
     "sync_offset",
+    "offset_within_1",
     "sync_confidence",
     "sync_distance",
-    "mouth_corr",
+    "id_distance",
+    LEAKAGE.name,
 )
-COLUMNS = ("method", "clips", "clips_asked", *METRICS)
-
-# Rows in the order of the paper's tables; `comparison` has every method but the ablations.
-AUDIO_SMOOTHING = ("ground_truth", "no_smoothing", "difftalk")
-CONDITIONS = ("a", "al", "alr", "am", "difftalk")
-COMPARISON = ("ground_truth", "reconstruction", "reference_copy", "difftalk", "no_audio")
-
-# The name of a further seed of a model.
-SEED = re.compile(r"(.+)-seed(\d+)")
+CROSS_DRIVEN_COLUMNS = with_intervals(("method", "voice", "clips", "clips_asked", *SYNC_COLUMNS, PROTOCOL))
 
 # What a reader expects to hold: the first is larger than the second in this metric.
 ORDERS = (
@@ -43,10 +47,13 @@ ORDERS = (
     ("difftalk", "reference_copy", "psnr_mouth"),
 )
 SEED_METRICS = ("psnr_mouth", "ssim_mouth", "sync_confidence", "sync_distance", "mouth_corr")
-SEED_COLUMNS = ("rows", "metric", "seeds", "values", "mean", "spread", "holds")
+SEED_COLUMNS = ("rows", "metric", "seeds", "values", "mean", "spread", "holds", PROTOCOL)
 
-
-SUBGROUP_COLUMNS = ("by", "group", *COLUMNS)
+BOLD = (
+    "best value of a column where the interval of its paired difference to every other method excludes zero; "
+    f"{', '.join(m for m in COMPARISON if m in REFERENCES)} are references and no competitors, and published "
+    "figures, and those measured on all clips together, are not compared"
+)
 
 
 @dataclass(frozen=True)
@@ -64,22 +71,41 @@ class Group:
     clips: frozenset[str]
 
 
-def all_tables(scores: Scores, footer: dict[str, str], groups: Sequence[Group] = ()) -> list[Table]:
-    """Return the tables of a run: audio smoothing, conditions, comparison, seeds and subgroups.
+def all_tables(
+    scores: Scores, footer: dict[str, str], groups: Sequence[Group] = (), published: Sequence[str] = ()
+) -> list[Table]:
+    """Return the tables of a run.
 
     Args:
         scores: of all methods.
         footer: of `footer_of`.
         groups: of `groups_of`.
+        published: names of sources whose figures stand below those of the run.
+
+    Raises:
+        UserError: if there is no such source.
     """
-    main = {method for method in scores.clips if not SEED.fullmatch(method)}
-    others = sorted(main - {*AUDIO_SMOOTHING, *CONDITIONS, *COMPARISON})
+    hidden = tuple(failed_instruments(scores))
+    figures = Figures(scores, hidden=hidden)
+    main = first_seeds(scores.clips)
+    of_paper = {*AUDIO_SMOOTHING, *CONDITIONS, *COMPARISON}
+    compared = [
+        method_table(name, methods, figures, footer)
+        for name, methods in (
+            ("audio_smoothing", AUDIO_SMOOTHING),
+            ("conditions", CONDITIONS),
+            ("comparison", [*COMPARISON, *(m for m in main if m not in of_paper)]),
+        )
+    ]
+    differences = differences_table(compared, figures, footer)
+    for table in compared:
+        table.rows += published_rows(table.name, published)
     return [
-        method_table("audio_smoothing", AUDIO_SMOOTHING, scores, footer),
-        method_table("conditions", CONDITIONS, scores, footer),
-        method_table("comparison", [*COMPARISON, *others], scores, footer),
-        seeds_table(scores, footer),
-        subgroups_table(groups, _ordered(main), scores, footer),
+        *compared,
+        differences,
+        checks_table(figures, footer),
+        seeds_table(figures, footer),
+        subgroups_table(groups, main, scores, footer, hidden),
     ]
 
 
@@ -121,8 +147,20 @@ def footer_of(scores: Scores, plan: Path, settings: TablesSettings) -> dict[str,
     footer = {
         "clips": f"{len(asked)} of {len(test)} planned test clips, {len(identities)} identities",
         "clip_list_sha256": listed,
+        PROTOCOL: protocol_hash(scores.protocol),
         **scores.protocol,
+        "intervals": intervals.METHOD,
+        "bold": BOLD,
     }
+    for column, mean in failed_instruments(scores).items():
+        floor = FLOORS[column]
+        footer[column] = (
+            f"not shown: the instrument scores the truth itself at {figure_text(column, mean)} "
+            f"(at least {floor:g} is needed)"
+        )
+    footer |= set_lines(scores)
+    if settings.published:
+        footer["published"] = NOTE
     if settings.run:
         footer = {"run": settings.run, **footer}
     seeds = {m: found[2] for m in sorted(scores.clips) if (found := SEED.fullmatch(m))}
@@ -131,42 +169,102 @@ def footer_of(scores: Scores, plan: Path, settings: TablesSettings) -> dict[str,
     return footer | {str(k): v if isinstance(v, str) else json.dumps(v) for k, v in settings.notes.items()}
 
 
-def method_row(method: str, scores: Scores) -> dict[str, Any]:
-    """Return the means of one method over its scored clips."""
-    scored = [row for row in scores.clips[method].values() if row["problem"] is None]
-    row: dict[str, Any] = {"method": method, "clips": len(scored), "clips_asked": len(scores.asked)}
-    return row | {name: _mean([clip[name] for clip in scored]) for name in METRICS}
+def protocol_hash(protocol: Mapping[str, str]) -> str:
+    """Return the first 12 digits of a sha256 over how the figures were made, without versions of packages.
+
+    Figures with the same one are comparable where their list of clips is the same, too.
+    """
+    lasting = {key: value for key, value in protocol.items() if key != "versions"}
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def method_table(name: str, methods: Sequence[str], scores: Scores, footer: dict[str, str]) -> Table:
+def set_lines(scores: Scores) -> dict[str, str]:
+    """Return what the figures of all clips together came with, such as the frames that they are of."""
+    lines = {}
+    for column in (c.name for c in METRICS.values() if c.of_set):
+        said = {
+            method: ", ".join(f"{key}: {value}" for key, value in of[column].about.items())
+            for method, of in scores.of_set.items()
+            if column in of and of[column].about
+        }
+        if len(set(said.values())) == 1:
+            lines[f"{column}_of"] = next(iter(said.values()))
+        elif said:
+            lines[f"{column}_of"] = "; ".join(f"{method}: {text}" for method, text in said.items())
+    return lines
+
+
+def method_table(name: str, methods: Sequence[str], figures: Figures, footer: dict[str, str]) -> Table:
     """Return a table with a row for each of `methods` that the run has, in that order."""
-    return Table(name, COLUMNS, [method_row(m, scores) for m in methods if m in scores.clips], footer)
+    there = [method for method in methods if method in figures.methods]
+    return Table(name, COLUMNS, _method_rows(there, figures), footer)
+
+
+def _method_rows(methods: Sequence[str], figures: Figures) -> list[dict[str, Any]]:
+    best = {column: figures.best(methods, column) for column in figures.columns}
+    rows = []
+    for method in methods:
+        won = [column for column, winner in best.items() if winner == method]
+        rows.append({"published": None, **figures.row(method), "best": ";".join(won) or None})
+    return rows
+
+
+def differences_table(tables: Sequence[Table], figures: Figures, footer: dict[str, str]) -> Table:
+    """Return the difference of each row of the tables to the row above, a row for each metric.
+
+    Paired: over the clips that both have. A metric that has none is left out.
+    """
+    rows = []
+    for table in tables:
+        methods = [row["method"] for row in table.rows]
+        for against, method in zip(methods, methods[1:], strict=False):
+            for metric in figures.columns:
+                found = figures.difference(method, against, metric)
+                if found is None:
+                    continue
+                cells = (table.name, method, against, metric, found.value, *(found.interval or (None, None)))
+                rows.append(dict(zip(DIFFERENCE_COLUMNS, (*cells, found.clips), strict=False)))
+    return Table("differences", DIFFERENCE_COLUMNS, rows, footer)
 
 
 def subgroups_table(
-    groups: Sequence[Group], methods: Sequence[str], scores: Scores, footer: dict[str, str]
+    groups: Sequence[Group],
+    methods: Sequence[str],
+    scores: Scores,
+    footer: dict[str, str],
+    hidden: Sequence[str] = (),
 ) -> Table:
     """Return a row for each group and each of `methods`, over the clips of the group that were asked for.
 
-    A group without any is left out: it has no test clips.
+    A group without any is left out: it has no test clips. Columns in `hidden` are empty.
     """
     rows = []
     for group in groups:
-        if not group.clips & set(scores.asked):
-            continue
-        within = {m: {c: row for c, row in of.items() if c in group.clips} for m, of in scores.clips.items()}
-        part = Scores(within, scores.protocol)
-        rows += [{"by": group.by, "group": group.name, **method_row(method, part)} for method in methods]
+        if group.clips & set(scores.asked):
+            of_group = _method_rows(methods, Figures(scores, group.clips, hidden))
+            rows += [{"by": group.by, "group": group.name, **row} for row in of_group]
     return Table("subgroups", SUBGROUP_COLUMNS, rows, footer)
 
 
-def _ordered(methods: Collection[str]) -> list[str]:
-    """Return methods in the order of the paper's tables, and then by name."""
-    known = dict.fromkeys([*COMPARISON, *AUDIO_SMOOTHING, *CONDITIONS])
-    return [method for method in known if method in methods] + sorted(set(methods) - set(known))
+def cross_driven_table(scores_by_voice: Mapping[str, Scores], footer: dict[str, str]) -> Table:
+    """Return a row for each method and voice that it was driven by: the columns that need no true frames.
+
+    Args:
+        scores_by_voice: of each voice, such as own, other and silence.
+        footer: of `footer_of`.
+    """
+    of_voice = {voice: Figures(scores, columns=SYNC_COLUMNS) for voice, scores in scores_by_voice.items()}
+    methods = first_seeds({method for figures in of_voice.values() for method in figures.methods})
+    rows = [
+        {**figures.row(method), "voice": voice}
+        for method in methods
+        for voice, figures in of_voice.items()
+        if method in figures.methods
+    ]
+    return Table("cross_driven", CROSS_DRIVEN_COLUMNS, rows, footer)
 
 
-def seeds_table(scores: Scores, footer: dict[str, str]) -> Table:
+def seeds_table(figures: Figures, footer: dict[str, str]) -> Table:
     """Return what changes with the seed alone, and whether the order of the rows exceeds that.
 
     One row per metric and trained method with several seeds: the value of each seed, their mean and their
@@ -175,13 +273,12 @@ def seeds_table(scores: Scores, footer: dict[str, str]) -> Table:
     """
     values: dict[tuple[str, str], list[float]] = {}
     seeds: dict[str, int] = {}
-    for method in sorted(scores.clips, key=_base_and_seed):
-        base, _ = _base_and_seed(method)
+    for method in sorted(figures.methods, key=base_and_seed):
+        base, _ = base_and_seed(method)
         seeds[base] = seeds.get(base, 0) + 1
-        row = method_row(method, scores)
         for metric in METRICS:
             known = values.setdefault((base, metric), [])
-            known += [row[metric]] if row[metric] is not None else []
+            known += [mean] if (mean := figures.means[method].get(metric)) is not None else []
 
     several = [method for method in seeds if seeds[method] > 1]
     rows = [
@@ -212,19 +309,12 @@ def _seed_row(
     spread: float,
     holds: str | None,
 ) -> dict[str, Any]:
-    shown = " ".join(f"{v:.{DIGITS[metric]}f}" for v in values) or None
-    return dict(zip(SEED_COLUMNS, (rows, metric, seeds, shown, mean, spread, holds), strict=True))
+    shown = " ".join(figure_text(metric, v) for v in values) or None
+    return dict(zip(SEED_COLUMNS, (rows, metric, seeds, shown, mean, spread, holds), strict=False))
 
 
-def _base_and_seed(method: str) -> tuple[str, int]:
-    """The model that a method is a seed of, and the seed; the first has the model's name alone."""
-    found = SEED.fullmatch(method)
-    return (found[1], int(found[2])) if found else (method, 1)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _spread(values: Sequence[float]) -> float:

@@ -1,15 +1,28 @@
-"""Checks of a run: whether its model follows the audio, and how well landmarks were found."""
+"""Checks of a run: whether its model follows the audio, by intervals, and how well landmarks were found."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from difftalk.face.quality import quality_of, read_quality
+from difftalk.reporting.figures import FLOORS, TRUTH, Figures
+from difftalk.reporting.methods import compared, first_seeds
+from difftalk.reporting.tables import PROTOCOL, Table, figure_text, heading
 
 # What the embedded demo must reach; shown next to what was found where the truth is known.
 MIN_DETECTION_RATE, MAX_NME = 0.99, 0.08
 # And what a model that was trained long enough does.
 MIN_GAIN_DB, MIN_CORRELATION = 1.0, 0.7
+# Share of true clips that a sync expert must find in sync, or else it is no judge of them.
+MIN_TRUTH_IN_SYNC = 0.5
+# Methods that hear nothing: what the sync expert gives them is what chance gives.
+DEAF = ("no_audio", "reference_copy")
+
+REACHED, MISSED, UNDECIDED, NOT_COMPARED = "reached", "missed", "undecided", "not compared"
+CANNOT_TELL = "the sync expert cannot tell on these clips"
+CHECK_COLUMNS = ("method", "check", "found", "verdict", PROTOCOL)
+
+Ends = tuple[float, float] | None
 
 
 class Check(NamedTuple):
@@ -20,31 +33,111 @@ class Check(NamedTuple):
     holds: bool | None
 
 
-def checks(rows: dict[str, dict[str, Any]]) -> list[Check]:
-    """Return what a model that listens shows, read off the comparison.
+def checks_table(figures: Figures, footer: dict[str, str]) -> Table:
+    """Return what a model that listens shows: a row for each check of each model.
+
+    The model is `difftalk`, or without it each method but references and those that hear nothing.
 
     Args:
-        rows: of the comparison table, by method. A check whose rows or figures are missing is left out.
+        figures: of all clips.
+        footer: the protocol.
     """
+    there = [m for m in first_seeds(figures.methods) if m in compared([m]) and m not in DEAF]
+    models = ["difftalk"] if "difftalk" in there else there
+    rows = [
+        dict(zip(CHECK_COLUMNS, row, strict=False)) for model in models for row in _checks(model, figures)
+    ]
+    return Table("checks", CHECK_COLUMNS, rows, footer)
 
-    def figure(method: str, metric: str) -> float | None:
-        return rows.get(method, {}).get(metric)
 
-    found: list[Check] = []
-    for better, worse in (("ground_truth", "difftalk"), ("difftalk", "no_audio")):
-        a, b = figure(better, "sync_confidence"), figure(worse, "sync_confidence")
-        if a is not None and b is not None:
-            found.append(Check(f"sync confidence: {better} above {worse}", f"{a:.2f} against {b:.2f}", a > b))
-    ours, copied = figure("difftalk", "psnr_mouth"), figure("reference_copy", "psnr_mouth")
-    if ours is not None and copied is not None:
-        gain = ours - copied
-        what = f"mouth PSNR: difftalk at least {MIN_GAIN_DB:g} dB above the copied reference"
-        found.append(Check(what, f"{gain:+.2f} dB", gain >= MIN_GAIN_DB))
-    corr = figure("difftalk", "mouth_corr")
-    if corr is not None:
-        what = f"mouth opening of difftalk follows the truth's, correlation at least {MIN_CORRELATION:g}"
-        found.append(Check(what, f"{corr:.2f}", corr >= MIN_CORRELATION))
-    return found
+def _checks(model: str, figures: Figures) -> Iterator[tuple[str, str, str, str]]:
+    """(method, check, found, verdict) of one model."""
+    can_tell, why = expert_can_tell(figures)
+    yield _sync_check(model, figures, can_tell, why)
+    yield _gain_check(model, figures)
+    yield _mouth_check(model, figures)
+
+
+def expert_can_tell(figures: Figures) -> tuple[bool, str]:
+    """Return whether the sync expert tells the truth from a method that hears nothing, and by which figures.
+
+    It does where the interval of the truth's confidence is above that of `no_audio`, or without it of the
+    copied reference, and it finds at least `MIN_TRUTH_IN_SYNC` of the true clips within ±1 frame.
+    """
+    truth = figures.interval(TRUTH, "sync_confidence")
+    share = figures.means.get(TRUTH, {}).get("offset_within_1")
+    if truth is None or share is None:
+        return False, f"fewer than two clips of {TRUTH} have a confidence"
+    deaf = _deaf_method(figures)
+    chance = figures.interval(deaf, "sync_confidence") if deaf else None
+    if chance is None:
+        return (
+            False,
+            f"no method that hears nothing ({' or '.join(DEAF)}) has two clips to compare the truth with",
+        )
+    said = (
+        f"{TRUTH} {_ends('sync_confidence', truth)}, {deaf} {_ends('sync_confidence', chance)}, "
+        f"{share:.0%} of the true clips within ±1 frame"
+    )
+    return truth[0] > chance[1] and share >= MIN_TRUTH_IN_SYNC, said
+
+
+def _deaf_method(figures: Figures) -> str | None:
+    """The method that stands for chance: the first of `DEAF` with a confidence."""
+    return next((m for m in DEAF if "sync_confidence" in figures.means.get(m, {})), None)
+
+
+def _sync_check(model: str, figures: Figures, can_tell: bool, why: str) -> tuple[str, str, str, str]:
+    column, deaf = "sync_confidence", _deaf_method(figures)
+    what = f"{heading(column)} above {deaf or DEAF[0]}"
+    difference = figures.difference(model, deaf, column) if deaf else None
+    if difference is None:
+        missing = f"no clip with a figure of both {model} and {deaf or ' or '.join(DEAF)}"
+        return model, what, missing, NOT_COMPARED
+    found = f"{_signed(column, difference.value, difference.interval)}; {why}"
+    if not can_tell:
+        return model, what, found, CANNOT_TELL
+    return model, what, found, _verdict(difference.interval, 0.0)
+
+
+def _gain_check(model: str, figures: Figures) -> tuple[str, str, str, str]:
+    column, other = "psnr_mouth", "reference_copy"
+    what = f"{heading(column)} at least {MIN_GAIN_DB:g} dB above {other}"
+    difference = figures.difference(model, other, column)
+    if difference is None:
+        missing = f"no {other} in the run" if other not in figures.methods else "no clip with both figures"
+        return model, what, missing, NOT_COMPARED
+    found = f"{_signed(column, difference.value, difference.interval)} dB"
+    return model, what, found, _verdict(difference.interval, MIN_GAIN_DB)
+
+
+def _mouth_check(model: str, figures: Figures) -> tuple[str, str, str, str]:
+    column = "mouth_corr"
+    what = f"mouth opening follows the truth's, correlation at least {MIN_CORRELATION:g}"
+    mean = figures.means[model].get(column)
+    if mean is None:
+        blind = f"not shown: the instrument scores the truth itself below {FLOORS[column]:g}"
+        return model, what, blind if column in figures.hidden else "not measured", NOT_COMPARED
+    ends = figures.interval(model, column)
+    found = f"{figure_text(column, mean)} {_ends(column, ends)}".rstrip()
+    return model, what, found, _verdict(ends, MIN_CORRELATION)
+
+
+def _verdict(ends: Ends, wanted: float) -> str:
+    """By the interval alone: what lies on both sides of what is wanted is undecided, as is a single clip."""
+    if ends is None:
+        return UNDECIDED
+    return REACHED if ends[0] > wanted else MISSED if ends[1] < wanted else UNDECIDED
+
+
+def _ends(column: str, ends: Ends) -> str:
+    return f"[{figure_text(column, ends[0])}, {figure_text(column, ends[1])}]" if ends else ""
+
+
+def _signed(column: str, value: float, ends: Ends) -> str:
+    sign = "+" if value >= 0 else ""
+    few = "of one clip, without an interval"
+    return f"{sign}{figure_text(column, value)} {_ends(column, ends) or few}"
 
 
 def check_landmarks(quality: Sequence[Path]) -> Check | None:

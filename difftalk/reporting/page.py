@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from difftalk.reporting.checks import check_landmarks, checks
+from difftalk.reporting.checks import check_landmarks
 from difftalk.reporting.curves import curves, read_log
+from difftalk.reporting.methods import compared
 from difftalk.reporting.render import render
-from difftalk.reporting.tables import read_table
+from difftalk.reporting.tables import Table, read_table
 from difftalk.runtime.files import finite, parse_csv, read_json
 from difftalk.runtime.rejects import REASONS
 
 if TYPE_CHECKING:
     from difftalk.reporting.panels import GalleryClip
 
-TABLES = ("comparison", "audio_smoothing", "conditions", "seeds", "subgroups")
+# In the order of the page; the checks have a section of their own.
+TABLES = ("comparison", "audio_smoothing", "conditions", "differences", "seeds", "subgroups")
 
 
 def report_page(
@@ -47,15 +49,20 @@ def report_page(
         "report.html.j2",
         title=f"DiffTalk: {run}" if run else "DiffTalk",
         facts=_facts(protocol),
-        # An ablation of one row compares nothing.
-        tables=[t for name, t in read.items() if len(t.rows) > (name != "comparison")],
-        checks=checks({str(row["method"]): row for row in read["comparison"].rows}),
+        tables=[(table, _compares(table)) for table in read.values()],
+        checks=read_table(tables / "checks.csv", protocol),
         gallery=gallery,
         funnel=_funnel_rows(funnel),
         landmarks=check_landmarks(quality),
         curves=curves(logs) if logs else None,
         protocol=protocol,
     )
+
+
+def _compares(table: Table) -> bool:
+    """Whether the page shows the rows: of an ablation with one method, the remarks say enough."""
+    methods = [str(row["method"]) for row in table.rows if "method" in row and not row.get("published")]
+    return table.name not in ("audio_smoothing", "conditions") or len(compared(methods)) > 1
 
 
 def write_zip(folder: Path, target: Path, name: str) -> None:

@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from difftalk.evaluation.columns import LEAKAGE, METRICS
+from difftalk.reporting.remarks import remarks
 from difftalk.reporting.render import escape_markdown, render
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import read_csv
@@ -16,25 +18,37 @@ TITLES = {
     "audio_smoothing": "Audio smoothing",
     "conditions": "Conditions",
     "comparison": "Comparison",
+    "differences": "Differences of rows",
+    "checks": "Has it learnt?",
     "seeds": "Seeds",
     "subgroups": "Subgroups",
 }
-HEADINGS = {
-    "psnr": "PSNR ↑",
-    "ssim": "SSIM ↑",
-    "lpips": "LPIPS ↓",
-    "psnr_mouth": "PSNR mouth ↑",
-    "ssim_mouth": "SSIM mouth ↑",
-    "lpips_mouth": "LPIPS mouth ↓",
-    "sync_offset": "offset → 0",
-    "sync_confidence": "confidence ↑",
-    "sync_distance": "distance ↓",
-    "mouth_corr": "mouth corr. ↑",
-}
-DIGITS = {
-    "psnr": 2, "ssim": 4, "lpips": 4, "psnr_mouth": 2, "ssim_mouth": 4, "lpips_mouth": 4,
-    "sync_offset": 1, "sync_confidence": 3, "sync_distance": 3, "mouth_corr": 3,
-}  # fmt: skip
+FIGURES = {**METRICS, LEAKAGE.name: LEAKAGE}
+# Of rows alone that have them: empty ones are left out of the forms for people, as columns of figures are.
+OPTIONAL = frozenset({*FIGURES, "published"})
+PROTOCOL = "protocol_sha256"
+COUNTS = frozenset({"clips", "clips_asked", "seeds"})
+# Columns of words, which a name of digits does not make a column of numbers.
+WORDS = frozenset(
+    {"method", "against", "by", "group", "table", "rows", "metric", "values", "holds", "voice"}
+    | {"published", "best", "check", "found", "verdict", PROTOCOL}
+)
+
+
+class Cell(NamedTuple):
+    """A cell for people: its text, `[lower, upper]` if it has an interval, and whether it is the best."""
+
+    text: str
+    interval: str = ""
+    best: bool = False
+
+    @property
+    def number(self) -> str:
+        """What a sorted table compares: the text where it is a number, or nothing."""
+        try:
+            return repr(float(self.text))
+        except ValueError:
+            return ""
 
 
 @dataclass
@@ -43,8 +57,9 @@ class Table:
 
     Args:
         name: such as `comparison`.
-        columns: names of the columns.
-        rows: of cells by column; a cell is a string, a number, or None for missing.
+        columns: names of the columns of the CSV; `X_lo` and `X_hi` hold the interval of the column X, `best`
+            names the columns in which the row is best, `protocol_sha256` is that of the footer.
+        rows: of cells by column; a cell is a string, a number, or None for missing, as is one that is absent.
         footer: the protocol, line by line.
     """
 
@@ -56,27 +71,68 @@ class Table:
     @property
     def title(self) -> str:
         """The caption."""
-        return TITLES.get(self.name, self.name)
+        return TITLES.get(self.name, self.name.replace("_", " ").capitalize())
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader must know of the rows, in sentences: that there are none, or nothing to compare."""
+        return remarks(self.name, self.rows)
+
+    @property
+    def shown(self) -> list[str]:
+        """The columns for people: without ends of intervals, marks, and figures that no row has."""
+        hidden = {end for column in self.columns for end in _ends(column)} | {"best", PROTOCOL}
+        filled = {column for row in self.rows for column, value in row.items() if value is not None}
+        there = [column for column in self.columns if column not in hidden]
+        return [column for column in there if column not in OPTIONAL or column in filled]
 
     @property
     def headings(self) -> list[str]:
         """The heads of the columns for people, plain words for those that have no other."""
-        return [HEADINGS.get(column, column.replace("_", " ")) for column in self.columns]
+        return [heading(column) for column in self.shown]
 
     @property
-    def cells(self) -> list[list[str]]:
+    def cells(self) -> list[list[Cell]]:
         """The rows as text for people."""
-        return [[cell(column, row) for column in self.columns] for row in self.rows]
+        return [[cell(column, row) for column in self.shown] for row in self.rows]
 
 
-def cell(column: str, row: dict[str, Any]) -> str:
-    """Return a cell as text: figures with the digits of their metric, nothing for a missing one."""
-    value = row[column]
+def with_intervals(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return columns followed by the two ends of the interval of each that is a figure."""
+    return (*columns, *(end for column in columns if column in FIGURES for end in _ends(column)))
+
+
+def _ends(column: str) -> tuple[str, str]:
+    return ("lo", "hi") if column == "difference" else (f"{column}_lo", f"{column}_hi")
+
+
+def heading(column: str) -> str:
+    """Return the head of a column: of a figure its title, with an arrow towards better values."""
+    return FIGURES[column].heading if column in FIGURES else column.replace("_", " ")
+
+
+def figure_text(metric: str, value: float) -> str:
+    """Return a figure with the digits of its metric.
+
+    >>> figure_text("psnr", 31.25), figure_text("share", 0.5)
+    ('31.25', '0.500')
+    """
+    text = f"{value:.{FIGURES[metric].digits if metric in FIGURES else 3}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def cell(column: str, row: dict[str, Any]) -> Cell:
+    """Return a cell for people: figures with the digits of their metric, nothing for a missing one."""
+    value = row.get(column)
     if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.{DIGITS.get(column, DIGITS.get(row.get('metric', ''), 3))}f}"
-    return str(value)
+        return Cell("")
+    if isinstance(value, str) or column in COUNTS:
+        return Cell(str(value))
+    metric = column if column in FIGURES else row.get("metric", "")
+    ends = [row.get(end) for end in _ends(column)]
+    interval = ", ".join(figure_text(metric, end) for end in ends if end is not None)
+    best = column in (row.get("best") or "").split(";")
+    return Cell(figure_text(metric, value), f"[{interval}]" if interval else "", best)
 
 
 def to_csv(table: Table) -> str:
@@ -85,42 +141,57 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table.columns)
     for row in table.rows:
-        values = (row[column] for column in table.columns)
+        protocol = None if row.get("published") else table.footer.get(PROTOCOL)
+        values = (row.get(column, protocol if column == PROTOCOL else None) for column in table.columns)
         writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in values])
     return out.getvalue()
 
 
 def to_md(table: Table) -> str:
-    """Return the Markdown form, with the protocol as a list below."""
-    heads = (HEADINGS.get(column, column) for column in table.columns)
-    rows = ((escape_markdown(text) for text in row) for row in table.cells)
-    lines = [
-        f"| {' | '.join(heads)} |",
-        "|---" * len(table.columns) + "|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-        *(f"- {escape_markdown(key)}: {escape_markdown(value)}" for key, value in table.footer.items()),
-    ]
+    """Return the Markdown form: remarks, the rows if there are any, and the protocol as a list."""
+    heads = (escape_markdown(heading(column)) for column in table.shown)
+    lines = [f"{escape_markdown(remark)}\n" for remark in table.remarks]
+    if table.rows:
+        lines += [
+            f"| {' | '.join(heads)} |",
+            "|---" * len(table.shown) + "|",
+            *(f"| {' | '.join(map(_md_cell, row))} |" for row in table.cells),
+            "",
+        ]
+    lines += (f"- {escape_markdown(key)}: {escape_markdown(value)}" for key, value in table.footer.items())
     return "\n".join(lines) + "\n"
+
+
+def _md_cell(cell: Cell) -> str:
+    text = escape_markdown(cell.text)
+    return f"{f'**{text}**' if cell.best else text} {cell.interval}".rstrip()
 
 
 def to_tex(table: Table) -> str:
-    """Return a booktabs tabular, with the protocol as comments below."""
-    lines = [
-        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
-        r"\toprule",
-        " & ".join(_escape_tex(HEADINGS.get(column, column)) for column in table.columns) + r" \\",
-        r"\midrule",
-        *(" & ".join(map(_escape_tex, row)) + r" \\" for row in table.cells),
-        r"\bottomrule",
-        r"\end{tabular}",
-        *(f"% {key}: {' '.join(value.split())}" for key, value in table.footer.items()),
-    ]
+    """Return a booktabs tabular if there are rows, with remarks and the protocol as comments."""
+    lines = [f"% {' '.join(remark.split())}" for remark in table.remarks]
+    if table.rows:
+        lines += [
+            rf"\begin{{tabular}}{{l{'r' * (len(table.shown) - 1)}}}",
+            r"\toprule",
+            " & ".join(_escape_tex(heading(column)) for column in table.shown) + r" \\",
+            r"\midrule",
+            *(" & ".join(map(_tex_cell, row)) + r" \\" for row in table.cells),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    lines += (f"% {key}: {' '.join(value.split())}" for key, value in table.footer.items())
     return "\n".join(lines) + "\n"
 
 
+def _tex_cell(cell: Cell) -> str:
+    text = _escape_tex(cell.text)
+    text = rf"\textbf{{{text}}}" if cell.best else text
+    return rf"{text}\,{{\scriptsize{cell.interval}}}" if cell.interval else text
+
+
 def to_html(table: Table) -> str:
-    """Return a `<table>` and its protocol, as a fragment of a page."""
+    """Return a `<table>` with its remarks and its protocol, as a fragment of a page."""
     return render("table.html.j2", table=table)
 
 
@@ -137,9 +208,17 @@ def read_table(path: Path, protocol: dict[str, str]) -> Table:
     Raises:
         UserError: if it is missing, not what was written, or no table.
     """
-    rows = [{key: _number(value) for key, value in row.items()} for row in read_csv(path)]
-    if rows and not {"method", "rows"} & rows[0].keys():
+    found = read_csv(path)
+    if found and not {"method", "rows"} & found[0].keys():
         raise UserError(f"{path} is no table of `difftalk tables`: it has neither a column method nor rows")
+    # Published figures keep the digits that they were given with.
+    rows = [
+        {
+            key: (value or None) if key in WORDS or row.get("published") else _number(value)
+            for key, value in row.items()
+        }
+        for row in found
+    ]
     return Table(path.stem, tuple(rows[0]) if rows else (), rows, protocol)
 
 
@@ -159,7 +238,10 @@ def _escape_tex(text: str) -> str:
         ("↑", r"$\uparrow$"),
         ("↓", r"$\downarrow$"),
         ("→", r"$\rightarrow$"),
+        ("±", r"$\pm$"),
+        ("<", "$<$"),
         (">", "$>$"),
+        ("|", r"$|$"),
     ):
         text = text.replace(sign, command)
     return text

@@ -1,4 +1,4 @@
-"""Average the metrics of all methods to the paper's tables."""
+"""Average the metrics of all methods to the paper's tables, with intervals."""
 
 from difftalk.config.report import TablesSettings
 from difftalk.runtime.arguments import InputFile, OutputFolder
@@ -7,17 +7,20 @@ from difftalk.runtime.arguments import InputFile, OutputFolder
 def run(*, metrics: list[InputFile], plan: InputFile, settings: TablesSettings, out: OutputFolder) -> None:
     """Write `{table}.csv`, `.md`, `.tex`, `.html` and `protocol.json`.
 
-    Means are over frames within a clip (done by `score`), then over clips. Every method is asked for the same
-    clips: those that any method was; one without a score lowers `clips`, never `clips_asked`.
+    Means are over frames within a clip (done by `score`), then over clips; intervals are of a bootstrap over
+    clips. Every method is asked for the same clips: those that any method was; one without a score lowers
+    `clips`, never `clips_asked`.
 
     Args:
         metrics: metrics/METHOD/SHARD.parquet of all methods.
         plan: plan/clips.parquet.
-        settings: name of the run, further lines of the protocol, and what the subgroups are by.
+        settings: name of the run, further lines of the protocol, what the subgroups are by, and sources of
+            published figures.
         out: folder for the tables.
 
     Raises:
-        UserError: if the metrics were made by different protocols.
+        UserError: if the metrics were made by different protocols; if there is no source of published figures
+            of a name.
     """
     import json
 
@@ -29,7 +32,8 @@ def run(*, metrics: list[InputFile], plan: InputFile, settings: TablesSettings, 
     scores = read_scores(metrics)
     footer = footer_of(scores, plan, settings)
     with atomic_folder(out) as tmp:
-        for table in all_tables(scores, footer, groups_of(plan, settings.subgroups)):
+        groups = groups_of(plan, settings.subgroups)
+        for table in all_tables(scores, footer, groups, settings.published):
             for suffix, write in WRITERS.items():
                 (tmp / f"{table.name}.{suffix}").write_text(write(table), encoding="utf-8", newline="\n")
         text = json.dumps(footer, indent=1, sort_keys=True, ensure_ascii=False)

@@ -1,6 +1,6 @@
 # Measurements, the paper's tables, and the page that shows them.
 
-TABLES = ["audio_smoothing", "conditions", "comparison", "seeds", "subgroups"]
+TABLES = ["audio_smoothing", "conditions", "comparison", "differences", "checks", "seeds", "subgroups"]
 
 
 rule score:
