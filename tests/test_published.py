@@ -72,7 +72,5 @@ def test_without_a_choice_there_are_none() -> None:
 
 
 def test_an_unknown_source_is_named_with_the_nearest() -> None:
-    with pytest.raises(
-        UserError, match="published: no source 'DiffTalk'; did you mean DiffTalk CVPR23"
-    ):
+    with pytest.raises(UserError, match="published: no source 'DiffTalk'; did you mean DiffTalk CVPR23"):
         check_sources(["DiffTalk"])

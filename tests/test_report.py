@@ -17,10 +17,10 @@ from difftalk.media.probe import probe
 from difftalk.media.video import read_video
 from difftalk.reporting import panels
 from difftalk.reporting.card import model_card
-from difftalk.reporting.checks import checks
 from difftalk.reporting.curves import smoothed
 from difftalk.reporting.page import report_page
 from difftalk.reporting.render import TEMPLATES
+from difftalk.reporting.tables import TITLES
 from difftalk.stages import report
 
 NASTY = 'x<script>"&'
@@ -39,12 +39,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_sample(samples[-1] / f"{clip_id}.mp4", frames, audio)
     tables = folder / "tables"
     tables.mkdir()
-    head = "method,clips,clips_asked,psnr,lpips\n"
-    (tables / "comparison.csv").write_text(head + f'"{NASTY.replace(chr(34), chr(34) * 2)}",2,2,31.25,\n')
-    for name in ("audio_smoothing", "conditions"):
-        (tables / f"{name}.csv").write_text(head)
-    (tables / "seeds.csv").write_text("rows,metric,seeds,values,mean,spread,holds\n")
-    (tables / "subgroups.csv").write_text(f"by,group,{head}")
+    named = f'"{NASTY.replace(chr(34), chr(34) * 2)}"'
+    for name in TITLES:
+        (tables / f"{name}.csv").write_text("method,clips,clips_asked,psnr,lpips\n")
+    with (tables / "comparison.csv").open("a") as target:
+        target.write(f"{named},2,2,31.25,\n")
+    (tables / "checks.csv").write_text(
+        f"method,check,found,verdict\n{named},{named},{named},reached\ndifftalk,sync,+0.1,undecided\n"
+    )
     protocol = {"lpips": "not computed: no file", "crop_pixels": "64", "note": NASTY}
     (tables / "protocol.json").write_text(json.dumps(protocol))
     (folder / "funnel.csv").write_text(
@@ -126,11 +128,13 @@ def test_names_on_the_card_are_escaped() -> None:
 
 def test_it_shows_tables_funnel_quality_and_curves(page: Path) -> None:
     text = (page / "one" / "report" / "index.html").read_text()
-    assert "31.25" in text and "LPIPS not computed" in text
+    assert "31.25" in text and "LPIPS: not computed" in text
     assert "shorter than requested" in text
     assert "100.00% of 120 frames" in text and "4.00% of the outer" in text and "reached" in text
     assert "difftalk, 39 steps" in text
-    assert "<svg" in text and "Conditions" not in text  # a table without rows is left out
+    assert "<svg" in text
+    assert "Conditions: No method of this table was scored" in text and "<caption>Conditions" not in text
+    assert "difftalk, sync: +0.1: undecided" in text
 
 
 def test_gallery_videos_play_with_audio_and_say_that_they_are_synthetic(page: Path) -> None:
@@ -183,14 +187,3 @@ def test_gallery_takes_each_identity_before_a_second_clip_of_one(tmp_path: Path)
 def test_smoothing_keeps_length_and_mean_of_a_constant() -> None:
     assert np.allclose(smoothed(np.ones(30)), 1)
     assert smoothed(np.arange(5.0)).shape == (5,)
-
-
-def test_checks_say_what_was_found_and_whether_it_holds() -> None:
-    rows = {
-        "ground_truth": {"sync_confidence": 9.0},
-        "difftalk": {"sync_confidence": 3.0, "psnr_mouth": 21.5, "mouth_corr": 0.65},
-        "no_audio": {"sync_confidence": 0.5},
-        "reference_copy": {"psnr_mouth": 20.0},
-    }
-    assert [holds for _, _, holds in checks(rows)] == [True, True, True, False]
-    assert checks({"difftalk": rows["difftalk"] | {"mouth_corr": None}}) == []

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from difftalk.evaluation.columns import METRICS
 from difftalk.reporting.checks import check_landmarks
 from difftalk.reporting.curves import curves, read_log
 from difftalk.reporting.methods import compared
@@ -50,6 +51,11 @@ def report_page(
         title=f"DiffTalk: {run}" if run else "DiffTalk",
         facts=_facts(protocol),
         tables=[(table, _compares(table)) for table in read.values()],
+        missing=[
+            f"{METRICS[column].title}: {text}"
+            for column, text in protocol.items()
+            if column in METRICS and text.startswith("not ")
+        ],
         checks=read_table(tables / "checks.csv", protocol),
         gallery=gallery,
         funnel=_funnel_rows(funnel),

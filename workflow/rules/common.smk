@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 from difftalk.config import workflow as configuration
 from difftalk.pretrained import table as pretrained
 from difftalk.pretrained.model_folder import folder_of
+from difftalk.reporting import published
 from difftalk.runtime import ancestors, device
 from difftalk.runtime.checksums import digest_of_model
 from difftalk.runtime.errors import UserError
@@ -39,6 +40,7 @@ try:
     CONFIG = configuration.load(config, sources)
     DATASET = configuration.dataset_settings(CONFIG)
     GIVEN_METHODS = configuration.given_methods(CONFIG)
+    published.check_sources(CONFIG.report.published)
     SETTINGS = {
         stage: configuration.as_json(configuration.stage_settings(CONFIG, stage))
         for stage in [
