@@ -158,7 +158,7 @@ def footer_of(scores: Scores, plan: Path, settings: TablesSettings) -> dict[str,
             f"not shown: the instrument scores the truth itself at {figure_text(column, mean)} "
             f"(at least {floor:g} is needed)"
         )
-    footer |= set_lines(scores)
+    footer |= set_lines(scores) | files_line(scores)
     if settings.published:
         footer["published"] = NOTE
     if settings.run:
@@ -167,6 +167,20 @@ def footer_of(scores: Scores, plan: Path, settings: TablesSettings) -> dict[str,
     if seeds:
         footer["seeds"] = ", ".join(f"{method}: {seed}" for method, seed in seeds.items())
     return footer | {str(k): v if isinstance(v, str) else json.dumps(v) for k, v in settings.notes.items()}
+
+
+def files_line(scores: Scores) -> dict[str, str]:
+    """Return which codecs, formats, sizes and rates the files of each method have, where that is known."""
+    of_method = {
+        method: sorted({file for row in of.values() if (file := row.get("file"))})
+        for method, of in scores.clips.items()
+    }
+    alike: dict[str, list[str]] = {}
+    for method, files in of_method.items():
+        for file in files:
+            alike.setdefault(file, []).append(method)
+    lines = [f"{file}: {', '.join(methods)}" for file, methods in sorted(alike.items())]
+    return {"files": "; ".join(lines)} if lines else {}
 
 
 def protocol_hash(protocol: Mapping[str, str]) -> str:
