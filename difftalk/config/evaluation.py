@@ -24,6 +24,9 @@ class Evaluation(Section):
     max_missing_frames: int = Field(
         5, ge=0, description="Frames that a video may lack, or have too many of, and still be scored."
     )
+    every: int = Field(
+        10, ge=1, description="Frames from one to the next that ST-LPIPS, identity and CSIM look at."
+    )
     lpips_backbone: str | None = Field(
         None,
         description="File of AlexNet's weights for LPIPS; null: `alexnet` of `difftalk weights`, or "

@@ -1,23 +1,25 @@
-"""The instruments: what each measures of a clip of a method beside the truth, as arrays that can be kept.
+"""The instruments of `score`: which there are, what each depends on, and what the tables say of it."""
 
-They measure; what columns are made of it is in `difftalk.evaluation.figures`, so that a further column of
-what is kept measures nothing again.
-"""
-
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from difftalk.config.evaluation import Evaluation
-from difftalk.evaluation import metrics, motion
+from difftalk.evaluation import measures, metrics, st_lpips
 from difftalk.evaluation.kept import Arrays
-from difftalk.evaluation.mouth import face_points
+from difftalk.evaluation.landmark_metrics import MIN_SILENCE_S
 from difftalk.evaluation.pair import Pair
-from difftalk.evaluation.sync import measure_sync
-from difftalk.models.syncnet import SyncExpert
-from difftalk.speech.vad import speech_probabilities
+from difftalk.models.syncnet import load_syncnet
+from difftalk.runtime.checksums import checksum, digest_of_model
+from difftalk.speech.vad import SPEECH_PROBABILITY
+
+HERE = "difftalk.evaluation"
+NO_LPIPS = (
+    "not computed: no AlexNet backbone (`difftalk weights fetch alexnet`, "
+    f"evaluation.lpips_backbone, or {metrics.LPIPS_BACKBONE} in torch.hub's checkpoints folder)"
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Instrument:
         name: of its entries.
         module: whose code, with all that it imports, decides what it measures.
         measure: measures a pair.
+        protocol: what the foot of the tables says of it, by key.
         depends_on: further facts that its results depend on: settings, weights.
         of_truth: whether it looks at the true clip alone, so that all methods share what it finds.
         of_methods: whether it compares with the truth, which the truth itself has no part in.
@@ -36,77 +39,86 @@ class Instrument:
     name: str
     module: str
     measure: Callable[[Pair], Arrays]
+    protocol: dict[str, str]
     depends_on: dict[str, Any] = field(default_factory=dict)
     of_truth: bool = False
     of_methods: bool = False
 
 
-def similarity(pair: Pair) -> Arrays:
-    """Measure PSNR and SSIM of frames and mouths: four arrays (T,), NaN where they are identical."""
-    box = pair.box
-    found: dict[str, list[float]] = {name: [] for name in ("psnr", "psnr_mouth", "ssim", "ssim_mouth")}
-    for a, b in zip(pair.truth, pair.frames, strict=True):
-        alike = metrics.ssim_map(a, b)
-        found["psnr"].append(_number(metrics.psnr(a, b)))
-        found["psnr_mouth"].append(_number(metrics.psnr(metrics.region(a, box), metrics.region(b, box))))
-        found["ssim"].append(float(metrics.inner(alike).mean()))
-        found["ssim_mouth"].append(float(metrics.region(alike, box).mean()))
-    return {name: np.array(values) for name, values in found.items()}
+def load_instruments(syncnet: Path, settings: Evaluation) -> list[Instrument]:
+    """Return the instruments whose weights are there, in the order in which they measure.
+
+    Args:
+        syncnet: folder of the sync expert.
+        settings: the evaluation protocol.
+
+    Raises:
+        UserError: if the expert cannot be loaded, or weights are damaged.
+    """
+    return [
+        *_of_images(settings),
+        *_of_landmarks(settings),
+        _of_sync(syncnet, settings),
+    ]
 
 
-def perceptual(lpips: metrics.Lpips) -> Callable[[Pair], Arrays]:
-    """Measure LPIPS of each frame and of its mouth: two arrays (T,)."""
-
-    def measure(pair: Pair) -> Arrays:
-        whole, mouth = lpips(pair.truth, pair.frames, pair.box)
-        return {"lpips": whole, "lpips_mouth": mouth}
-
-    return measure
-
-
-def points(pair: Pair) -> Arrays:
-    """Find the landmarks of the method's frames: (T, 68, 2), and the side of the crop."""
-    return {"points": face_points(pair.frames, pair.landmarks), "size": np.array(pair.size)}
-
-
-def true_points(pair: Pair) -> Arrays:
-    """Find the landmarks of all true frames with the same predictor: (T, 68, 2)."""
-    truth = pair.whole_truth
-    return {"points": face_points(truth, pair.clip.landmarks[: len(truth)])}
-
-
-def speech(pair: Pair) -> Arrays:
-    """Measure how likely each 32 ms of the true audio are speech: (N,)."""
-    return {"probabilities": speech_probabilities(pair.clip.audio)}
-
-
-def mouth_motion(pair: Pair) -> Arrays:
-    """Measure tOF at the mouth and the sharpness of both sides: a scalar and two arrays (T,)."""
-    box = pair.box
-    flow = motion.tof(motion.flows(pair.truth, box), motion.flows(pair.frames, box))
-    return {
-        "tof_mouth": np.array(_number(flow)),
-        "sharpness": motion.sharpness(pair.frames, box),
-        "true_sharpness": motion.sharpness(pair.truth, box),
+def _of_images(settings: Evaluation) -> list[Instrument]:
+    box = {"mouth_margin": settings.mouth_margin}
+    lines = {
+        "psnr": "dB, range 255, per frame, identical frames left out",
+        "ssim": "Gaussian window, sigma 1.5, mean of the RGB channels (as scikit-image)",
     }
+    found = [Instrument("similarity", f"{HERE}.metrics", measures.similarity, lines, box, of_methods=True)]
+    if backbone := metrics.find_lpips_backbone(settings.lpips_backbone):
+        measure = measures.perceptual(metrics.Lpips(backbone, settings.device))
+        weights = box | {"backbone": checksum(backbone)}
+        lines = {"lpips": "0.1, AlexNet"}
+        found.append(Instrument("lpips", f"{HERE}.metrics", measure, lines, weights, of_methods=True))
+    else:
+        found[0].protocol["lpips"] = NO_LPIPS
+    measure = measures.shift_tolerant(st_lpips.StLpips(settings.device), settings.every)
+    lines = {"st_lpips": f"{st_lpips.PROTOCOL}, every {settings.every} frames"}
+    every = {"every": settings.every}
+    found.append(Instrument("st_lpips", f"{HERE}.st_lpips", measure, lines, every, of_methods=True))
+    return found
 
 
-def sync(expert: SyncExpert, settings: Evaluation) -> Callable[[Pair], Arrays]:
-    """Measure offset, confidence and distance by a sync expert: three scalars, NaN for a clip too short."""
+def _of_landmarks(settings: Evaluation) -> list[Instrument]:
+    points = {
+        "landmarks": "dlib's 68 points in the true and in the scored frames alike, faces of 300 px, placed "
+        "by the true brows, eyes and nose",
+        "mouth_corr": "Pearson correlation over a clip of the inner lip opening (pairs 61-67, 62-66, 63-65) "
+        "with that of the crop's landmarks, which are the source's",
+        "lmd": "mean distance of points (mouth 48-67; face: all 68), each set about its own centre, in "
+        "pixels of a 256-px crop",
+        "jitter": "mean acceleration of points 48-67 over the truth's",
+    }
+    speech = {
+        "theval": "lip dynamics, silent lip, lip to loudness, brows and head after THEval on 68 points; "
+        "brows and head are the truth's own where a method keeps them; speech by Silero VAD 6 at "
+        f"{SPEECH_PROBABILITY:g}, pauses of {MIN_SILENCE_S:g} s or more",
+    }
+    motion = {
+        "tof_mouth": "mean difference of Farneback flow (tOF) in the mouth's box, pixels at 256",
+        "mouth_sharpness": "variance of the Laplacian in the mouth's box over the truth's",
+    }
+    box = {"mouth_margin": settings.mouth_margin}
+    return [
+        Instrument("points", f"{HERE}.mouth", measures.points, points),
+        Instrument("true_points", f"{HERE}.mouth", measures.true_points, {}, of_truth=True),
+        Instrument("speech", "difftalk.speech.vad", measures.speech, speech, of_truth=True),
+        Instrument("motion", f"{HERE}.motion", measures.mouth_motion, motion, box),
+    ]
 
-    def measure(pair: Pair) -> Arrays:
-        found = measure_sync(
-            expert.video_embeddings(pair.frames, pair.landmarks),
-            expert.audio_embeddings(pair.audio),
-            settings.max_shift,
-            expert.zero_padded,
-        )
-        values = (np.nan,) * 3 if found is None else (found.offset, found.confidence, found.distance)
-        names = ("sync_offset", "sync_confidence", "sync_distance")
-        return {name: np.array(float(value)) for name, value in zip(names, values, strict=True)}
 
-    return measure
-
-
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value
+def _of_sync(syncnet: Path, settings: Evaluation) -> Instrument:
+    expert = load_syncnet(syncnet, settings.device)
+    about = {k: v for k, v in expert.config.about.items() if k in ("source", "command", "held_out")}
+    ends = "ends zero-padded as released" if expert.zero_padded else "mean over the pairs that exist"
+    lines = {
+        "sync": f"{expert.config.architecture}, shifts of {settings.max_shift} frames either way, {ends}, "
+        "with the audio of the true clip, region from the true landmarks",
+        "sync_expert": json.dumps(about, sort_keys=True),
+    }
+    depends_on = {"expert": digest_of_model(syncnet), "max_shift": settings.max_shift}
+    return Instrument("sync", "difftalk.models.syncnet", measures.sync(expert, settings), lines, depends_on)
