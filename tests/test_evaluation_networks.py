@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from drawn_clips import speaker
 
+from difftalk.evaluation.identity import descriptors, id_distance
 from difftalk.evaluation.st_lpips import StLpips
 
 
@@ -31,3 +33,17 @@ def test_st_lpips_gives_the_figures_of_its_package(
     np.testing.assert_allclose(whole[1:], [shifted, noisy], rtol=1e-4)
     assert mouth[2] == pytest.approx(inside, rel=1e-4)
     assert StLpips()(frames[:0], frames[:0], box)[0].shape == (0,)
+
+
+def test_the_identity_distance_is_small_for_one_person_and_large_for_another() -> None:
+    (mine, my_points, _), (other, other_points, _) = speaker(1), speaker(2)
+    described = descriptors(mine[:21], my_points[:21])
+    assert described.shape == (3, 128)
+    one = descriptors(mine[10:11], my_points[10:11])
+    np.testing.assert_allclose(described[1], one[0], atol=1e-6, err_msg="in a batch as alone")
+    same = id_distance(described[0], described)
+    foreign = id_distance(described[0], descriptors(other[:1], other_points[:1]))
+    assert same is not None and foreign is not None
+    assert 0 < same < 0.3 < foreign
+    assert id_distance(described[0], described[:1]) == 0
+    assert id_distance(described[0], descriptors(mine[:0], my_points[:0])) is None

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from difftalk.pretrained.package_files import package_file
@@ -12,6 +13,8 @@ from difftalk.pretrained.package_files import package_file
 LANDMARKS_68 = "shape_predictor_68_face_landmarks.dat"
 LANDMARKS_5 = "shape_predictor_5_face_landmarks.dat"
 DESCRIPTOR = "dlib_face_recognition_resnet_model_v1.dat"
+# Points are whole pixels to dlib: faces in smaller frames are described in enlarged ones.
+LEAST_DESCRIBED_PX = 256
 
 
 def model_file(name: str) -> Path:
@@ -82,3 +85,31 @@ def face_descriptor() -> Any:
     import dlib
 
     return dlib.face_recognition_model_v1(str(model_file(DESCRIPTOR)))
+
+
+def describe_faces(frames: Sequence[np.ndarray], points: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the descriptors of faces whose 68 points are known: `(n, 128)` float64.
+
+    Args:
+        frames: of one face each, `(H, W, 3)` uint8 RGB.
+        points: of each, `(68, 2)`, pixels of the frame.
+
+    Raises:
+        UserError: if the network's file is not installed.
+    """
+    import dlib
+
+    images, faces = [], []
+    for frame, at in zip(frames, points, strict=True):
+        scale = max(LEAST_DESCRIBED_PX / min(frame.shape[:2]), 1.0)
+        image = cv2.resize(frame, None, fx=scale, fy=scale) if scale > 1 else frame
+        images.append(np.ascontiguousarray(image))
+        whole = np.round(at * scale).astype(int)
+        (x0, y0), (x1, y1) = whole.min(axis=0).tolist(), whole.max(axis=0).tolist()
+        parts = [dlib.point(x, y) for x, y in whole.tolist()]
+        face = dlib.full_object_detection(dlib.rectangle(x0, y0, x1, y1), parts)
+        faces.append(dlib.full_object_detections([face]))
+    if not images:
+        return np.zeros((0, 128))
+    described = face_descriptor().compute_face_descriptor(images, faces)
+    return np.array([of_image[0] for of_image in described])
