@@ -13,9 +13,9 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Return |mean_a - mean_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)), in float64.
 
     The trace of the root is the sum of the singular values of X Y', where C_a = X'X and C_b = Y'Y: the
-    eigenvalues of C_a C_b are their squares. With centred features as X and Y that matrix is (N, M), whatever D
-    is, and nothing is inverted or rounded to a complex root where the covariances are singular, as with fewer
-    samples than dimensions.
+    eigenvalues of C_a C_b are their squares. With centred features as X and Y that matrix is (N, M), whatever
+    D is, and nothing is inverted or rounded to a complex root where the covariances are singular, as with
+    fewer samples than dimensions.
 
     >>> x = np.random.default_rng(0).normal(size=(50, 4))
     >>> round(frechet_distance(x, x + 3), 9)
