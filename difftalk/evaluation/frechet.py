@@ -40,7 +40,9 @@ def _root(features: np.ndarray) -> np.ndarray:
     """Return X with X'X the covariance of (N, D) features: of min(N, D) rows."""
     centred = np.asarray(features, np.float64)
     centred = (centred - centred.mean(axis=0)) / np.sqrt(len(centred) - 1)
-    return centred if len(centred) <= centred.shape[1] else np.linalg.qr(centred, mode="r")
+    if len(centred) <= centred.shape[1]:
+        return centred
+    return np.asarray(np.linalg.qr(centred, mode="r"))
 
 
 def halves_floor(features_by_clip: Sequence[np.ndarray], seed: int) -> float | None:
