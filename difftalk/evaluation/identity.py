@@ -25,7 +25,7 @@ def descriptors(frames: np.ndarray, landmarks: np.ndarray, every: int = EVERY) -
             generated clip is judged on the same region as the true one.
         every: frames from one to the next.
     """
-    return describe_faces(list(frames[::every]), list(landmarks[::every]))
+    return describe_faces(frames[::every], landmarks[::every])
 
 
 def id_distance(reference: np.ndarray, described: np.ndarray) -> float | None:

@@ -19,5 +19,5 @@ def crop_content(crop: Crop) -> Content:
     """
     numbers = np.linspace(0, len(crop.landmarks) - 1, FACES + 2)[1:-1].round().astype(int)
     frames = read_video(crop.video, numbers.tolist())
-    faces = describe_faces(frames, list(crop.landmarks[numbers]))
+    faces = describe_faces(frames, crop.landmarks[numbers])
     return Content(audio_fingerprint(crop.audio), NO_HASHES, faces.mean(axis=0))

@@ -87,12 +87,12 @@ def face_descriptor() -> Any:
     return dlib.face_recognition_model_v1(str(model_file(DESCRIPTOR)))
 
 
-def describe_faces(frames: Sequence[np.ndarray], points: Sequence[np.ndarray]) -> np.ndarray:
+def describe_faces(frames: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return the descriptors of faces whose 68 points are known: `(n, 128)` float64.
 
     Args:
-        frames: of one face each, `(H, W, 3)` uint8 RGB.
-        points: of each, `(68, 2)`, pixels of the frame.
+        frames: of one face each, `(n, H, W, 3)` uint8 RGB.
+        points: of each, `(n, 68, 2)`, pixels of the frame.
 
     Raises:
         UserError: if the network's file is not installed.
