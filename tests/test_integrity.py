@@ -27,7 +27,7 @@ from difftalk.media import members, shards
 from difftalk.media.encode import encode_video, write_video
 from difftalk.media.flac import encode_flac
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
-from difftalk.reporting import panels
+from difftalk.reporting import gallery
 from difftalk.reporting.curves import read_log
 from difftalk.runtime import checksums
 from difftalk.runtime.checksums import SUMS, checksum, record_of
@@ -374,7 +374,7 @@ def test_a_crop_that_cannot_be_decoded_costs_its_sample_and_its_score_alone(
     assert {name: row["problem"] is None for name, row in rows.items()} == {
         "flac": False, "json": True, "good": True
     }  # fmt: skip
-    chosen = panels.chosen_clips([tmp_path / "c.tar"], 3)
+    chosen = gallery.chosen_clips([tmp_path / "c.tar"], 3)
     assert [c.clip_id for c in chosen] == ["flac", "good"]
     assert "report: json is not shown" in capsys.readouterr().err
 

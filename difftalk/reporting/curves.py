@@ -53,7 +53,7 @@ def curves(logs: dict[str, list[dict[str, Any]]]) -> str:
     from matplotlib.ticker import MaxNLocator
 
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(8, 3.4), layout="constrained")
+        figure, axes = plt.subplots(figsize=(11, 3.4), layout="constrained")
         for number, (name, log) in enumerate(logs.items()):
             steps = np.array([entry["step"] for entry in log], float)
             losses = np.array([entry["loss"] for entry in log], float)

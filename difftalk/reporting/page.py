@@ -1,4 +1,4 @@
-"""The page of a run: tables, checks, gallery, funnel, training curves and protocol. No server, no network."""
+"""The page of a run: tables, checks, gallery, clips, training curves and protocol. No server, no network."""
 
 import zipfile
 from collections.abc import Sequence
@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from difftalk.evaluation.columns import METRICS
+from difftalk.evaluation.scores import Scores
 from difftalk.reporting.checks import check_landmarks
 from difftalk.reporting.curves import curves, read_log
+from difftalk.reporting.funnel import first_rejects
 from difftalk.reporting.methods import compared
 from difftalk.reporting.render import render
-from difftalk.reporting.tables import Table, read_table
+from difftalk.reporting.tables import Table, read_table, with_intervals
 from difftalk.runtime.files import finite, parse_csv, read_json
-from difftalk.runtime.rejects import REASONS
+from difftalk.runtime.rejects import REASONS, REJECTING_STAGES, read_rejects
 
 if TYPE_CHECKING:
-    from difftalk.reporting.panels import GalleryClip
+    from difftalk.reporting.gallery import GalleryClip
 
-# In the order of the page; the checks have a section of their own.
-TABLES = ("comparison", "audio_smoothing", "conditions", "differences", "seeds", "subgroups")
+# In the order of the page; the checks have a section of their own, and the differences another form.
+TABLES = ("comparison", "audio_smoothing", "conditions", "seeds", "subgroups")
 
 
 def report_page(
@@ -29,6 +31,8 @@ def report_page(
     quality: Sequence[Path],
     models: Sequence[Path],
     gallery: Sequence["GalleryClip"],
+    scores: Scores,
+    rejects: Sequence[Path] = (),
 ) -> str:
     """Return the page of a run.
 
@@ -39,6 +43,8 @@ def report_page(
         quality: quality tables of the landmarks.
         models: folders with a log.jsonl.
         gallery: the clips whose videos are in `media/` next to the page.
+        scores: of all methods, which name the clips that have none.
+        rejects: the rejects of all stages and shards.
     """
     protocol: dict[str, str] = read_json(tables / "protocol.json")
     read = {name: read_table(tables / f"{name}.csv", protocol) for name in TABLES}
@@ -51,6 +57,7 @@ def report_page(
         title=f"DiffTalk: {run}" if run else "DiffTalk",
         facts=_facts(protocol),
         tables=[(table, _compares(table)) for table in read.values()],
+        differences=wide_differences(read_table(tables / "differences.csv", protocol)),
         missing=[
             f"{METRICS[column].title}: {text}"
             for column, text in protocol.items()
@@ -58,6 +65,8 @@ def report_page(
         ],
         checks=read_table(tables / "checks.csv", protocol),
         gallery=gallery,
+        rejected=_rejected(rejects),
+        unscored=_unscored(scores),
         funnel=_funnel_rows(funnel),
         landmarks=check_landmarks(quality),
         curves=curves(logs) if logs else None,
@@ -69,6 +78,43 @@ def _compares(table: Table) -> bool:
     """Whether the page shows the rows: of an ablation with one method, the remarks say enough."""
     methods = [str(row["method"]) for row in table.rows if "method" in row and not row.get("published")]
     return table.name not in ("audio_smoothing", "conditions") or len(compared(methods)) > 1
+
+
+def wide_differences(table: Table) -> Table:
+    """Return the table of differences with a column per metric, a row for each two methods that it compares.
+
+    Those whose interval excludes zero are marked as the best are.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for found in table.rows:
+        pair = f"{found['method']} − {found['against']}"
+        row = rows.setdefault((found["table"], pair), {"table": found["table"], "rows": pair, "best": ""})
+        metric, low, high = found["metric"], found["lo"], found["hi"]
+        row |= {metric: found["difference"], f"{metric}_lo": low, f"{metric}_hi": high}
+        if low is not None and high is not None and low * high > 0:
+            row["best"] += f"{metric};"
+    columns = with_intervals(("rows", "table", *METRICS))
+    return Table(table.name, columns, list(rows.values()), table.footer)
+
+
+def _rejected(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """Each rejected clip, at the first stage that rejected it, in the order of the flow."""
+    lost = first_rejects(reject for path in paths for reject in read_rejects(path)).values()
+    ordered = sorted(lost, key=lambda r: (REJECTING_STAGES.index(r.stage), r.reason, r.clip_id))
+    return [
+        {"clip_id": r.clip_id, "stage": r.stage, "reason": REASONS[r.reason], "detail": r.detail}
+        for r in ordered
+    ]
+
+
+def _unscored(scores: Scores) -> list[dict[str, str]]:
+    """Each clip that a method has no score of, and why."""
+    return [
+        {"method": method, "clip_id": clip, "problem": row["problem"]}
+        for method, of_method in sorted(scores.clips.items())
+        for clip, row in sorted(of_method.items())
+        if row["problem"] is not None
+    ]
 
 
 def write_zip(folder: Path, target: Path, name: str) -> None:

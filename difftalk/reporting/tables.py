@@ -88,8 +88,8 @@ class Table:
 
     @property
     def headings(self) -> list[str]:
-        """The heads of the columns for people, plain words for those that have no other."""
-        return [heading(column) for column in self.shown]
+        """The heads of the columns for people, whose arrow stays on the line of the last word."""
+        return [re.sub(r" (?=[↑↓→])", "\u00a0", heading(column)) for column in self.shown]
 
     @property
     def cells(self) -> list[list[Cell]]:

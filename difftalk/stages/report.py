@@ -12,6 +12,8 @@ def run(
     models: list[InputFolder],
     samples: list[InputFolder],
     crops: list[InputFile],
+    metrics: list[InputFile],
+    rejects: list[InputFile],
     settings: ReportSettings,
     out: OutputFolder,
     zip: OutputFile,
@@ -25,20 +27,34 @@ def run(
         models: folders with a log.jsonl.
         samples: folders of videos, samples/METHOD/SHARD or samples/METHOD.
         crops: crops/SHARD.tar of the test shards, which say what is shown.
+        metrics: metrics/METHOD/SHARD.parquet: the clips at which methods differ most are shown first, and
+            clips without a score are named.
+        rejects: rejects/STAGE/SHARD.csv of all stages: the page names each rejected clip.
         settings: the config's section `report`, and the name of the run.
         out: folder for the page.
         zip: zip file to write.
     """
+    from difftalk.evaluation.scores import read_scores
+    from difftalk.reporting.gallery import write_gallery
     from difftalk.reporting.page import report_page, write_zip
-    from difftalk.reporting.panels import by_method, write_gallery
+    from difftalk.reporting.panels import by_method
+    from difftalk.reporting.spread import spreads
     from difftalk.runtime.files import atomic_file, atomic_folder
 
+    scores = read_scores(metrics)
     with atomic_folder(out) as tmp:
         media = tmp / "media"
         media.mkdir()
-        gallery = write_gallery(crops, by_method(samples), settings, media)
+        gallery = write_gallery(crops, by_method(samples), settings, media, spreads(scores))
         page = report_page(
-            settings.run, tables=tables, funnel=funnel, quality=quality, models=models, gallery=gallery
+            settings.run,
+            tables=tables,
+            funnel=funnel,
+            quality=quality,
+            models=models,
+            gallery=gallery,
+            scores=scores,
+            rejects=rejects,
         )
         (tmp / "index.html").write_text(page, encoding="utf-8")
         with atomic_file(zip) as packed:

@@ -85,6 +85,8 @@ rule report:
         models=expand("<run>/models/{model}", model=MODELS),
         samples=expand("<run>/samples/{method}/{shard}", method=METHODS, shard=TEST_SHARDS),
         crops=expand("<run>/crops/{shard}.tar", shard=TEST_SHARDS),
+        metrics=rules.tables.input.metrics,
+        rejects=ALL_REJECTS,
     output:
         page=report(
             directory("<run>/report"),
@@ -113,5 +115,6 @@ rule report:
         """
         difftalk report --tables {params.folder} --funnel {input.funnel} --quality {input.quality} \
             --models {input.models} --samples {input.samples} --crops {input.crops} \
+            --metrics {input.metrics} --rejects {input.rejects} \
             --settings {params.settings:q} --out {output.page} --zip {output.zip} --log {log}
         """
