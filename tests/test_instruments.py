@@ -15,6 +15,7 @@ from difftalk.evaluation.metrics import mouth_box
 from difftalk.evaluation.mouth import face_points, opening
 from difftalk.evaluation.samples import describe_file
 from difftalk.evaluation.scorer import Scorer
+from difftalk.evaluation.scores import read_scores, write_scores
 from difftalk.media.points68 import MOUTH
 from difftalk.media.shards import read_crops
 
@@ -164,9 +165,38 @@ def test_a_method_is_measured_once_and_the_truth_once_for_all(tmp_path: Path) ->
     assert scorer.score("m", crop, video) == first
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "state").rglob("*.npz")} == entries
     scorer.score("other", crop, video)
-    assert len(list((tmp_path / "state" / "truth").rglob("*.npz"))) == 2
+    of_truth = {p.name.rpartition("-")[0] for p in (tmp_path / "state" / "truth").rglob("*.npz")}
+    assert of_truth == {"true_points", "true_identity", "speech"}
     without = Scorer.load(EMBEDDED, Evaluation())
     assert without.score("m", crop, video) == first, "what is kept is what is measured"
     row = first[-1]
     assert row["file"] == describe_file(video) and row["file"].startswith("h264 yuv420p 64x64 25 fps")
     assert row["mouth_sharpness"] < 0.6
+
+
+def test_fid_is_measured_on_the_clips_that_both_have_and_comes_with_the_truths_own_floor(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    clips = {name: rng.normal(size=(5, 2048)).astype("<f4") for name in "abcd"}
+
+    def write(method: str, features: dict[str, np.ndarray]) -> Path:
+        rows = [
+            {"clip_id": clip, "method": method, "fid_features": values.tobytes()}
+            for clip, values in features.items()
+        ]
+        path = tmp_path / f"{method}.parquet"
+        write_scores(path, method, rows, {"mouth": "box"})
+        return path
+
+    truth = write("ground_truth", clips)
+    same = write("same", {"a": clips["a"], "b": clips["b"]})
+    moved = write("moved", {clip: values + 1 for clip, values in clips.items()})
+    found = read_scores([truth, same, moved])
+    assert set(found.of_set) == {"same", "moved"}
+    assert found.of_set["same"]["fid"].value == pytest.approx(0, abs=1e-3)
+    assert found.of_set["moved"]["fid"].value == pytest.approx(2048, rel=1e-3)
+    about = found.of_set["same"]["fid"].about
+    assert (about["samples"], about["clips"]) == ("10", "2")
+    assert float(about["half of the truth against the other"]) > 100, "random features are not one set"
+    assert "fid_features" not in found.clips["same"]["a"]

@@ -11,8 +11,8 @@ from difftalk.pretrained.dlib_models import describe_faces
 
 EVERY = 10  # frames: describing a face takes 0.07 s of a core
 PROTOCOL = (
-    f"Euclidean distance of dlib's face descriptors, every {EVERY}th frame against the first of the true "
-    "clip, aligned by the true points"
+    "Euclidean distance of dlib's face descriptors to that of the first true frame, aligned by the true "
+    "points"
 )
 
 

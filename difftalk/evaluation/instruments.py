@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from difftalk.config.evaluation import Evaluation
-from difftalk.evaluation import measures, metrics, st_lpips
+from difftalk.evaluation import identity, measures, metrics, st_lpips
 from difftalk.evaluation.kept import Arrays
 from difftalk.evaluation.landmark_metrics import MIN_SILENCE_S
 from difftalk.evaluation.pair import Pair
@@ -103,7 +103,12 @@ def _of_landmarks(settings: Evaluation) -> list[Instrument]:
         "mouth_sharpness": "variance of the Laplacian in the mouth's box over the truth's",
     }
     box = {"mouth_margin": settings.mouth_margin}
+    every = {"every": settings.every}
+    descriptors = {"id_distance": f"{identity.PROTOCOL}, every {settings.every} frames"}
+    described = measures.identity(settings.every)
     return [
+        Instrument("identity", f"{HERE}.identity", described, descriptors, every),
+        Instrument("true_identity", f"{HERE}.identity", measures.true_identity, {}, of_truth=True),
         Instrument("points", f"{HERE}.mouth", measures.points, points),
         Instrument("true_points", f"{HERE}.mouth", measures.true_points, {}, of_truth=True),
         Instrument("speech", "difftalk.speech.vad", measures.speech, speech, of_truth=True),

@@ -10,6 +10,7 @@ import numpy as np
 
 from difftalk.config.evaluation import Evaluation
 from difftalk.evaluation import metrics, motion
+from difftalk.evaluation.identity import descriptors
 from difftalk.evaluation.kept import Arrays
 from difftalk.evaluation.mouth import face_points
 from difftalk.evaluation.pair import Pair
@@ -50,6 +51,20 @@ def shift_tolerant(network: StLpips, every: int) -> Callable[[Pair], Arrays]:
         return {"st_lpips": network(truth, frames, pair.box)[0]}
 
     return measure
+
+
+def identity(every: int) -> Callable[[Pair], Arrays]:
+    """Describe the face in every so many frames of the method: (n, 128)."""
+
+    def measure(pair: Pair) -> Arrays:
+        return {"descriptors": descriptors(pair.frames, pair.landmarks, every)}
+
+    return measure
+
+
+def true_identity(pair: Pair) -> Arrays:
+    """Describe the face in the first true frame, the reference: (1, 128)."""
+    return {"descriptors": descriptors(pair.whole_truth[:1], pair.clip.landmarks[:1])}
 
 
 def points(pair: Pair) -> Arrays:

@@ -10,12 +10,13 @@ from typing import Any
 
 from difftalk.config.evaluation import Evaluation
 from difftalk.evaluation.figures import landmark_figures, mean, motion_figures, none_for_nan
+from difftalk.evaluation.identity import id_distance
 from difftalk.evaluation.instruments import Instrument, load_instruments
 from difftalk.evaluation.kept import Arrays, Kept
 from difftalk.evaluation.mouth import opening
 from difftalk.evaluation.pair import Pair
 from difftalk.evaluation.samples import describe_file
-from difftalk.evaluation.scores import IMAGE_METRICS
+from difftalk.evaluation.scores import FEATURES, IMAGE_METRICS, TRUTH
 from difftalk.media.clock import SAMPLES_PER_FRAME
 from difftalk.media.shards import Crop
 from difftalk.runtime.checksums import checksum
@@ -24,7 +25,6 @@ from difftalk.runtime.errors import ClipError
 from difftalk.runtime.fingerprint import fingerprint
 
 PACKAGES = ("torch", "scikit-image", "lpips", "dlib-bin", "opencv-python", "difftalk")
-TRUTH = "ground_truth"
 # Instruments whose arrays are columns, by their means.
 SCALARS = {"sync", "st_lpips"}
 
@@ -111,8 +111,12 @@ class Scorer:
             found["speech"]["probabilities"],
         )
         clip_row |= motion_figures(found["motion"])
+        reference = found["true_identity"]["descriptors"][0]
+        clip_row["id_distance"] = id_distance(reference, found["identity"]["descriptors"])
         for name in SCALARS & found.keys():
             clip_row |= {column: mean(values) for column, values in found[name].items()}
+        for name in FEATURES.keys() & found.keys():
+            clip_row[name] = found[name]["features"].astype("<f4").tobytes()
         frame_rows = [
             {"clip_id": clip.clip_id, "method": method, "frame": i, "mouth_open": float(openings[i])}
             | {name: none_for_nan(values[i]) for name, values in per_frame.items()}

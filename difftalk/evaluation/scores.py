@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from difftalk.evaluation.columns import METRICS
+from difftalk.evaluation.frechet import frechet_distance, halves_floor
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.parquet import read_parquet, types_of, write_parquet
 
@@ -31,11 +33,18 @@ _NAMES = {name for name, _ in _FIELDS}
 # Figures that were added later come last.
 _ADDED = [(c.name, pa.float64()) for c in METRICS.values() if not c.of_set and c.name not in _NAMES]
 
+TRUTH = "ground_truth"
+FLOOR_SEED = 1
+# Columns of features, and how many numbers one sample of each has.
+FEATURES = {"fid_features": 2048, "fvd_features": 400}
+
 SCHEMA = pa.schema(
     [
         *_FIELDS,
         *_ADDED,
         ("file", pa.string()),  # of the clip row: codec, pixel format, size and rate of what was scored
+        # of the clip row: what is measured on all clips together, float32 features one after another
+        *((features, pa.binary()) for features in FEATURES),
     ]
 )
 
@@ -75,6 +84,42 @@ class Scores:
         return sorted({clip for of_method in self.clips.values() for clip in of_method})
 
 
+def set_figures(clips: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, SetFigure]]:
+    """Return FID and FVD of each method against the row ground_truth, and take their features off the rows.
+
+    Both sides are of the clips that both have. What the figure comes with: the number of samples, and the
+    distance of one half of the true clips to the other, below which nothing can be told.
+
+    Args:
+        clips: `clips[method][clip_id]` with the clip rows.
+    """
+    found: dict[str, dict[str, SetFigure]] = {}
+    for name, length in FEATURES.items():
+        column = name.removesuffix("_features")
+        of_method = {
+            method: {
+                clip: np.frombuffer(packed, np.float32).reshape(-1, length)
+                for clip, row in sorted(of.items())
+                if (packed := row.pop(name, None))
+            }
+            for method, of in clips.items()
+        }
+        truth = of_method.pop(TRUTH, {})
+        floor = halves_floor(list(truth.values()), FLOOR_SEED)
+        for method, features in of_method.items():
+            both = [clip for clip in features if clip in truth]
+            if not both:
+                continue
+            made, true = (np.concatenate([of[clip] for clip in both]) for of in (features, truth))
+            about = {"samples": f"{len(made):,}", "clips": str(len(both))}
+            if floor is not None:
+                about["half of the truth against the other"] = f"{floor:.{METRICS[column].digits}f}"
+            if min(len(made), len(true)) > 1:
+                figure = SetFigure(frechet_distance(made, true), about=about)
+                found.setdefault(method, {})[column] = figure
+    return found
+
+
 def write_scores(path: Path, method: str, rows: list[dict[str, Any]], protocol: dict[str, str]) -> None:
     """Write the rows of one method on one shard, and the protocol in the file's metadata."""
     metadata = {"protocol": json.dumps(protocol, sort_keys=True), "method": method}
@@ -110,4 +155,4 @@ def read_scores(paths: Sequence[Path]) -> Scores:
         for row in table.to_pylist():
             if row["frame"] is None:
                 clips.setdefault(row["method"], {})[row["clip_id"]] = row
-    return Scores(clips, protocol or {})
+    return Scores(clips, protocol or {}, set_figures(clips))
