@@ -127,6 +127,14 @@ def test_intervals_and_the_best_are_shown_in_each_form() -> None:
     assert ",12.5," in csv and f"{low:.6g},{high:.6g}" in csv and ",psnr," in csv
 
 
+@pytest.mark.parametrize(
+    ("expert", "called"), [("syncnet_v2, shifts", "LSE-C ↑"), ("small, shifts", "confidence ↑")]
+)
+def test_confidences_of_another_expert_than_syncnet_v2_are_not_called_lse(expert: str, called: str) -> None:
+    table = tables_of(scores_of("sync_confidence", {"one": [1.0, 2.0]}), {"sync": expert})["comparison"]
+    assert f"| {called} |" in WRITERS["md"](table)
+
+
 def test_columns_without_a_figure_are_in_the_csv_alone() -> None:
     table = tables_of(scores_of("psnr", {"one": list(UP)}))["comparison"]
     assert "lpips" in WRITERS["csv"](table)

@@ -67,6 +67,11 @@ def test_they_change_no_figure_of_the_run() -> None:
     assert [row["method"] for row in read if not row["published"]] == ["difftalk", "wav2lip"]
 
 
+def test_their_confidences_are_in_no_column_of_another_sync_expert() -> None:
+    row = published_rows("comparison", [DIFFTALK], lse=False)[5]
+    assert "sync_confidence" not in row and "LSE-C 6.381" in row["published"] and row["psnr"] == "34.54"
+
+
 def test_without_a_choice_there_are_none() -> None:
     assert "published" not in WRITERS["md"](tables()["comparison"])
 

@@ -24,7 +24,7 @@ from difftalk.reporting.methods import (
     first_seeds,
 )
 from difftalk.reporting.published import NOTE, published_rows
-from difftalk.reporting.tables import PROTOCOL, Table, figure_text, with_intervals
+from difftalk.reporting.tables import PROTOCOL, Table, figure_text, is_lse, with_intervals
 
 COLUMNS = with_intervals(("method", "clips", "clips_asked", *METRICS, "published", "best", PROTOCOL))
 SUBGROUP_COLUMNS = ("by", "group", *(column for column in COLUMNS if column != "published"))
@@ -99,7 +99,7 @@ def all_tables(
     ]
     differences = differences_table(compared, figures, footer)
     for table in compared:
-        table.rows += published_rows(table.name, published)
+        table.rows += published_rows(table.name, published, lse=is_lse(footer))
     return [
         *compared,
         differences,

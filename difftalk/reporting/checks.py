@@ -7,7 +7,7 @@ from typing import NamedTuple
 from difftalk.face.quality import quality_of, read_quality
 from difftalk.reporting.figures import FLOORS, TRUTH, Figures
 from difftalk.reporting.methods import compared, first_seeds
-from difftalk.reporting.tables import PROTOCOL, Table, figure_text, heading
+from difftalk.reporting.tables import PROTOCOL, Table, figure_text, title
 
 # What the embedded demo must reach; shown next to what was found where the truth is known.
 MIN_DETECTION_RATE, MAX_NME = 0.99, 0.08
@@ -89,7 +89,7 @@ def _deaf_method(figures: Figures) -> str | None:
 
 def _sync_check(model: str, figures: Figures, can_tell: bool, why: str) -> tuple[str, str, str, str]:
     column, deaf = "sync_confidence", _deaf_method(figures)
-    what = f"{heading(column)} above {deaf or DEAF[0]}"
+    what = f"{title(column, figures.protocol)} above {deaf or DEAF[0]}"
     difference = figures.difference(model, deaf, column) if deaf else None
     if difference is None:
         missing = f"no clip with a figure of both {model} and {deaf or ' or '.join(DEAF)}"
@@ -102,7 +102,7 @@ def _sync_check(model: str, figures: Figures, can_tell: bool, why: str) -> tuple
 
 def _gain_check(model: str, figures: Figures) -> tuple[str, str, str, str]:
     column, other = "psnr_mouth", "reference_copy"
-    what = f"{heading(column)} at least {MIN_GAIN_DB:g} dB above {other}"
+    what = f"{title(column, figures.protocol)} at least {MIN_GAIN_DB:g} dB above {other}"
     difference = figures.difference(model, other, column)
     if difference is None:
         missing = f"no {other} in the run" if other not in figures.methods else "no clip with both figures"

@@ -75,6 +75,7 @@ class Figures:
     ) -> None:
         self.methods = list(scores.clips)
         self.hidden = frozenset(hidden)
+        self.protocol = scores.protocol
         self.columns = columns
         self.clips = [clip for clip in scores.asked if clips is None or clip in clips]
         self.scored = {

@@ -12,7 +12,7 @@ from difftalk.reporting.curves import curves, read_log
 from difftalk.reporting.funnel import first_rejects
 from difftalk.reporting.methods import compared
 from difftalk.reporting.render import render
-from difftalk.reporting.tables import Table, read_table, with_intervals
+from difftalk.reporting.tables import Table, read_table, title, with_intervals
 from difftalk.runtime.files import finite, parse_csv, read_json
 from difftalk.runtime.rejects import REASONS, REJECTING_STAGES, read_rejects
 
@@ -59,7 +59,7 @@ def report_page(
         tables=[(table, _compares(table)) for table in read.values()],
         differences=wide_differences(read_table(tables / "differences.csv", protocol)),
         missing=[
-            f"{METRICS[column].title}: {text}"
+            f"{title(column, protocol)}: {text}"
             for column, text in protocol.items()
             if column in METRICS and text.startswith("not ")
         ],

@@ -16,6 +16,7 @@ MEASURED = {
     "fid": "fid", "fvd": "fvd", "csim": "csim", "lse_c": "sync_confidence", "lse_d": "sync_distance",
     "psnr": "psnr", "ssim": "ssim", "lpips": "lpips",
 }  # fmt: skip
+LSE = {"sync_confidence": "LSE-C", "sync_distance": "LSE-D"}
 MARK = "published, other protocol"
 NOTE = (
     "rows so marked have another protocol and other clips, so that they are never averaged, compared or "
@@ -42,7 +43,7 @@ def check_sources(sources: Sequence[str]) -> None:
             raise UserError(f"config: report.published: no source {name!r}; {did_you_mean(name, known)}")
 
 
-def published_rows(table: str, sources: Sequence[str]) -> list[dict[str, Any]]:
+def published_rows(table: str, sources: Sequence[str], *, lse: bool = True) -> list[dict[str, Any]]:
     """Return the rows of some sources that belong below a table of the run.
 
     DiffTalk's Table 1 belongs below `audio_smoothing`, all else below `comparison`. Figures are text.
@@ -50,13 +51,15 @@ def published_rows(table: str, sources: Sequence[str]) -> list[dict[str, Any]]:
     Args:
         table: name of the table of the run.
         sources: in the order wanted.
+        lse: whether the run's sync expert is SyncNet v2, so that confidences and distances are of one scale;
+            otherwise they stand among the words, not in the columns of another expert.
 
     Raises:
         UserError: if there is no such source.
     """
     check_sources(sources)
     return [
-        _row(row)
+        _row(row, lse)
         for source in sources
         for row in read_published()
         if row["source"] == source and _place(row) == table
@@ -68,11 +71,13 @@ def _place(row: dict[str, str]) -> str:
     return "audio_smoothing" if is_table_1 else "comparison"
 
 
-def _row(row: dict[str, str]) -> dict[str, Any]:
+def _row(row: dict[str, str], lse: bool) -> dict[str, Any]:
     """A row of a table of ours; the cells that it lacks are empty."""
     table = f", Table {row['table']}" if row["table"] else ""
     others = [f"LMD {row['lmd']}, unit not given"] if row["lmd"] else []
     figures = {ours: row[theirs] for theirs, ours in MEASURED.items() if row[theirs]}
+    if not lse:
+        others += [f"{name} {figures.pop(c)}" for c, name in LSE.items() if c in figures]
     key, _, value = row["other"].partition("=")
     if key == "offset":  # of one clip, so that it has a mean without its sign
         figures["sync_offset"] = value.lstrip("-")

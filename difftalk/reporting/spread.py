@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from difftalk.evaluation.columns import METRICS
 from difftalk.evaluation.scores import Scores
 from difftalk.reporting.figures import TRUTH, clip_figure
 from difftalk.reporting.methods import compared, first_seeds
-from difftalk.reporting.tables import figure_text
+from difftalk.reporting.tables import figure_text, title
 
 # The first that any two methods have: without the true frames there is no error of the mouth.
 COLUMNS = ("psnr_mouth", "sync_confidence")
@@ -14,9 +13,17 @@ COLUMNS = ("psnr_mouth", "sync_confidence")
 
 @dataclass(frozen=True)
 class Spread:
-    """The worst and the best method of a clip in one column."""
+    """The methods of a clip with the lowest and the highest figure in one column.
+
+    Args:
+        column: its name.
+        title: what people call it.
+        low: method and figure.
+        high: method and figure.
+    """
 
     column: str
+    title: str
     low: tuple[str, float]
     high: tuple[str, float]
 
@@ -27,7 +34,7 @@ class Spread:
 
     def __str__(self) -> str:
         ends = (f"{figure_text(self.column, value)} ({method})" for method, value in (self.low, self.high))
-        return f"{METRICS[self.column].title} {' to '.join(ends)}"
+        return f"{self.title} {' to '.join(ends)}"
 
 
 def spreads(scores: Scores) -> dict[str, Spread]:
@@ -40,7 +47,7 @@ def spreads(scores: Scores) -> dict[str, Spread]:
     if len(methods) < 2:
         methods = [m for m in first_seeds(scores.clips) if m != TRUTH]
     for column in COLUMNS:
-        found = {}
+        found, name = {}, title(column, scores.protocol)
         for clip in scores.asked:
             values = {
                 method: value
@@ -49,7 +56,7 @@ def spreads(scores: Scores) -> dict[str, Spread]:
             }
             if len(values) > 1:
                 low, high = min(values, key=lambda m: values[m]), max(values, key=lambda m: values[m])
-                found[clip] = Spread(column, (low, values[low]), (high, values[high]))
+                found[clip] = Spread(column, name, (low, values[low]), (high, values[high]))
         if found:
             return found
     return {}

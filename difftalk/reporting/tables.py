@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ FIGURES = {**METRICS, LEAKAGE.name: LEAKAGE}
 # Of rows alone that have them: empty ones are left out of the forms for people, as columns of figures are.
 OPTIONAL = frozenset({*FIGURES, "published"})
 PROTOCOL = "protocol_sha256"
+SYNCNET_V2 = "syncnet_v2"
+OWN_SCALE = {"sync_confidence": "confidence", "sync_distance": "distance"}
 COUNTS = frozenset({"clips", "clips_asked", "seeds"})
 # Columns of words, which a name of digits does not make a column of numbers.
 WORDS = frozenset(
@@ -89,7 +91,7 @@ class Table:
     @property
     def headings(self) -> list[str]:
         """The heads of the columns for people, whose arrow stays on the line of the last word."""
-        return [re.sub(r" (?=[↑↓→])", "\u00a0", heading(column)) for column in self.shown]
+        return [re.sub(r" (?=[↑↓→])", "\u00a0", heading(column, self.footer)) for column in self.shown]
 
     @property
     def cells(self) -> list[list[Cell]]:
@@ -106,9 +108,23 @@ def _ends(column: str) -> tuple[str, str]:
     return ("lo", "hi") if column == "difference" else (f"{column}_lo", f"{column}_hi")
 
 
-def heading(column: str) -> str:
-    """Return the head of a column: of a figure its title, with an arrow towards better values."""
-    return FIGURES[column].heading if column in FIGURES else column.replace("_", " ")
+def is_lse(protocol: Mapping[str, str]) -> bool:
+    """Return whether confidences and distances are SyncNet v2's, which the field calls LSE-C and LSE-D."""
+    return protocol.get("sync", SYNCNET_V2).startswith(SYNCNET_V2)
+
+
+def title(column: str, protocol: Mapping[str, str]) -> str:
+    """Return what a column is called; those of a sync expert of another scale are not called LSE."""
+    if column in OWN_SCALE and not is_lse(protocol):
+        return OWN_SCALE[column]
+    return FIGURES[column].title if column in FIGURES else column.replace("_", " ")
+
+
+def heading(column: str, protocol: Mapping[str, str]) -> str:
+    """Return the head of a column: its title, with an arrow towards better values."""
+    known = FIGURES.get(column)
+    arrow = known.heading.removeprefix(known.title) if known else ""
+    return title(column, protocol) + arrow
 
 
 def figure_text(metric: str, value: float) -> str:
@@ -149,7 +165,7 @@ def to_csv(table: Table) -> str:
 
 def to_md(table: Table) -> str:
     """Return the Markdown form: remarks, the rows if there are any, and the protocol as a list."""
-    heads = (escape_markdown(heading(column)) for column in table.shown)
+    heads = (escape_markdown(heading(column, table.footer)) for column in table.shown)
     lines = [f"{escape_markdown(remark)}\n" for remark in table.remarks]
     if table.rows:
         lines += [
@@ -174,7 +190,7 @@ def to_tex(table: Table) -> str:
         lines += [
             rf"\begin{{tabular}}{{l{'r' * (len(table.shown) - 1)}}}",
             r"\toprule",
-            " & ".join(_escape_tex(heading(column)) for column in table.shown) + r" \\",
+            " & ".join(_escape_tex(heading(column, table.footer)) for column in table.shown) + r" \\",
             r"\midrule",
             *(" & ".join(map(_tex_cell, row)) + r" \\" for row in table.cells),
             r"\bottomrule",
