@@ -1,11 +1,54 @@
 """Networks of the metrics, each equal to its reference implementation."""
 
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
+import torchvision
 from drawn_clips import speaker
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
 
 from difftalk.evaluation.identity import descriptors, id_distance
+from difftalk.evaluation.inception import NOT_COMPUTED, Inception, InceptionV3
 from difftalk.evaluation.st_lpips import StLpips
+from difftalk.pretrained import table
+from difftalk.runtime.errors import UserError
+from difftalk.stages import weights
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of weights."""
+    monkeypatch.setenv("DIFFTALK_WEIGHTS", str(tmp_path / "weights"))
+    return tmp_path / "weights"
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """A network with random weights and statistics, whose features neither vanish nor grow with depth."""
+    torch.manual_seed(0)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif name.endswith("weight") and tensor.ndim > 1:
+            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5)
+        elif name.endswith("weight"):
+            tensor.uniform_(0.5, 1.5)
+        elif tensor.is_floating_point():
+            tensor.normal_(0, 0.1)
+    return network.eval()
+
+
+def imported(name: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Import a file as weights of the table, whatever its hash, and return what is kept of it."""
+    monkeypatch.setitem(table.WEIGHTS, name, replace(table.WEIGHTS[name], sha256=""))
+    weights.import_file(name, file)
+    return load_file(table.locate(name, asked_by="a test"))
 
 
 def pattern(size: int, shift: float = 0) -> np.ndarray:
@@ -47,3 +90,59 @@ def test_the_identity_distance_is_small_for_one_person_and_large_for_another() -
     assert 0 < same < 0.3 < foreign
     assert id_distance(described[0], described[:1]) == 0
     assert id_distance(described[0], descriptors(mine[:0], my_points[:0])) is None
+
+
+def torchvision_as_fid(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """The Inception v3 of torchvision with the two changes of FID's.
+
+    Averages leave out the padding; in the last block a maximum is in the place of the average.
+    """
+    used = SimpleNamespace(
+        avg_pool2d=partial(functional.avg_pool2d, count_include_pad=False),
+        max_pool2d=functional.max_pool2d,
+        relu=functional.relu,
+    )
+    monkeypatch.setattr(torchvision.models.inception, "F", used)
+    network = torchvision.models.inception_v3(
+        weights=None, num_classes=1008, aux_logits=False, transform_input=False, init_weights=False
+    )
+
+    def take_the_maximum(*_: object) -> None:
+        used.avg_pool2d = functional.max_pool2d
+
+    network.Mixed_7c.register_forward_pre_hook(take_the_maximum)
+    return randomised(network)
+
+
+def test_the_inception_of_fid_equals_torchvisions_with_its_two_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Inception.load() is None and "difftalk weights fetch inception-fid" in NOT_COMPUTED
+    reference = torchvision_as_fid(monkeypatch)
+    torch.save(reference.state_dict(), tmp_path / "pt_inception.pth")
+    imported("inception-fid", tmp_path / "pt_inception.pth", monkeypatch)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    inception = Inception.load()
+    assert inception is not None and "pytorch-fid" in inception.protocol
+    found = inception.features(frames)
+    x = torch.from_numpy(frames).permute(0, 3, 1, 2) / 255
+    x = functional.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
+    reference.fc = nn.Identity()
+    with torch.no_grad():
+        expected = reference(2 * x - 1).numpy()
+    assert found.shape == (2, 2048) and expected.std() > 0.1
+    # float32 through 94 convolutions.
+    np.testing.assert_allclose(found, expected, atol=1e-4 * expected.std())
+
+
+def test_weights_of_another_network_are_refused_by_name(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = InceptionV3().state_dict()
+    state["Mixed_7c.unknown"] = state.pop("Mixed_7c.branch1x1.conv.weight")
+    torch.save(state, tmp_path / "some.pth")
+    with pytest.raises(
+        UserError, match=r"some.pth: not the weights of InceptionV3: Mixed_7c.branch1x1.conv.w"
+    ):
+        imported("inception-fid", tmp_path / "some.pth", monkeypatch)
+    assert list(folder.iterdir()) == []

@@ -93,6 +93,13 @@ WEIGHTS = {
         "autoencoder_training.perceptual_weight",
         "vgg16.safetensors",
     ),
+    "inception-fid": Weight(
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        "6726825d",
+        "Apache-2.0 (tensorflow/models)",
+        "FID of the tables",
+        "inception-fid.safetensors",
+    ),
 }
 
 DEFAULT_FOLDER = "results/weights"

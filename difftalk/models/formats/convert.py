@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from difftalk.evaluation.networks import fill
 from difftalk.models import syncnet
 from difftalk.models.formats.ldm import import_first_stage
 from difftalk.models.formats.syncnet_v2 import import_syncnet_v2
@@ -67,6 +68,19 @@ def _vgg16(file: Path, out: Path, called: str) -> None:
     _save_backbone(vgg16, file, out)
 
 
+def _inception_fid(file: Path, out: Path, called: str) -> None:
+    from difftalk.evaluation.inception import InceptionV3
+
+    state = {k: v for k, v in read_state_dict(file).items() if not k.startswith("fc.")}
+    _save_filled(InceptionV3(), state, file, out)
+
+
+def _save_filled(network: nn.Module, state: dict[str, Tensor], file: Path, out: Path) -> None:
+    """Keep the tensors of a network of a metric, which are these."""
+    fill(network, state, file)
+    _save({k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}, out)
+
+
 def _save_backbone(build: Callable[..., nn.Module], file: Path, out: Path) -> None:
     """Keep the convolutions (`features.*`) of a torchvision classifier: LPIPS uses nothing else."""
     import torch
@@ -105,4 +119,5 @@ CONVERTERS: dict[str, Callable[[Path, Path, str], None]] = {
     "2dfan4": _2dfan4,
     "alexnet": _alexnet,
     "vgg16": _vgg16,
+    "inception-fid": _inception_fid,
 }
