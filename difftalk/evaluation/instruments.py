@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from difftalk.config.evaluation import Evaluation
-from difftalk.evaluation import identity, measures, metrics, st_lpips
+from difftalk.evaluation import identity, inception, measures, metrics, st_lpips
 from difftalk.evaluation.kept import Arrays
 from difftalk.evaluation.landmark_metrics import MIN_SILENCE_S
 from difftalk.evaluation.pair import Pair
 from difftalk.models.syncnet import load_syncnet
+from difftalk.pretrained import table as pretrained
 from difftalk.runtime.checksums import checksum, digest_of_model
 from difftalk.speech.vad import SPEECH_PROBABILITY
 
@@ -29,7 +30,7 @@ class Instrument:
     Args:
         name: of its entries.
         module: whose code, with all that it imports, decides what it measures.
-        measure: measures a pair.
+        measure: measures a pair; None where its weights are missing, and its protocol says so.
         protocol: what the foot of the tables says of it, by key.
         depends_on: further facts that its results depend on: settings, weights.
         of_truth: whether it looks at the true clip alone, so that all methods share what it finds.
@@ -38,7 +39,7 @@ class Instrument:
 
     name: str
     module: str
-    measure: Callable[[Pair], Arrays]
+    measure: Callable[[Pair], Arrays] | None
     protocol: dict[str, str]
     depends_on: dict[str, Any] = field(default_factory=dict)
     of_truth: bool = False
@@ -46,7 +47,7 @@ class Instrument:
 
 
 def load_instruments(syncnet: Path, settings: Evaluation) -> list[Instrument]:
-    """Return the instruments whose weights are there, in the order in which they measure.
+    """Return the instruments, in the order in which they measure.
 
     Args:
         syncnet: folder of the sync expert.
@@ -58,6 +59,7 @@ def load_instruments(syncnet: Path, settings: Evaluation) -> list[Instrument]:
     return [
         *_of_images(settings),
         *_of_landmarks(settings),
+        _of_fid(settings),
         _of_sync(syncnet, settings),
     ]
 
@@ -68,19 +70,18 @@ def _of_images(settings: Evaluation) -> list[Instrument]:
         "psnr": "dB, range 255, per frame, identical frames left out",
         "ssim": "Gaussian window, sigma 1.5, mean of the RGB channels (as scikit-image)",
     }
-    found = [Instrument("similarity", f"{HERE}.metrics", measures.similarity, lines, box, of_methods=True)]
+    similarity = Instrument("similarity", f"{HERE}.metrics", measures.similarity, lines, box, of_methods=True)
+    lpips = Instrument("lpips", f"{HERE}.metrics", None, {"lpips": NO_LPIPS})
     if backbone := metrics.find_lpips_backbone(settings.lpips_backbone):
         measure = measures.perceptual(metrics.Lpips(backbone, settings.device))
         weights = box | {"backbone": checksum(backbone)}
         lines = {"lpips": "0.1, AlexNet"}
-        found.append(Instrument("lpips", f"{HERE}.metrics", measure, lines, weights, of_methods=True))
-    else:
-        found[0].protocol["lpips"] = NO_LPIPS
+        lpips = Instrument("lpips", f"{HERE}.metrics", measure, lines, weights, of_methods=True)
     measure = measures.shift_tolerant(st_lpips.StLpips(settings.device), settings.every)
     lines = {"st_lpips": f"{st_lpips.PROTOCOL}, every {settings.every} frames"}
     every = {"every": settings.every}
-    found.append(Instrument("st_lpips", f"{HERE}.st_lpips", measure, lines, every, of_methods=True))
-    return found
+    tolerant = Instrument("st_lpips", f"{HERE}.st_lpips", measure, lines, every, of_methods=True)
+    return [similarity, lpips, tolerant]
 
 
 def _of_landmarks(settings: Evaluation) -> list[Instrument]:
@@ -114,6 +115,15 @@ def _of_landmarks(settings: Evaluation) -> list[Instrument]:
         Instrument("speech", "difftalk.speech.vad", measures.speech, speech, of_truth=True),
         Instrument("motion", f"{HERE}.motion", measures.mouth_motion, motion, box),
     ]
+
+
+def _of_fid(settings: Evaluation) -> Instrument:
+    network = inception.Inception.load(settings.device)
+    if network is None:
+        return Instrument("fid_features", f"{HERE}.inception", None, {"fid": inception.NOT_COMPUTED})
+    weights = {"weights": pretrained.recorded(inception.WEIGHTS)}
+    measure = measures.features_of(network.features)
+    return Instrument("fid_features", f"{HERE}.inception", measure, {"fid": network.protocol}, weights)
 
 
 def _of_sync(syncnet: Path, settings: Evaluation) -> Instrument:

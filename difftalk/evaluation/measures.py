@@ -53,6 +53,15 @@ def shift_tolerant(network: StLpips, every: int) -> Callable[[Pair], Arrays]:
     return measure
 
 
+def features_of(network: Callable[[np.ndarray], np.ndarray]) -> Callable[[Pair], Arrays]:
+    """Keep the features of the method's frames, from which distances of sets are made: (n, D) float32."""
+
+    def measure(pair: Pair) -> Arrays:
+        return {"features": network(pair.frames)}
+
+    return measure
+
+
 def identity(every: int) -> Callable[[Pair], Arrays]:
     """Describe the face in every so many frames of the method: (n, 128)."""
 

@@ -134,7 +134,7 @@ class Scorer:
         }
         found = {}
         for instrument in self.instruments:
-            if instrument.of_methods and method == TRUTH:
+            if instrument.measure is None or (instrument.of_methods and method == TRUTH):
                 continue
             folder = None
             if self.state is not None:
