@@ -10,13 +10,16 @@ import pytest
 import torch
 import torchvision
 from drawn_clips import speaker
+from reference_i3d import ReferenceI3d
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+from difftalk.evaluation.i3d import I3d, I3dNetwork, named_tensors
 from difftalk.evaluation.identity import descriptors, id_distance
 from difftalk.evaluation.inception import NOT_COMPUTED, Inception, InceptionV3
 from difftalk.evaluation.st_lpips import StLpips
+from difftalk.models.formats.torchscript import read_torchscript
 from difftalk.pretrained import table
 from difftalk.runtime.errors import UserError
 from difftalk.stages import weights
@@ -146,3 +149,68 @@ def test_weights_of_another_network_are_refused_by_name(
     ):
         imported("inception-fid", tmp_path / "some.pth", monkeypatch)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated, and the released file is of it
+def test_i3d_equals_a_network_written_apart_whose_archive_is_read_without_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert I3d.load() is None
+    reference = randomised(ReferenceI3d())
+    frames = np.random.default_rng(0).integers(0, 256, (18, 56, 56, 3)).astype(np.uint8)
+    x = functional.interpolate(
+        torch.from_numpy(frames[:16]).permute(0, 3, 1, 2).float(), (224, 224), mode="bilinear"
+    )
+    x = (x / 127.5 - 1).transpose(0, 1)[None]
+    with torch.no_grad():
+        traced = torch.jit.trace(reference, x, check_trace=False)
+        expected = reference(x).numpy()
+    traced.save(tmp_path / "i3d_torchscript.pt")
+
+    def run_no_code(*_: object) -> None:
+        raise AssertionError("the archive is loaded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.jit, "load", run_no_code)
+        patch.setattr(torch, "load", run_no_code)
+        imported("i3d-fvd", tmp_path / "i3d_torchscript.pt", monkeypatch)
+    i3d = I3d.load()
+    assert i3d is not None and "16 consecutive frames" in i3d.protocol
+    found = i3d.features(frames)
+    assert found.shape == (1, 400) and i3d.features(frames[:15]).shape == (0, 400)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * expected.std())
+
+
+def test_i3d_refuses_a_file_whose_tensors_come_in_another_order(tmp_path: Path) -> None:
+    state = I3dNetwork().state_dict()
+    assert named_tensors(dict(state), tmp_path).keys() == {k for k in state if "num_batches" not in k}
+    moved = {"Conv3d_2c_3x3.conv.weight": state.pop("Conv3d_2c_3x3.conv.weight"), **state}
+    with pytest.raises(
+        UserError, match=r"Conv3d_2c_3x3.conv.weight .* is in the place of Conv3d_1a"
+    ):
+        named_tensors(moved, tmp_path)
+    del moved["Mixed_5c.b0.conv.weight"]
+    with pytest.raises(UserError, match="56 convolutions and 228 vectors, where 57 and 228"):
+        named_tensors(moved, tmp_path)
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(6.0).view(2, 3).t())
+        self.register_buffer("seen", torch.tensor(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_tensors_of_an_archive_have_the_names_of_their_attributes(tmp_path: Path) -> None:
+    model = nn.Sequential(Scale(), nn.Linear(3, 3))
+    torch.jit.script(model).save(tmp_path / "model.pt")
+    found = read_torchscript(tmp_path / "model.pt")
+    assert found.keys() == model.state_dict().keys()
+    assert all(torch.equal(found[k], v) for k, v in model.state_dict().items())
+    torch.save({"a": torch.zeros(1)}, tmp_path / "plain.pt")
+    with pytest.raises(UserError, match=r"plain\.pt is no TorchScript archive"):
+        read_torchscript(tmp_path / "plain.pt")

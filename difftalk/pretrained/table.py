@@ -100,6 +100,13 @@ WEIGHTS = {
         "FID of the tables",
         "inception-fid.safetensors",
     ),
+    "i3d-fvd": Weight(
+        "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
+        "",
+        "Apache-2.0 (google-deepmind/kinetics-i3d)",
+        "FVD of the tables",
+        "i3d-fvd.safetensors",
+    ),
 }
 
 DEFAULT_FOLDER = "results/weights"

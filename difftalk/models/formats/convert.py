@@ -12,6 +12,7 @@ from difftalk.models import syncnet
 from difftalk.models.formats.ldm import import_first_stage
 from difftalk.models.formats.syncnet_v2 import import_syncnet_v2
 from difftalk.models.formats.torch_file import listed, read_state_dict
+from difftalk.models.formats.torchscript import is_torchscript, read_torchscript
 from difftalk.runtime.errors import UserError
 
 
@@ -75,6 +76,13 @@ def _inception_fid(file: Path, out: Path, called: str) -> None:
     _save_filled(InceptionV3(), state, file, out)
 
 
+def _i3d_fvd(file: Path, out: Path, called: str) -> None:
+    from difftalk.evaluation.i3d import I3dNetwork, named_tensors
+
+    tensors = read_torchscript(file) if is_torchscript(file) else read_state_dict(file)
+    _save_filled(I3dNetwork(), named_tensors(tensors, file), file, out)
+
+
 def _save_filled(network: nn.Module, state: dict[str, Tensor], file: Path, out: Path) -> None:
     """Keep the tensors of a network of a metric, which are these."""
     fill(network, state, file)
@@ -120,4 +128,5 @@ CONVERTERS: dict[str, Callable[[Path, Path, str], None]] = {
     "alexnet": _alexnet,
     "vgg16": _vgg16,
     "inception-fid": _inception_fid,
+    "i3d-fvd": _i3d_fvd,
 }
