@@ -185,9 +185,7 @@ def test_i3d_refuses_a_file_whose_tensors_come_in_another_order(tmp_path: Path) 
     state = I3dNetwork().state_dict()
     assert named_tensors(dict(state), tmp_path).keys() == {k for k in state if "num_batches" not in k}
     moved = {"Conv3d_2c_3x3.conv.weight": state.pop("Conv3d_2c_3x3.conv.weight"), **state}
-    with pytest.raises(
-        UserError, match=r"Conv3d_2c_3x3.conv.weight .* is in the place of Conv3d_1a"
-    ):
+    with pytest.raises(UserError, match=r"Conv3d_2c_3x3.conv.weight .* is in the place of Conv3d_1a"):
         named_tensors(moved, tmp_path)
     del moved["Mixed_5c.b0.conv.weight"]
     with pytest.raises(UserError, match="56 convolutions and 228 vectors, where 57 and 228"):
