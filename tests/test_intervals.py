@@ -106,6 +106,12 @@ def test_the_best_of_a_column(column: str, one: list[float], two: list[float], b
     assert figures.best(["ground_truth", "one", "two"], column) == best
 
 
+def test_few_clips_make_no_method_the_best() -> None:
+    for count, best in ((5, None), (6, "one")):
+        figures = figures_of("psnr", one=list(UP[:count]), two=list(DOWN[:count]))
+        assert figures.best(["one", "two"], "psnr") == best
+
+
 def test_references_do_not_compete_and_a_single_method_is_not_the_best() -> None:
     figures = figures_of("psnr", reconstruction=[99.0] * 6, one=list(UP), two=list(DOWN))
     assert figures.best(["reconstruction", "one", "two"], "psnr") == "one"

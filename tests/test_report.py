@@ -233,7 +233,7 @@ def test_a_run_without_test_clips_still_has_a_page(page: Path, tmp_path: Path) -
         metrics=[], rejects=[],
         settings=ReportSettings(), out=tmp_path / "r", zip=tmp_path / "r.zip",
     )  # fmt: skip
-    assert "No test clip was kept" in (tmp_path / "r" / "index.html").read_text()
+    assert "No test clip has a video" in (tmp_path / "r" / "index.html").read_text()
 
 
 def test_gallery_takes_each_identity_before_a_second_clip_of_one(tmp_path: Path) -> None:

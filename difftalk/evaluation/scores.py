@@ -126,8 +126,12 @@ def write_scores(path: Path, method: str, rows: list[dict[str, Any]], protocol: 
     write_parquet(path, pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata))
 
 
-def read_scores(paths: Sequence[Path]) -> Scores:
+def read_scores(paths: Sequence[Path], *, of_set: bool = True) -> Scores:
     """Read the clip rows of all metrics files.
+
+    Args:
+        paths: metrics/METHOD/SHARD.parquet.
+        of_set: whether to compute what is measured on all clips together, too.
 
     Raises:
         UserError: if a file is missing or damaged; naming the first point in which two files' protocols
@@ -155,4 +159,4 @@ def read_scores(paths: Sequence[Path]) -> Scores:
         for row in table.to_pylist():
             if row["frame"] is None:
                 clips.setdefault(row["method"], {})[row["clip_id"]] = row
-    return Scores(clips, protocol or {}, set_figures(clips))
+    return Scores(clips, protocol or {}, set_figures(clips) if of_set else {})

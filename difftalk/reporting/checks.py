@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from difftalk.face.quality import quality_of, read_quality
-from difftalk.reporting.figures import FLOORS, TRUTH, Figures
+from difftalk.reporting.figures import FLOORS, TRUTH, Difference, Figures
+from difftalk.reporting.intervals import FEW
 from difftalk.reporting.methods import compared, first_seeds
 from difftalk.reporting.tables import PROTOCOL, Table, figure_text, title
 
@@ -94,10 +95,10 @@ def _sync_check(model: str, figures: Figures, can_tell: bool, why: str) -> tuple
     if difference is None:
         missing = f"no clip with a figure of both {model} and {deaf or ' or '.join(DEAF)}"
         return model, what, missing, NOT_COMPARED
-    found = f"{_signed(column, difference.value, difference.interval)}; {why}"
+    found = f"{_signed(column, difference)}; {why}"
     if not can_tell:
         return model, what, found, CANNOT_TELL
-    return model, what, found, _verdict(difference.interval, 0.0)
+    return model, what, found, _verdict(difference.interval, difference.clips, 0.0)
 
 
 def _gain_check(model: str, figures: Figures) -> tuple[str, str, str, str]:
@@ -107,8 +108,8 @@ def _gain_check(model: str, figures: Figures) -> tuple[str, str, str, str]:
     if difference is None:
         missing = f"no {other} in the run" if other not in figures.methods else "no clip with both figures"
         return model, what, missing, NOT_COMPARED
-    found = f"{_signed(column, difference.value, difference.interval)} dB"
-    return model, what, found, _verdict(difference.interval, MIN_GAIN_DB)
+    found = f"{_signed(column, difference)}, in dB"
+    return model, what, found, _verdict(difference.interval, difference.clips, MIN_GAIN_DB)
 
 
 def _mouth_check(model: str, figures: Figures) -> tuple[str, str, str, str]:
@@ -119,13 +120,14 @@ def _mouth_check(model: str, figures: Figures) -> tuple[str, str, str, str]:
         blind = f"not shown: the instrument scores the truth itself below {FLOORS[column]:g}"
         return model, what, blind if column in figures.hidden else "not measured", NOT_COMPARED
     ends = figures.interval(model, column)
-    found = f"{figure_text(column, mean)} {_ends(column, ends)}".rstrip()
-    return model, what, found, _verdict(ends, MIN_CORRELATION)
+    clips = figures.known(model, column)
+    found = f"{figure_text(column, mean)} {_ends(column, ends)}".rstrip() + _few(clips)
+    return model, what, found, _verdict(ends, clips, MIN_CORRELATION)
 
 
-def _verdict(ends: Ends, wanted: float) -> str:
-    """By the interval alone: what lies on both sides of what is wanted is undecided, as is a single clip."""
-    if ends is None:
+def _verdict(ends: Ends, clips: int, wanted: float) -> str:
+    """By the interval alone: what lies on both sides of what is wanted is undecided, as are too few clips."""
+    if ends is None or clips < FEW:
         return UNDECIDED
     return REACHED if ends[0] > wanted else MISSED if ends[1] < wanted else UNDECIDED
 
@@ -134,10 +136,16 @@ def _ends(column: str, ends: Ends) -> str:
     return f"[{figure_text(column, ends[0])}, {figure_text(column, ends[1])}]" if ends else ""
 
 
-def _signed(column: str, value: float, ends: Ends) -> str:
-    sign = "+" if value >= 0 else ""
-    few = "of one clip, without an interval"
-    return f"{sign}{figure_text(column, value)} {_ends(column, ends) or few}"
+def _few(clips: int) -> str:
+    return (
+        "" if clips >= FEW else f" of {clips} {'clip' if clips == 1 else 'clips'}, of {FEW} that are needed"
+    )
+
+
+def _signed(column: str, found: Difference) -> str:
+    sign = "+" if found.value >= 0 else ""
+    text = f"{sign}{figure_text(column, found.value)} {_ends(column, found.interval)}".rstrip()
+    return text + _few(found.clips)
 
 
 def check_landmarks(quality: Sequence[Path]) -> Check | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from difftalk.evaluation.columns import METRICS, Better
 from difftalk.evaluation.scores import Scores, SetFigure
-from difftalk.reporting.intervals import interval, resampled_means
+from difftalk.reporting.intervals import FEW, interval, resampled_means
 from difftalk.reporting.methods import compared
 
 # An instrument that scores the truth itself below its floor cannot measure a method.
@@ -118,11 +118,14 @@ class Figures:
         found: np.ndarray = values[self.methods.index(method)]
         return found
 
+    def known(self, method: str, column: str) -> int:
+        """Return how many clips have a figure of a method in a column."""
+        return int((~np.isnan(self.of_clips(method, column))).sum())
+
     def interval(self, method: str, column: str) -> tuple[float, float] | None:
         """Return the interval of a mean; None where fewer than two clips have a figure."""
-        values = self.of_clips(method, column)
-        known = int((~np.isnan(values)).sum())
-        return interval(resampled_means(values), known) if known > 1 else None
+        known = self.known(method, column)
+        return interval(resampled_means(self.of_clips(method, column)), known) if known > 1 else None
 
     def row(self, method: str) -> dict[str, Any]:
         """Return the cells of a method: clips, clips_asked, each column X, and its interval X_lo, X_hi."""
@@ -151,8 +154,9 @@ class Figures:
     def best(self, methods: Sequence[str], column: str) -> str | None:
         """Return the method that is better than every other one, by the intervals of paired differences.
 
-        None where an interval has zero in it, where there are no two methods to compare, or where the column
-        says nothing about quality or was measured on all clips together. References are left out.
+        None where an interval has zero in it or is of fewer than `FEW` clips, where there are no two methods
+        to compare, or where the column says nothing about quality or was measured on all clips together.
+        References are left out.
         """
         better = METRICS[column].better if column in METRICS else None
         there = [m for m in compared(methods) if column in self.means.get(m, {})]
@@ -167,10 +171,12 @@ class Figures:
         return None
 
     def _gain(self, method: str, other: str, column: str, better: Better) -> tuple[float, float] | None:
-        """The interval of how much better `method` is than `other`, over the clips that both have."""
+        """The interval of how much better `method` is than `other`; None where too few clips have both."""
         of_two = [self.of_clips(name, column) for name in (method, other)]
         truth = self.of_clips(TRUTH, column) if better == "truth" else np.zeros(len(self.clips))
         known = ~np.isnan(of_two[0] + of_two[1] + truth)
+        if known.sum() < FEW:
+            return None
         means = resampled_means(np.where(known, [*of_two, truth], np.nan))
         gains = _quality(means[0], means[2], better) - _quality(means[1], means[2], better)
         return interval(gains, int(known.sum()))

@@ -10,6 +10,7 @@ from difftalk.evaluation.scores import Scores
 from difftalk.reporting.checks import check_landmarks
 from difftalk.reporting.curves import curves, read_log
 from difftalk.reporting.funnel import first_rejects
+from difftalk.reporting.intervals import FEW
 from difftalk.reporting.methods import compared
 from difftalk.reporting.render import render
 from difftalk.reporting.tables import Table, read_table, title, with_intervals
@@ -83,7 +84,7 @@ def _compares(table: Table) -> bool:
 def wide_differences(table: Table) -> Table:
     """Return the table of differences with a column per metric, a row for each two methods that it compares.
 
-    Those whose interval excludes zero are marked as the best are.
+    Those whose interval excludes zero are marked as the best are, if they are of enough clips.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for found in table.rows:
@@ -91,7 +92,7 @@ def wide_differences(table: Table) -> Table:
         row = rows.setdefault((found["table"], pair), {"table": found["table"], "rows": pair, "best": ""})
         metric, low, high = found["metric"], found["lo"], found["hi"]
         row |= {metric: found["difference"], f"{metric}_lo": low, f"{metric}_hi": high}
-        if low is not None and high is not None and low * high > 0:
+        if low is not None and high is not None and low * high > 0 and found["clips"] >= FEW:
             row["best"] += f"{metric};"
     columns = with_intervals(("rows", "table", *METRICS))
     return Table(table.name, columns, list(rows.values()), table.footer)

@@ -47,7 +47,7 @@ def _compared_with_nobody(name: str, methods: list[str], there: list[str]) -> st
     if wanted is None:
         if there:
             return f"{there[0]} is the only method that was scored: it is compared with references alone."
-        return "No method was scored, references alone." if methods else "No method was scored."
+        return "No method of this table was scored, references alone." if methods else "No method was scored."
     others = ", ".join(method for method in compared(wanted) if method not in there)
     if there:
         return f"Nothing is compared: of the methods of this table the run has {there[0]}, and not {others}."

@@ -90,13 +90,27 @@ class Table:
 
     @property
     def headings(self) -> list[str]:
-        """The heads of the columns for people, whose arrow stays on the line of the last word."""
-        return [re.sub(r" (?=[↑↓→])", "\u00a0", heading(column, self.footer)) for column in self.shown]
+        """The heads of the columns of the page, whose arrow stays on the line of the last word."""
+        return [re.sub(r" (?=[↑↓→])", "\u00a0", heading(column, self.footer)) for column in self.page_columns]
+
+    @property
+    def page_columns(self) -> list[str]:
+        """The columns of the page: where a published figure is from stands below the method."""
+        return [column for column in self.shown if column != "published"]
 
     @property
     def cells(self) -> list[list[Cell]]:
         """The rows as text for people."""
         return [[cell(column, row) for column in self.shown] for row in self.rows]
+
+    @property
+    def page_cells(self) -> list[list[Cell]]:
+        """The rows as the page shows them."""
+        rows = [[cell(column, row) for column in self.page_columns] for row in self.rows]
+        for row, cells in zip(self.rows, rows, strict=True):
+            if row.get("published"):
+                cells[0] = cells[0]._replace(interval=row["published"])
+        return rows
 
 
 def with_intervals(columns: Sequence[str]) -> tuple[str, ...]:

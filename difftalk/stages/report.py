@@ -41,7 +41,7 @@ def run(
     from difftalk.reporting.spread import spreads
     from difftalk.runtime.files import atomic_file, atomic_folder
 
-    scores = read_scores(metrics)
+    scores = read_scores(metrics, of_set=False)
     with atomic_folder(out) as tmp:
         media = tmp / "media"
         media.mkdir()
