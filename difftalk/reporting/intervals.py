@@ -10,7 +10,7 @@ LEVEL = 0.95
 FEW = 6
 METHOD = (
     f"{100 * LEVEL:.0f} %, percentile bootstrap over clips, {RESAMPLES:,} resamples, seed {SEED}, the same "
-    f"clips drawn for all methods; none for a single clip; those of fewer than {FEW} clips are too narrow, and "
+    f"clips drawn for all methods; none for a single clip; those of fewer than {FEW} are too narrow, and "
     "nothing is claimed by them"
 )
 
