@@ -25,7 +25,7 @@ class Evaluation(Section):
         5, ge=0, description="Frames that a video may lack, or have too many of, and still be scored."
     )
     every: int = Field(
-        10, ge=1, description="Frames from one to the next that ST-LPIPS, identity and CSIM look at."
+        25, ge=1, description="Frames from one to the next that ST-LPIPS, identity and CSIM look at."
     )
     lpips_backbone: str | None = Field(
         None,

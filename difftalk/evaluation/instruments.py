@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from difftalk.config.evaluation import Evaluation
-from difftalk.evaluation import identity, inception, measures, metrics, st_lpips
+from difftalk.evaluation import i3d, identity, inception, measures, metrics, st_lpips
 from difftalk.evaluation.kept import Arrays
 from difftalk.evaluation.landmark_metrics import MIN_SILENCE_S
 from difftalk.evaluation.pair import Pair
@@ -59,7 +60,8 @@ def load_instruments(syncnet: Path, settings: Evaluation) -> list[Instrument]:
     return [
         *_of_images(settings),
         *_of_landmarks(settings),
-        _of_fid(settings),
+        _of_set("fid", inception, inception.Inception.load(settings.device)),
+        _of_set("fvd", i3d, i3d.I3d.load(settings.device)),
         _of_sync(syncnet, settings),
     ]
 
@@ -117,13 +119,14 @@ def _of_landmarks(settings: Evaluation) -> list[Instrument]:
     ]
 
 
-def _of_fid(settings: Evaluation) -> Instrument:
-    network = inception.Inception.load(settings.device)
+def _of_set(column: str, module: ModuleType, network: "inception.Inception | i3d.I3d | None") -> Instrument:
+    """Features of which a column is made in the tables; `network` is None without its weights."""
+    name = f"{column}_features"
     if network is None:
-        return Instrument("fid_features", f"{HERE}.inception", None, {"fid": inception.NOT_COMPUTED})
-    weights = {"weights": pretrained.recorded(inception.WEIGHTS)}
+        return Instrument(name, module.__name__, None, {column: module.NOT_COMPUTED})
+    weights = {"weights": pretrained.recorded(module.WEIGHTS)}
     measure = measures.features_of(network.features)
-    return Instrument("fid_features", f"{HERE}.inception", measure, {"fid": network.protocol}, weights)
+    return Instrument(name, module.__name__, measure, {column: network.protocol}, weights)
 
 
 def _of_sync(syncnet: Path, settings: Evaluation) -> Instrument:
