@@ -91,7 +91,7 @@ def test_a_command_is_run_for_each_clip_and_its_video_taken(shard: Path, tmp_pat
         assert (row["frames_asked"], row["frames_given"], row["done"]) == ("60", "60", "nothing")
         assert float(row["seconds"]) > 0 and not row["problem"]
     timed = (tmp_path / "out" / "timing.csv").read_text().splitlines()
-    assert timed[0] == "clip_id,seconds,frames" and [line.split(",")[0] for line in timed[1:]] == [
+    assert timed[0] == "clip_id,seconds,frames,steps" and [line.split(",")[0] for line in timed[1:]] == [
         "ann",
         "ben",
     ]

@@ -24,7 +24,7 @@ PER_SHARD = ("fetch", "landmarks", "gates", "crops", "speech", "encode")
 
 def expected(shards: int, models: int, test_shards: int = 1, expert: bool = True) -> dict[str, int]:
     """The jobs of `all`: shards and models are all that they depend on, and a sync expert for all crops."""
-    measured = (models + 3) * test_shards
+    measured = (models + 4) * test_shards
     once = dict.fromkeys(
         ("plan", "autoencoder", "syncnet", "funnel", "clip_scores", "tables", "report", "all"), 1
     )
@@ -214,7 +214,14 @@ def test_all_outputs_are_there(tiny_run: Path) -> None:
         "rejects/crops/train-000.csv",
     ):
         assert (run / path).exists(), path
-    for method in ("ground_truth", "reconstruction", "reference_copy", "difftalk", "no_audio"):
+    for method in (
+        "ground_truth",
+        "reconstruction",
+        "reference_copy",
+        "recompressed",
+        "difftalk",
+        "no_audio",
+    ):
         assert len(list((run / "samples" / method / "test-000").glob("*.mp4"))) == 2, method
 
 
@@ -246,7 +253,7 @@ def test_an_edit_of_the_metrics_reruns_score_and_what_follows(tiny_run: Path, ch
     metrics.write_text(metrics.read_text() + "\nEDITED = True\n")
     found = tiny(tiny_run, "-n", checkout=checkout)
     # The page computes mouth openings by the same module, and follows anyhow.
-    assert found.jobs == {"score": 5, "tables": 1, "report": 1, "all": 1}
+    assert found.jobs == {"score": 6, "tables": 1, "report": 1, "all": 1}
 
 
 def test_an_edit_of_the_training_leaves_the_data(tiny_run: Path, checkout: Path) -> None:
@@ -325,6 +332,7 @@ def test_methods_from_elsewhere_become_rows_of_the_table(tiny_run: Path, tmp_pat
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert (rows["late"]["clips"], rows["late"]["clips_asked"]) == ("2", "2")
     assert (rows["folder"]["clips"], rows["folder"]["clips_asked"]) == ("1", "2")
+    assert float(rows["late"]["method_fps"]) > 0 and rows["folder"]["method_fps"] == ""
     assert float(rows["folder"]["psnr"]) > 35 > float(rows["late"]["psnr"])
     assert snakemake(*asked, "-n", directory=tmp_path).idle
     shutil.copy(truth[1], tmp_path / "theirs")

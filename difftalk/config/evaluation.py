@@ -8,6 +8,21 @@ from difftalk.config.section import Section
 from difftalk.media.clock import MAX_SHIFT_FRAMES
 
 
+class EvaluatedClips(Section):
+    """Which of the test clips are sampled and scored, and how much of each."""
+
+    count: int | None = Field(
+        None,
+        ge=1,
+        description="How many: one of each source, in the order of the MD5 of their ids; null: of all.",
+    )
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Length to which each is cut; clips that are shorter are passed over. Null: whole clips.",
+    )
+
+
 class Evaluation(Section):
     """The protocol by which videos are scored."""
 
@@ -33,3 +48,8 @@ class Evaluation(Section):
         "torch.hub's, or else LPIPS is missing.",
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device that metrics are computed on.")
+    clips: EvaluatedClips | None = Field(
+        None,
+        description="Which test clips are sampled and scored, by every method; the list is "
+        "`plan/evaluated.csv`. Null: all of them, whole.",
+    )

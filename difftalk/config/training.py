@@ -11,7 +11,9 @@ Condition = Literal["audio", "landmarks", "masked", "reference"]
 CONDITIONS: tuple[str, ...] = get_args(Condition)
 Auto = Literal["auto", True, False]
 # Methods that have no model: the truth, the ceiling and the floor.
-UNTRAINED_METHODS = ("ground_truth", "reconstruction", "reference_copy")
+UNTRAINED_METHODS = ("ground_truth", "reconstruction", "reference_copy", "recompressed")
+# Scored with the audio of their own files, and not with that of the true clips.
+OWN_AUDIO = frozenset({"recompressed"})
 RESERVED = (*UNTRAINED_METHODS, "autoencoder", "syncnet")
 
 

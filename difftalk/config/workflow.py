@@ -196,7 +196,7 @@ def stage_settings(config: Config, stage: str) -> Section:
             _refuse_no_reference(config)
             return config.sampling
         case "score":
-            return config.evaluation
+            return config.evaluation.model_copy(update={"clips": None})
         case "tables":
             notes = {"sampling": config.sampling.as_dict()}
             shown = {key: getattr(config.report, key) for key in ("subgroups", "published")}

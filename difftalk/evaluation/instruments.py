@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from difftalk.config.evaluation import Evaluation
+from difftalk.config.training import OWN_AUDIO
 from difftalk.evaluation import i3d, identity, inception, measures, metrics, st_lpips
 from difftalk.evaluation.kept import Arrays
 from difftalk.evaluation.landmark_metrics import MIN_SILENCE_S
@@ -135,7 +136,8 @@ def _of_sync(syncnet: Path, settings: Evaluation) -> Instrument:
     ends = "ends zero-padded as released" if expert.zero_padded else "mean over the pairs that exist"
     lines = {
         "sync": f"{expert.config.architecture}, shifts of {settings.max_shift} frames either way, {ends}, "
-        "with the audio of the true clip, region from the true landmarks",
+        f"with the audio of the true clip ({', '.join(sorted(OWN_AUDIO))}: of its own files), region from "
+        "the true landmarks",
         "sync_expert": json.dumps(about, sort_keys=True),
     }
     depends_on = {"expert": digest_of_model(syncnet), "max_shift": settings.max_shift}

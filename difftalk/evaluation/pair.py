@@ -9,7 +9,7 @@ import numpy as np
 from difftalk.config.evaluation import Evaluation
 from difftalk.evaluation.metrics import Box, mouth_box
 from difftalk.evaluation.samples import read_sample
-from difftalk.media.clock import SAMPLES_PER_FRAME
+from difftalk.media.clock import FPS, SAMPLES_PER_FRAME
 from difftalk.media.shards import Crop
 
 
@@ -21,6 +21,7 @@ class Pair:
         clip: the true clip.
         path: the method's video of it.
         settings: the evaluation protocol.
+        own_audio: whether the audio is that of the method's file, and not of the true clip.
 
     Raises:
         ClipError: by each property, where the video or the clip cannot be read, or one is too short.
@@ -29,6 +30,7 @@ class Pair:
     clip: Crop
     path: Path
     settings: Evaluation
+    own_audio: bool = False
 
     @property
     def count(self) -> int:
@@ -50,9 +52,13 @@ class Pair:
         """`(T, 68, 2)` of the true clip in pixels of the crop."""
         return self.clip.landmarks[: self.count]
 
-    @property
+    @cached_property
     def audio(self) -> np.ndarray:
-        """`(N,)` int16, 16 kHz, of the true clip."""
+        """`(N,)` int16, 16 kHz, of the true clip, or of the method's file."""
+        if self.own_audio:
+            from difftalk.media.audio import read_audio
+
+            return read_audio(self.path, 0.0, self.count / FPS)
         return self.clip.audio[: self.count * SAMPLES_PER_FRAME]
 
     @property

@@ -6,13 +6,7 @@ import numpy as np
 
 from difftalk.runtime.checksums import verify_folder
 from difftalk.runtime.errors import ClipError, UserError
-
-SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
-
-
-def find_video(folder: Path, clip_id: str) -> Path | None:
-    """Return the video of a clip; None where there is none."""
-    return next((p for s in SUFFIXES if (p := folder / f"{clip_id}{s}").is_file()), None)
+from difftalk.runtime.sample_folder import SUFFIXES, find_video
 
 
 def check_folder(samples: Path, clip_ids: list[str]) -> None:

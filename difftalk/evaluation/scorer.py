@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from difftalk.config.evaluation import Evaluation
+from difftalk.config.training import OWN_AUDIO
 from difftalk.evaluation.figures import landmark_figures, mean, motion_figures, none_for_nan
 from difftalk.evaluation.identity import id_distance
 from difftalk.evaluation.instruments import Instrument, load_instruments
@@ -85,7 +86,7 @@ class Scorer:
         if path is None:
             return [self.problem(method, clip, ClipError("cannot_fetch", "no video of this clip"))]
         try:
-            found = self._measured(method, Pair(clip, path, self.settings))
+            found = self._measured(method, Pair(clip, path, self.settings, method in OWN_AUDIO))
             about_file = describe_file(path)
         except ClipError as e:
             return [self.problem(method, clip, e)]
@@ -132,6 +133,8 @@ class Scorer:
             "max_missing_frames": self.settings.max_missing_frames,
             "video": checksum(pair.path),
         }
+        if pair.own_audio:
+            both["audio"] = "its own"
         found = {}
         for instrument in self.instruments:
             if instrument.measure is None or (instrument.of_methods and method == TRUTH):
@@ -168,6 +171,7 @@ def _digest_of(clip: Crop) -> str:
     whole = hashlib.sha256()
     for extension in ("mp4", "flac", "landmarks.npy"):
         whole.update(hashlib.sha256(clip.files.get(extension, b"")).digest())
+    whole.update(str(clip.limit).encode())
     return whole.hexdigest()
 
 

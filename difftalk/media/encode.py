@@ -150,6 +150,7 @@ def with_audio(
     out: Path,
     seconds: float,
     metadata: dict[str, str] | None = None,
+    bits_per_s: int = 192_000,
 ) -> None:
     """Copy the video of an mp4 and add sound, as AAC: that of a sound file at 48 kHz, in up to two channels.
 
@@ -163,6 +164,7 @@ def with_audio(
         out: the mp4 to write.
         seconds: where the sound ends; what is shorter is followed by silence.
         metadata: container tags.
+        bits_per_s: of sound at 48 kHz; other sound has 96,000.
 
     Raises:
         ClipError: `cannot_decode`.
@@ -183,7 +185,7 @@ def with_audio(
             SAMPLE_RATE, "mono"
         )  # fmt: skip
         encoded = both.add_stream("aac", rate=rate, layout=layout)
-        encoded.bit_rate = 192_000 if as_it_is else 96_000
+        encoded.bit_rate = bits_per_s if as_it_is else 96_000
         chunks = _resampled(audio, stream, rate, layout) if as_it_is else iter([samples[None]])
         packets = _packets(video, video.streams.video[0], 0)
         sound = _aac(encoded, _exactly(chunks, round(seconds * rate), layout), rate, layout)

@@ -172,7 +172,7 @@ class Crop:
 
 
 def read_crops(
-    path: str | Path, only: Iterable[str] | None = None, limits: Mapping[str, int] | None = None
+    path: str | Path, only: Iterable[str] | None = None, limits: Mapping[str, int | None] | None = None
 ) -> Iterator[Crop]:
     """Yield the clips of a crops shard; nothing is decoded.
 

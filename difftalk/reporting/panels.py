@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from difftalk.evaluation.mouth import opening
-from difftalk.evaluation.samples import find_video, read_sample
+from difftalk.evaluation.samples import read_sample
 from difftalk.media.shards import Crop
 from difftalk.models.masks import mask_image
 from difftalk.reporting.methods import SEED
 from difftalk.runtime.checksums import verify
+from difftalk.runtime.sample_folder import find_video
 
 LABEL_HEIGHT, LABEL_FONT, SMALLEST_FONT = 28, 18, 9  # pixels
 MOST_COLUMNS = 7  # panels in a row of a video

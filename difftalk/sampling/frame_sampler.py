@@ -1,5 +1,6 @@
 """Sample frames: in passes of one size, so that what comes out for a frame depends on no other frame."""
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,8 @@ class FrameSampler:
 
     def __init__(self, pipeline: "DiffTalkPipeline", settings: Sampling) -> None:
         self.pipeline, self.settings, self.device = pipeline, settings, pipeline.device
+        # What sampling and decoding took so far, and how many frames were sampled in it.
+        self.seconds, self.sampled = 0.0, 0
         on_gpu = self.device.type == "cuda"
         self.frames_per_pass = settings.frames_per_pass or FRAMES_PER_PASS[self.device.type]
         if settings.precision == "bf16":
@@ -67,12 +70,14 @@ class FrameSampler:
             reference: (B, C, h, w) latents of another frame for each.
             frames: clip id and number of each.
         """
-        parts = []
+        parts, began = [], time.perf_counter()
         for first in range(0, len(frames), self.frames_per_pass):
             chosen = list(range(first, min(first + self.frames_per_pass, len(frames))))
             filled = chosen + chosen[-1:] * (self.frames_per_pass - len(chosen))
             latents = self._pass(inputs.take(filled), reference[filled], [frames[i] for i in filled])
             parts.append(latents[: len(chosen)].float().cpu())
+        self.seconds += time.perf_counter() - began
+        self.sampled += len(frames)
         return torch.cat(parts)
 
     def _pass(
@@ -98,7 +103,10 @@ class FrameSampler:
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Decode latents (T, C, h, w), quantised on the way, to (T, H, W, 3) uint8 frames."""
-        return decode_latents(self.pipeline.vqvae, latents, self.frames_per_pass, fill=True)
+        began = time.perf_counter()
+        frames = decode_latents(self.pipeline.vqvae, latents, self.frames_per_pass, fill=True)
+        self.seconds += time.perf_counter() - began
+        return frames
 
     def through_pixels(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the latents (T, C, h, w) of what generated latents look like: decoded and encoded again."""

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from difftalk.config.methods import PLACEHOLDERS, MethodSettings
-from difftalk.evaluation.samples import SUFFIXES
 from difftalk.media.shards import Crop
 from difftalk.runtime.checksums import read_record
 from difftalk.runtime.command import environment_of, program_of, run_program
@@ -17,6 +16,7 @@ from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.files import inside, read_json, write_json
 from difftalk.runtime.fingerprint import fingerprint
 from difftalk.runtime.progress import note
+from difftalk.runtime.sample_folder import SUFFIXES
 from difftalk.sampling.full_frames import FullFrames, Sources
 from difftalk.sampling.method_inputs import lay_out
 from difftalk.sampling.method_videos import Difference, find_in_folders, find_output, take_video

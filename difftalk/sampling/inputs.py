@@ -109,6 +109,8 @@ class ShardClip:
         settings: of the sampling.
         masked: returns the latents (T, C, h, w) of the masked frames where `settings.mask_line` is not that
             of the shard; it is called once.
+        frames: at its beginning that are all of the clip; None: as many as the shard has.
+        speech: (2 T, features) of the sound that drives it; None: its own.
     """
 
     def __init__(
@@ -118,8 +120,13 @@ class ShardClip:
         size: int,
         settings: Sampling,
         masked: Callable[[], torch.Tensor] | None = None,
+        *,
+        frames: int | None = None,
+        speech: np.ndarray | None = None,
     ) -> None:
-        self.clip_id, self.frames = clips.clip_ids[number], len(clips.clips[number]["latents"])
+        arrays = clips.clips[number]
+        self.clip_id, self.frames = clips.clip_ids[number], len(arrays["latents"][:frames])
+        self._speech = arrays["speech"] if speech is None else speech
         self._clips, self._number, self._size, self._settings = clips, number, size, settings
         self._mask_again = masked
         self._masked: torch.Tensor | None = None
@@ -139,7 +146,7 @@ class ShardClip:
         if self._mask_again is not None and self._masked is None:
             self._masked = self._mask_again()
         masked = torch.from_numpy(arrays["masked"][frames].astype(np.float32))
-        windows = neighbour_windows(arrays["speech"], frames, self._clips.neighbours, SPEECH_WINDOW)
+        windows = neighbour_windows(self._speech, frames, self._clips.neighbours, SPEECH_WINDOW)
         return FrameInputs(
             known=torch.from_numpy(latents.astype(np.float32)),
             masked=masked if self._masked is None else self._masked[torch.from_numpy(frames)],

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from difftalk.config.methods import MethodSettings
-from difftalk.evaluation.samples import SUFFIXES, find_video
 from difftalk.media.clock import FPS
 from difftalk.media.encode import SYNTHETIC, write_video
 from difftalk.media.lazy_frame import LazyFrame
@@ -18,7 +17,9 @@ from difftalk.media.shards import Crop
 from difftalk.media.video import read_lazy_frames
 from difftalk.runtime.errors import ClipError
 from difftalk.runtime.files import write_csv
+from difftalk.runtime.sample_folder import DIFFERENCES, SUFFIXES, find_video
 from difftalk.sampling.full_frames import FullFrames
+from difftalk.sampling.timing import Took, write_timing
 
 
 @dataclass
@@ -48,17 +49,18 @@ class Difference:
 
 
 COLUMNS = tuple(field.name for field in fields(Difference))
-DIFFERENCES, TIMING = "differences.csv", "timing.csv"
-TIMING_COLUMNS = ("clip_id", "seconds", "frames")
 
 
 def write_differences(folder: Path, rows: Iterable[Difference]) -> None:
     """Write `differences.csv`, and `timing.csv` of the clips that a command has made."""
     ordered = sorted(rows, key=lambda row: row.clip_id)
     write_csv(folder / DIFFERENCES, COLUMNS, (astuple(row) for row in ordered), recorded=False)
-    timed = [(r.clip_id, r.seconds, r.frames_given) for r in ordered if r.seconds and not r.problem]
-    if timed:
-        write_csv(folder / TIMING, TIMING_COLUMNS, timed, recorded=False)
+    times = {
+        r.clip_id: Took(r.seconds, r.frames_given)
+        for r in ordered
+        if r.seconds and r.frames_given and not r.problem
+    }
+    write_timing(folder, times)
 
 
 def find_in_folders(folder: Path, shard: str, clip_id: str) -> Path:

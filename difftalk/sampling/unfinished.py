@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from difftalk.runtime.checksums import (
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import atomic_file, inside, read_json, write_json
 from difftalk.runtime.fingerprint import fingerprint
+from difftalk.sampling.timing import Took
 
 if TYPE_CHECKING:
     import torch
@@ -35,11 +37,9 @@ SECONDS_BETWEEN = 30.0
 def provenance(
     method: str,
     settings: Sampling,
-    crops: Path,
-    shard_file: Path,
+    files: Sequence[Path],
     autoencoder: Path,
     model: Path | None,
-    references: Sequence[Path],
     module: str,
 ) -> dict[str, object]:
     """Return what samples depend on: settings, data, networks and code.
@@ -47,18 +47,16 @@ def provenance(
     Args:
         method: its name.
         settings: of the sampling.
-        crops: crops/SHARD.tar.
-        shard_file: shards/SHARD.tar.
+        files: shards, and lists of clips.
         autoencoder: folder of the first stage.
         model: folder of the model.
-        references: crops/SHARD.tar of the training split, where a reference comes from them.
         module: name of the module that reaches all of the code by its imports.
     """
     folders = [autoencoder] if model is None else [autoencoder, model]
     return {
         "method": method,
         "settings": settings.as_dict(),
-        "files": [read_record(file) or _signature(file) for file in (crops, shard_file, *references)],
+        "files": [read_record(file) or _signature(file) for file in files],
         "folders": [
             read_sums(folder) or {str(p): _signature(p) for p in sorted(folder.rglob("*")) if p.is_file()}
             for folder in folders
@@ -122,6 +120,15 @@ class Unfinished:
             write_record(video, line_of(checksum(video), video.name))
         for file in (self._latents(clip_id), record_of(self._latents(clip_id))):
             file.unlink(missing_ok=True)
+
+    def keep_time(self, clip_id: str, took: Took) -> None:
+        """Note what a clip took."""
+        write_json(inside(self.folder, f"{clip_id}.took.json"), asdict(took))
+
+    def times(self, clip_ids: Collection[str]) -> dict[str, Took]:
+        """Return what those of the clips took of which it was noted."""
+        files = {clip_id: inside(self.folder, f"{clip_id}.took.json") for clip_id in clip_ids}
+        return {clip_id: Took(**read_json(file)) for clip_id, file in files.items() if file.is_file()}
 
     def load(self, job: "ClipJob") -> "list[torch.Tensor]":
         """Return the latents (C, h, w) that a clip had, of its first frames to sample."""

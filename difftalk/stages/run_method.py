@@ -11,6 +11,7 @@ def run(
     crops: InputFile,
     shard_file: InputFile,
     out: OutputFolder,
+    only: InputFile | None = None,
     plan: InputFile | None = None,
     sources: InputFolder | None = None,
     landmarks: InputFile | None = None,
@@ -27,6 +28,7 @@ def run(
         crops: crops/SHARD.tar, the true clips.
         shard_file: shards/SHARD.tar, whose clips are asked for.
         out: folder for the videos.
+        only: plan/evaluated.csv: the clips that are evaluated, and how much of each; without, all and whole.
         plan: plan/clips.parquet, where whole frames of the sources are read.
         sources: sources/SHARD, for the same.
         landmarks: landmarks/SHARD.parquet, for the same.
@@ -36,6 +38,7 @@ def run(
         UserError: if the command cannot be started, or the method needs whole frames and lacks what they are
             read from.
     """
+    from difftalk.datasets.chosen import read_chosen
     from difftalk.media.shards import map_arrays, read_crops
     from difftalk.runtime.errors import ClipError, UserError
     from difftalk.runtime.files import atomic_folder
@@ -54,15 +57,20 @@ def run(
             )
         whole = Sources(plan, shard, sources, landmarks, entry.crops)
     wanted = sorted(map_arrays(shard_file))
+    limits = None if only is None else read_chosen(only)
+    if limits is not None:
+        wanted = [clip_id for clip_id in wanted if clip_id in limits]
     with atomic_folder(out) as tmp:
-        made_from = provenance(method, entry, [crops, shard_file], __name__)
+        made_from = provenance(
+            method, entry, [crops, shard_file, *([only] if only is not None else [])], __name__
+        )
         given = GivenMethod(method, entry, shard, whole, state or tmp / "state", made_from)
         done = given.finished(wanted)
         if done:
             say(f"run_method: {len(done)} of {len(wanted)} clips are there from before")
         left = [clip_id for clip_id in wanted if clip_id not in done]
         rows = [given.row(clip_id) for clip_id in done]
-        for crop in progress(read_crops(crops, left), len(left), f"run_method {method}", "clips"):
+        for crop in progress(read_crops(crops, left, limits), len(left), f"run_method {method}", "clips"):
             row = guarded(given.take, crop, crop.clip_id)
             row = given.failed(crop, row) if isinstance(row, ClipError) else row
             if row.problem:

@@ -15,6 +15,7 @@ def run(
     settings: Evaluation,
     out: OutputFile,
     shard_file: InputFile | None = None,
+    only: InputFile | None = None,
     state: KeptFolder | None = None,
 ) -> None:
     """Write the metrics of one method on one shard, a row per frame and a row per clip.
@@ -30,23 +31,31 @@ def run(
         settings: the config's section `evaluation`.
         out: the parquet file to write.
         shard_file: shards/SHARD.tar, where only its clips count; `speech` or `encode` may have rejected some.
+        only: plan/evaluated.csv: the clips that are evaluated, and how much of each; without, all and whole.
         state: folder in which what was measured is kept, for a killed command and for further columns.
 
     Raises:
         UserError: if `samples` is no folder, or holds videos but none under the name of a clip; where every
             clip failed with an unexpected error.
     """
-    from difftalk.evaluation.samples import check_folder, find_video
+    from difftalk.datasets.chosen import read_chosen
+    from difftalk.evaluation.samples import check_folder
     from difftalk.evaluation.scorer import Scorer, crop_size
     from difftalk.evaluation.scores import write_scores
+    from difftalk.media.members import list_members
     from difftalk.media.shards import map_arrays, read_crops
     from difftalk.runtime.errors import ClipError, UserError
     from difftalk.runtime.parallel import guarded
     from difftalk.runtime.progress import progress
+    from difftalk.runtime.sample_folder import find_video, read_problems, read_rates
 
     encoded = None if shard_file is None else set(map_arrays(shard_file))
-    clips = list(read_crops(crops, encoded))
+    limits = None if only is None else read_chosen(only)
+    if limits is not None:
+        encoded = limits.keys() & ({m.clip_id for m in list_members(crops)} if encoded is None else encoded)
+    clips = list(read_crops(crops, encoded, limits))
     check_folder(samples, [clip.clip_id for clip in clips])
+    rates, problems = read_rates(samples), read_problems(samples)
     scorer = Scorer.load(syncnet, settings, state)
     rows: list[dict[str, Any]] = []
     failed = 0
@@ -55,6 +64,9 @@ def run(
         if isinstance(found, ClipError):
             found = [scorer.problem(method, clip, found)]
             failed += 1
+        found[-1]["method_fps"] = rates.get(clip.clip_id)
+        if clip.clip_id in problems:
+            found[-1]["problem"] = problems[clip.clip_id]
         rows += found
     if clips and failed == len(clips):
         raise UserError(f"score: none of {failed} clips could be scored; the first: {rows[0]['problem']}")

@@ -28,6 +28,10 @@ rule sample_all:
         "Done: the test clips of the run {config[run]} are sampled"
 
 
+onstart:
+    say_what_sampling_costs()
+
+
 onerror:
     print(
         f"A job failed: see its message above, or {RUN}/logs. The same command continues from there.",

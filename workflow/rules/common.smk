@@ -73,6 +73,8 @@ MODELS = configuration.models(CONFIG)
 # Those that `sample` makes, and those that are from elsewhere.
 SAMPLED = [*configuration.UNTRAINED_METHODS, *MODELS]
 METHODS = [*SAMPLED, *GIVEN_METHODS]
+# The list of the test clips that are evaluated, where these are not all.
+EVALUATED = "<run>/plan/evaluated.csv" if CONFIG.evaluation.clips is not None else []
 IS_DOWNLOADED = DATASET.name in ("hdtf", "table")
 IS_FOLDER = DATASET.name == "local"
 # Of what is downloaded: content and persons that both sides of the split have.
@@ -147,6 +149,17 @@ def write_unfinished_funnel():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-m", "difftalk", "funnel", *words], env=environment, check=False)
     print(f"The clips so far, and why others are not among them: {RUN}/funnel.html", file=sys.stderr)
+
+
+def say_what_sampling_costs():
+    """Say how many frames the models will sample, and how long that takes, where that was measured before."""
+    from difftalk.sampling.cost import sampling_cost
+
+    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "sample"]
+    pairs = [(j.wildcards.method, j.wildcards.shard) for j in jobs if j.wildcards.method in MODELS]
+    cost = sampling_cost(Path(RUN), pairs, CONFIG.sampling.steps, CONFIG.evaluation.clips)
+    if cost is not None:
+        print(cost.line(), file=sys.stderr)
 
 
 def literal(text):

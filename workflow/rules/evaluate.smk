@@ -8,6 +8,7 @@ rule score:
         samples="<run>/samples/{method}/{shard}",
         crops="<run>/crops/{shard}.tar",
         shard="<run>/shards/{shard}.tar",
+        only=EVALUATED,
         syncnet="<run>/models/syncnet",
     output:
         metrics="<run>/metrics/{method}/{shard}.parquet",
@@ -32,7 +33,7 @@ rule score:
     shell:
         """
         difftalk score --method {wildcards.method} --samples {input.samples} --crops {input.crops} \
-            --shard-file {input.shard} --syncnet {input.syncnet} --settings {params.settings:q} \
+            --shard-file {input.shard} --only {input.only} --syncnet {input.syncnet} --settings {params.settings:q} \
             --state {params.state} --out {output.metrics} --log {log}
         """
 

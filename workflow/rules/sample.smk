@@ -1,6 +1,35 @@
 # Videos of the test clips: by each model, by the methods that need none, and by those from elsewhere.
 
 
+if EVALUATED:
+
+    rule evaluated:
+        input:
+            plan="<run>/plan/clips.parquet",
+            shards=expand("<run>/shards/{shard}.tar", shard=TEST_SHARDS),
+        output:
+            chosen=EVALUATED,
+        log:
+            "<run>/logs/evaluated.log",
+        localrule: True
+        conda:
+            "../../envs/difftalk.yaml"
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=30,
+        params:
+            settings=configuration.as_json(CONFIG.evaluation.clips),
+            code=fingerprint("difftalk.stages.evaluated"),
+        message:
+            "Choose the test clips that are evaluated"
+        shell:
+            """
+            difftalk evaluated --plan {input.plan} --shards {input.shards} --settings {params.settings:q} \
+                --out {output.chosen} --log {log}
+            """
+
+
 rule sample:
     input:
         crops="<run>/crops/{shard}.tar",
@@ -8,6 +37,7 @@ rule sample:
         autoencoder="<run>/models/autoencoder",
         model=model_of,
         references=references_of,
+        only=EVALUATED,
     output:
         samples=directory("<run>/samples/{method}/{shard}"),
     log:
@@ -33,7 +63,7 @@ rule sample:
         """
         difftalk sample --method {wildcards.method} --crops {input.crops} --shard-file {input.shard} \
             --autoencoder {input.autoencoder} --model {input.model} --references {input.references} \
-            --settings {params.settings:q} \
+            --settings {params.settings:q} --only {input.only} \
             --state {params.state} --out {output.samples} --log {log}
         """
 
@@ -44,6 +74,7 @@ if GIVEN_METHODS:
         input:
             crops="<run>/crops/{shard}.tar",
             shard="<run>/shards/{shard}.tar",
+            only=EVALUATED,
             plan=plan_of,
             sources=sources_of,
             landmarks=landmarks_of,
@@ -72,6 +103,6 @@ if GIVEN_METHODS:
         shell:
             """
             difftalk run_method --method {wildcards.method} --entry {params.entry:q} --crops {input.crops} \
-                --shard-file {input.shard} --plan {input.plan} --sources {input.sources} \
+                --shard-file {input.shard} --only {input.only} --plan {input.plan} --sources {input.sources} \
                 --landmarks {input.landmarks} --state {params.state} --out {output.samples} --log {log}
             """
