@@ -11,16 +11,20 @@ import torch
 import torchvision
 from drawn_clips import speaker
 from reference_i3d import ReferenceI3d
+from reference_iresnet import random_network, write_onnx
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+from difftalk.evaluation import arcface
+from difftalk.evaluation.arcface import ArcFace, IResNet, align, csim
 from difftalk.evaluation.i3d import I3d, I3dNetwork, named_tensors
 from difftalk.evaluation.identity import descriptors, id_distance
 from difftalk.evaluation.inception import NOT_COMPUTED, Inception, InceptionV3
 from difftalk.evaluation.st_lpips import StLpips
 from difftalk.models.formats.torchscript import read_torchscript
 from difftalk.pretrained import table
+from difftalk.pretrained.onnx_tensors import read_layers, read_tensors
 from difftalk.runtime.errors import UserError
 from difftalk.stages import weights
 
@@ -212,3 +216,55 @@ def test_the_tensors_of_an_archive_have_the_names_of_their_attributes(tmp_path: 
     torch.save({"a": torch.zeros(1)}, tmp_path / "plain.pt")
     with pytest.raises(UserError, match=r"plain\.pt is no TorchScript archive"):
         read_torchscript(tmp_path / "plain.pt")
+
+
+def test_arcface_of_an_onnx_export_equals_the_network_that_was_exported(tmp_path: Path) -> None:
+    channels, depths = (4, 8, 8, 12), (1, 2, 1, 1)
+    reference, file = random_network(channels, depths), tmp_path / "narrow.onnx"
+    file.write_bytes(write_onnx(reference))
+    network = IResNet(channels, depths)
+    layers = read_layers(file)
+    network.load_state_dict(arcface.named_tensors(layers, network, file), strict=False)
+    frames, landmarks, _ = speaker(1)
+    found = ArcFace(network.eval()).embeddings(frames[:5], landmarks[:5])
+    faces = np.stack([align(f, p) for f, p in zip(frames[:5], landmarks[:5], strict=True)])
+    with torch.no_grad():
+        expected = functional.normalize(reference(torch.from_numpy(faces).permute(0, 3, 1, 2) / 127.5 - 1))
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    layers[3], layers[4] = layers[4], layers[3]
+    with pytest.raises(UserError, match=r"layer 3 is PRelu .* where blocks\.0\.conv1 is Conv"):
+        arcface.named_tensors(layers, network, file)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="no ONNX model"):
+        read_tensors(file)
+
+
+def test_arcface_has_the_size_of_the_released_network_and_its_licence_is_said() -> None:
+    with torch.device("meta"):
+        network = IResNet()
+    assert sum(p.numel() for p in network.parameters()) == 43_590_848 - 0
+    assert ArcFace.load() is None and "difftalk weights fetch arcface" in arcface.NOT_COMPUTED
+    assert "non-commercial" in table.row("arcface").licence
+
+
+def test_a_face_is_aligned_by_a_similarity_of_its_five_points() -> None:
+    frame = np.zeros((200, 240, 3), np.uint8)
+    points = np.zeros((68, 2))
+    # The five points where the network expects them, turned by 90 degrees, twice as large, and moved.
+    turned = 2 * (arcface.FIVE_POINTS @ [[0, 1], [-1, 0]]) + (220, 5)
+    for index, where in zip((range(36, 42), range(42, 48), [30], [48], [54]), turned, strict=True):
+        points[list(index)] = where
+    x, y = turned[2].round().astype(int)
+    frame[y - 4 : y + 5, x - 4 : x + 5] = 255
+    found = align(frame, points)
+    assert found.shape == (112, 112, 3)
+    centre = np.argwhere(found[..., 0] > 127).mean(axis=0)
+    np.testing.assert_allclose(centre[::-1], arcface.FIVE_POINTS[2], atol=0.5)
+
+
+def test_csim_is_the_mean_cosine_with_one_frame_or_with_the_same_frames() -> None:
+    e = np.eye(3)
+    assert csim(e[0], e) == pytest.approx(1 / 3)
+    assert csim(e, e) == 1
+    assert csim(e[0], e[:0]) is None

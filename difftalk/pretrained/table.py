@@ -107,6 +107,14 @@ WEIGHTS = {
         "FVD of the tables",
         "i3d-fvd.safetensors",
     ),
+    "arcface": Weight(
+        "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip",
+        "",
+        "non-commercial research only (deepinsight/insightface)",
+        "CSIM of the tables",
+        "arcface.safetensors",
+        member="w600k_r50.onnx",
+    ),
 }
 
 DEFAULT_FOLDER = "results/weights"

@@ -5,12 +5,11 @@ its own loader runs a TorchScript archive. Of its ONNX file, which has the same 
 read. (Its safetensors file holds the weights of another version.)
 """
 
-from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 import numpy as np
 
+from difftalk.pretrained.onnx_tensors import read_tensors
 from difftalk.pretrained.package_files import package_file
 
 WEIGHTS = "data/silero_vad_16k_op15.onnx"
@@ -110,44 +109,4 @@ def weights() -> dict[str, np.ndarray]:
         UserError: if the package `silero-vad` is not installed, or is another version.
     """
     path = package_file("silero_vad", WEIGHTS, "silero-vad>=6.0,<7")
-    return {name.removeprefix("model."): value for name, value in _onnx_tensors(path.read_bytes())}
-
-
-# Field numbers of ONNX's messages (onnx.proto): the graph of a model, the initializers of a graph, and of a
-# tensor its sizes, its name and its bytes.
-_GRAPH, _INITIALIZER, _DIMS, _NAME, _RAW = 7, 5, 1, 8, 9
-
-
-def _onnx_tensors(model: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield names and values of the float32 weights of an ONNX model."""
-    for graph in (content for number, content in _fields(model) if number == _GRAPH):
-        for tensor in (content for number, content in _fields(graph) if number == _INITIALIZER):
-            parts = list(_fields(tensor))
-            shape = [size for number, size in parts if number == _DIMS]
-            of = dict(parts)
-            yield of[_NAME].decode(), np.frombuffer(of[_RAW], "<f4").reshape(shape)
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield number and content of each field of a protobuf message: an int, or bytes."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = message[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while at < len(message):
-        number, kind = divmod(varint(), 8)
-        if kind == 0:
-            yield number, varint()
-            continue
-        length = {1: 8, 5: 4}.get(kind) or varint()
-        yield number, message[at : at + length]
-        at += length
+    return {name.removeprefix("model."): value for name, value in read_tensors(path).items()}

@@ -13,6 +13,7 @@ from difftalk.models.formats.ldm import import_first_stage
 from difftalk.models.formats.syncnet_v2 import import_syncnet_v2
 from difftalk.models.formats.torch_file import listed, read_state_dict
 from difftalk.models.formats.torchscript import is_torchscript, read_torchscript
+from difftalk.pretrained.onnx_tensors import read_layers
 from difftalk.runtime.errors import UserError
 
 
@@ -83,6 +84,13 @@ def _i3d_fvd(file: Path, out: Path, called: str) -> None:
     _save_filled(I3dNetwork(), named_tensors(tensors, file), file, out)
 
 
+def _arcface(file: Path, out: Path, called: str) -> None:
+    from difftalk.evaluation.arcface import IResNet, named_tensors
+
+    network = IResNet()
+    _save_filled(network, named_tensors(read_layers(file), network, file), file, out)
+
+
 def _save_filled(network: nn.Module, state: dict[str, Tensor], file: Path, out: Path) -> None:
     """Keep the tensors of a network of a metric, which are these."""
     fill(network, state, file)
@@ -129,4 +137,5 @@ CONVERTERS: dict[str, Callable[[Path, Path, str], None]] = {
     "vgg16": _vgg16,
     "inception-fid": _inception_fid,
     "i3d-fvd": _i3d_fvd,
+    "arcface": _arcface,
 }

@@ -1,0 +1,127 @@
+"""IResNet as insightface trains it, each norm a layer of its own, and its export to ONNX, which fuses them.
+
+Written from the paper's figure (He et al., "Identity mappings", with the changes of ArcFace) and from what an
+export holds: norms that follow a convolution go into it, and its tensors are named by numbers.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_weights
+
+
+class Unit(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.before = nn.BatchNorm2d(inputs)
+        self.first, self.norm = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.slope = nn.PReLU(outputs)
+        self.second, self.after = (
+            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.side: nn.Sequential | None = None
+        if stride == 2:
+            self.side = nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.after(self.second(self.slope(self.norm(self.first(self.before(x))))))
+        return y + (x if self.side is None else self.side(x))
+
+
+class ReferenceIResNet(nn.Module):
+    def __init__(self, channels: tuple[int, ...], depths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, channels[0], 3, 1, 1, bias=False), nn.BatchNorm2d(channels[0]), nn.PReLU(channels[0])
+        )
+        units, inputs = [], channels[0]
+        for outputs, depth in zip(channels, depths, strict=True):
+            units += [Unit(inputs if k == 0 else outputs, outputs, 2 if k == 0 else 1) for k in range(depth)]
+            inputs = outputs
+        self.units = nn.Sequential(*units)
+        self.tail = nn.Sequential(
+            nn.BatchNorm2d(inputs), nn.Flatten(), nn.Linear(inputs * 49, 512), nn.BatchNorm1d(512)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self.units(self.stem(x)))
+
+    def layers(self) -> Iterator[tuple[str, list[Tensor]]]:
+        """The layers of the export, in the order of their use."""
+        stem, tail = list(self.stem), list(self.tail)
+        yield from (fused(stem[0], stem[1]), slope(stem[2]))
+        for unit in self.units:
+            yield from (norm(unit.before), fused(unit.first, unit.norm), slope(unit.slope))
+            yield fused(unit.second, unit.after)
+            if unit.side is not None:
+                yield fused(unit.side[0], unit.side[1])
+        yield from (norm(tail[0]), ("Gemm", [tail[2].weight, tail[2].bias]), norm(tail[3]))
+
+
+def fused(conv: nn.Module, bn: nn.Module) -> tuple[str, list[Tensor]]:
+    state, n = conv.state_dict(), bn.state_dict()
+    parts = fuse_conv_bn_weights(
+        state["weight"], None, n["running_mean"], n["running_var"], 1e-5, n["weight"], n["bias"]
+    )
+    return "Conv", list(parts)
+
+
+def slope(prelu: nn.Module) -> tuple[str, list[Tensor]]:
+    return "PRelu", [prelu.state_dict()["weight"][:, None, None]]
+
+
+def norm(bn: nn.Module) -> tuple[str, list[Tensor]]:
+    return "BatchNormalization", [
+        bn.state_dict()[k] for k in ("weight", "bias", "running_mean", "running_var")
+    ]
+
+
+def field(number: int, content: int | bytes) -> bytes:
+    """A field of a protobuf message."""
+    if isinstance(content, int):
+        return varint(number * 8) + varint(content)
+    return varint(number * 8 + 2) + varint(len(content)) + content
+
+
+def varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
+
+
+def write_onnx(network: ReferenceIResNet) -> bytes:
+    """The export: a ModelProto with a graph of nodes and initializers; a shape among them is of integers."""
+    nodes, tensors, count = b"", tensor("shape", np.array([1, -1])), 0
+    for kind, parts in network.layers():
+        names = [str(count + k) for k in range(len(parts))]
+        count += len(parts)
+        nodes += field(
+            1, b"".join(field(1, n.encode()) for n in ["features", *names]) + field(4, kind.encode())
+        )
+        tensors += b"".join(tensor(n, t.detach().numpy()) for n, t in zip(names, parts, strict=True))
+        nodes += field(1, field(1, b"features") + field(4, b"Identity"))
+    return field(1, 6) + field(7, nodes + field(2, b"export") + tensors)
+
+
+def tensor(name: str, values: np.ndarray) -> bytes:
+    dims = b"".join(field(1, size) for size in values.shape)
+    kind = 1 if values.dtype == np.float32 else 7
+    return field(5, dims + field(2, kind) + field(8, name.encode()) + field(9, values.tobytes()))
+
+
+def random_network(channels: tuple[int, ...], depths: tuple[int, ...]) -> ReferenceIResNet:
+    """A network with random weights and statistics."""
+    torch.manual_seed(0)
+    network = ReferenceIResNet(channels, depths).eval()
+    for name, value in network.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2)
+        elif name.endswith("running_mean") or name.endswith("bias"):
+            value.normal_(0, 0.1)
+        elif name.endswith("weight") and value.ndim == 1:
+            value.uniform_(0.2, 0.8)
+    return network
