@@ -1,7 +1,7 @@
 """CSIM: the cosine similarity of ArcFace embeddings of faces, by the IResNet-50 of insightface's `buffalo_l`.
 
-Deng et al., "ArcFace: additive angular margin loss for deep face recognition" (CVPR 2019). The weights are for
-non-commercial research alone.
+Deng et al., "ArcFace: additive angular margin loss for deep face recognition" (CVPR 2019). The weights are
+for non-commercial research alone.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from difftalk.runtime.errors import UserError
 WEIGHTS = "arcface"
 SIDE, EMBEDDING = 112, 512
 NOT_COMPUTED = not_computed(WEIGHTS)
-# Where the network has seen the centres of the eyes, the tip of the nose and the corners of the mouth, pixels.
+# Where the network has seen the centres of the eyes, the tip of the nose and the corners of the mouth.
 FIVE_POINTS = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
 )
@@ -96,8 +96,8 @@ class ArcFace:
     def protocol(self) -> str:
         """How the embeddings are made, for the foot of the tables."""
         return (
-            "ArcFace IResNet-50 (w600k_r50 of insightface's buffalo_l, non-commercial), faces aligned by five "
-            f"points of the true landmarks to {SIDE} px; {weights_of(WEIGHTS)}"
+            "ArcFace IResNet-50 (w600k_r50 of insightface's buffalo_l, non-commercial), faces aligned by "
+            f"five points of the true landmarks to {SIDE} px; {weights_of(WEIGHTS)}"
         )
 
     @torch.inference_mode()
@@ -130,7 +130,7 @@ def csim(reference: np.ndarray, embeddings: np.ndarray) -> float | None:
 def align(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return the face (112, 112, 3) uint8, moved, turned and scaled to where the network expects it.
 
-    The similarity with the least squared distances, which in complex numbers is the line w = a z + b; what lies
+    It is the similarity with the least squared distances, in complex numbers the line w = a z + b; what lies
     outside of the frame is black. `norm_crop` of insightface.
 
     Args:
