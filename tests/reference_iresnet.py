@@ -18,47 +18,47 @@ class Unit(nn.Module):
         self.before = nn.BatchNorm2d(inputs)
         self.first, self.norm = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
         self.slope = nn.PReLU(outputs)
-        self.second, self.after = (
-            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
-        self.side: nn.Sequential | None = None
-        if stride == 2:
-            self.side = nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs))
+        self.second = nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False)
+        self.after = nn.BatchNorm2d(outputs)
+        self.narrows = stride == 2
+        if self.narrows:
+            self.side, self.side_norm = nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.after(self.second(self.slope(self.norm(self.first(self.before(x))))))
-        return y + (x if self.side is None else self.side(x))
+        return y + (self.side_norm(self.side(x)) if self.narrows else x)
+
+    def layers(self) -> Iterator[tuple[str, list[Tensor]]]:
+        yield from (norm(self.before), fused(self.first, self.norm), slope(self.slope))
+        yield fused(self.second, self.after)
+        if self.narrows:
+            yield fused(self.side, self.side_norm)
 
 
 class ReferenceIResNet(nn.Module):
     def __init__(self, channels: tuple[int, ...], depths: tuple[int, ...]) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, channels[0], 3, 1, 1, bias=False), nn.BatchNorm2d(channels[0]), nn.PReLU(channels[0])
-        )
-        units, inputs = [], channels[0]
+        self.first, self.norm = nn.Conv2d(3, channels[0], 3, 1, 1, bias=False), nn.BatchNorm2d(channels[0])
+        self.slope = nn.PReLU(channels[0])
+        self.units, inputs = [], channels[0]
         for outputs, depth in zip(channels, depths, strict=True):
-            units += [Unit(inputs if k == 0 else outputs, outputs, 2 if k == 0 else 1) for k in range(depth)]
-            inputs = outputs
-        self.units = nn.Sequential(*units)
-        self.tail = nn.Sequential(
-            nn.BatchNorm2d(inputs), nn.Flatten(), nn.Linear(inputs * 49, 512), nn.BatchNorm1d(512)
-        )
+            for k in range(depth):
+                self.units.append(Unit(inputs, outputs, 1 if k else 2))
+                inputs = outputs
+        self.body = nn.Sequential(*self.units)
+        self.last, self.linear = nn.BatchNorm2d(inputs), nn.Linear(inputs * 49, 512)
+        self.output = nn.BatchNorm1d(512)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.tail(self.units(self.stem(x)))
+        x = self.body(self.slope(self.norm(self.first(x))))
+        return self.output(self.linear(self.last(x).flatten(1)))
 
     def layers(self) -> Iterator[tuple[str, list[Tensor]]]:
         """The layers of the export, in the order of their use."""
-        stem, tail = list(self.stem), list(self.tail)
-        yield from (fused(stem[0], stem[1]), slope(stem[2]))
+        yield from (fused(self.first, self.norm), slope(self.slope))
         for unit in self.units:
-            yield from (norm(unit.before), fused(unit.first, unit.norm), slope(unit.slope))
-            yield fused(unit.second, unit.after)
-            if unit.side is not None:
-                yield fused(unit.side[0], unit.side[1])
-        yield from (norm(tail[0]), ("Gemm", [tail[2].weight, tail[2].bias]), norm(tail[3]))
+            yield from unit.layers()
+        yield from (norm(self.last), ("Gemm", [self.linear.weight, self.linear.bias]), norm(self.output))
 
 
 def fused(conv: nn.Module, bn: nn.Module) -> tuple[str, list[Tensor]]:
@@ -74,9 +74,8 @@ def slope(prelu: nn.Module) -> tuple[str, list[Tensor]]:
 
 
 def norm(bn: nn.Module) -> tuple[str, list[Tensor]]:
-    return "BatchNormalization", [
-        bn.state_dict()[k] for k in ("weight", "bias", "running_mean", "running_var")
-    ]
+    names = ("weight", "bias", "running_mean", "running_var")
+    return "BatchNormalization", [bn.state_dict()[name] for name in names]
 
 
 def field(number: int, content: int | bytes) -> bytes:
