@@ -188,6 +188,24 @@ def test_one_rule_gives_all_forms_and_names_are_escaped(tmp_path: Path) -> None:
     assert "1 of 4 planned test clips" in footer["clips"]
 
 
+def test_metrics_of_another_voice_are_in_a_table_of_their_own(tmp_path: Path) -> None:
+    own = write_metrics(tmp_path / "a.parquet", "difftalk", {"c0": {"sync_confidence": 5.0}})
+    truth = write_metrics(tmp_path / "t.parquet", "ground_truth", {"c0": {"sync_confidence": 9.0}})
+    protocol = {"mouth": "box", "voice": "silence"}
+    driven = write_metrics(tmp_path / "b.parquet", "difftalk", {"c0": {"sync_confidence": 1.0}}, protocol)
+    out = tmp_path / "tables"
+    tables.run(
+        metrics=[own, truth, driven],
+        plan=write_plan(tmp_path / "p"),
+        settings=TablesSettings(),
+        out=out,
+    )
+    assert read(out, "comparison")["difftalk"]["sync_confidence"] == "5"
+    with (out / "cross_driven.csv").open() as source:
+        rows = [(r["method"], r["voice"], r["sync_confidence"]) for r in csv.DictReader(source)]
+    assert rows == [("difftalk", "own", "5"), ("difftalk", "silence", "1")]
+
+
 def test_scores_of_two_protocols_are_not_mixed(tmp_path: Path) -> None:
     one = write_metrics(tmp_path / "a.parquet", "a", {"c0": {}}, {"mouth": "small"})
     two = write_metrics(tmp_path / "b.parquet", "b", {"c0": {}}, {"mouth": "large"})

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from difftalk.evaluation.columns import METRICS
 from difftalk.evaluation.frechet import frechet_distance, halves_floor
@@ -124,6 +125,21 @@ def write_scores(path: Path, method: str, rows: list[dict[str, Any]], protocol: 
     """Write the rows of one method on one shard, and the protocol in the file's metadata."""
     metadata = {"protocol": json.dumps(protocol, sort_keys=True), "method": method}
     write_parquet(path, pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata))
+
+
+def by_voice(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return metrics files by the voice that drove the method, which their protocol names: `own` if none.
+
+    A file that cannot be read is among those of `own`: `read_scores` says what is wrong with it.
+    """
+    found: dict[str, list[Path]] = {"own": []}
+    for path in sorted(paths):
+        try:
+            protocol = json.loads((pq.read_schema(path).metadata or {})[b"protocol"])
+        except (OSError, KeyError, ValueError):  # pyarrow's ArrowInvalid is a ValueError
+            protocol = {}
+        found.setdefault(protocol.get("voice", "own"), []).append(path)
+    return found
 
 
 def read_scores(paths: Sequence[Path], *, of_set: bool = True) -> Scores:

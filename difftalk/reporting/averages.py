@@ -263,12 +263,15 @@ def subgroups_table(
 def cross_driven_table(scores_by_voice: Mapping[str, Scores], footer: dict[str, str]) -> Table:
     """Return a row for each method and voice that it was driven by: the columns that need no true frames.
 
+    Methods that no other voice than their own has driven are left out.
+
     Args:
-        scores_by_voice: of each voice, such as own, other and silence.
+        scores_by_voice: of each voice: own, other and silence.
         footer: of `footer_of`.
     """
     of_voice = {voice: Figures(scores, columns=SYNC_COLUMNS) for voice, scores in scores_by_voice.items()}
-    methods = first_seeds({method for figures in of_voice.values() for method in figures.methods})
+    driven = {m for voice, figures in of_voice.items() if voice != "own" for m in figures.methods}
+    methods = first_seeds(driven)
     rows = [
         {**figures.row(method), "voice": voice}
         for method in methods

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from difftalk.reporting.gallery import GalleryClip
 
 # In the order of the page; the checks have a section of their own, and the differences another form.
-TABLES = ("comparison", "audio_smoothing", "conditions", "seeds", "subgroups")
+TABLES = ("comparison", "audio_smoothing", "conditions", "cross_driven", "seeds", "subgroups")
 
 
 def report_page(

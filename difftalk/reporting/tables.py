@@ -20,6 +20,7 @@ TITLES = {
     "comparison": "Comparison",
     "differences": "Differences of rows",
     "checks": "Has it learnt?",
+    "cross_driven": "Driven by another voice and by silence",
     "seeds": "Seeds",
     "subgroups": "Subgroups",
 }

@@ -34,14 +34,14 @@ def run(
         out: folder for the page.
         zip: zip file to write.
     """
-    from difftalk.evaluation.scores import read_scores
+    from difftalk.evaluation.scores import by_voice, read_scores
     from difftalk.reporting.gallery import write_gallery
     from difftalk.reporting.page import report_page, write_zip
     from difftalk.reporting.panels import by_method
     from difftalk.reporting.spread import spreads
     from difftalk.runtime.files import atomic_file, atomic_folder
 
-    scores = read_scores(metrics, of_set=False)
+    scores = read_scores(by_voice(metrics)["own"], of_set=False)
     with atomic_folder(out) as tmp:
         media = tmp / "media"
         media.mkdir()

@@ -12,7 +12,7 @@ def run(*, metrics: list[InputFile], plan: InputFile, settings: TablesSettings, 
     `clips`, never `clips_asked`.
 
     Args:
-        metrics: metrics/METHOD/SHARD.parquet of all methods.
+        metrics: metrics/METHOD/SHARD.parquet of all methods, driven by their own voice and by others.
         plan: plan/clips.parquet.
         settings: name of the run, further lines of the protocol, what the subgroups are by, and sources of
             published figures.
@@ -24,16 +24,18 @@ def run(*, metrics: list[InputFile], plan: InputFile, settings: TablesSettings, 
     """
     import json
 
-    from difftalk.evaluation.scores import read_scores
-    from difftalk.reporting.averages import all_tables, footer_of, groups_of
+    from difftalk.evaluation.scores import by_voice, read_scores
+    from difftalk.reporting.averages import all_tables, cross_driven_table, footer_of, groups_of
     from difftalk.reporting.tables import WRITERS
     from difftalk.runtime.files import atomic_folder
 
-    scores = read_scores(metrics)
+    of_voice = {voice: read_scores(paths) for voice, paths in by_voice(metrics).items()}
+    scores = of_voice["own"]
     footer = footer_of(scores, plan, settings)
     with atomic_folder(out) as tmp:
         groups = groups_of(plan, settings.subgroups)
-        for table in all_tables(scores, footer, groups, settings.published):
+        tables = all_tables(scores, footer, groups, settings.published)
+        for table in [*tables, cross_driven_table(of_voice, footer)]:
             for suffix, write in WRITERS.items():
                 (tmp / f"{table.name}.{suffix}").write_text(write(table), encoding="utf-8", newline="\n")
         text = json.dumps(footer, indent=1, sort_keys=True, ensure_ascii=False)

@@ -1,6 +1,15 @@
 # Measurements, the paper's tables, and the page that shows them.
 
-TABLES = ["audio_smoothing", "conditions", "comparison", "differences", "checks", "seeds", "subgroups"]
+TABLES = [
+    "audio_smoothing",
+    "conditions",
+    "comparison",
+    "differences",
+    "checks",
+    "cross_driven",
+    "seeds",
+    "subgroups",
+]
 
 
 rule score:
