@@ -144,6 +144,23 @@ def test_v2_sees_bgr_at_224_pixels() -> None:
     np.testing.assert_array_equal(lips[..., ::-1], cut_box(frames[:5], box, 224, fill=110))
 
 
+def test_v2_sees_the_jpeg_files_of_the_released_code_where_asked_to() -> None:
+    frames, landmarks, _ = speaker(1)
+    plain, released = (
+        SyncExpert(SyncnetConfig("syncnet_v2"), SyncNetV2(), jpeg=jpeg).lips(frames[:30], landmarks[:30])
+        for jpeg in (False, True)
+    )
+    assert released.shape == plain.shape
+    error = np.mean((released.astype(float) - plain) ** 2, axis=(1, 2, 3))
+    psnr = 10 * np.log10(255**2 / error)
+    # 200 kbit/s are for all frames together: the first are written finely, those after a second coarsely.
+    assert (psnr[:3] > 40).all() and (psnr[-3:] < 36).all() and (psnr > 30).all()
+    small = SyncExpert(SyncnetConfig(), SmallSyncNet(SyncnetConfig()), jpeg=True)
+    np.testing.assert_array_equal(
+        small.lips(frames[:3], landmarks[:3]), cut_box(frames[:3], lip_box(landmarks[:3]), 32)
+    )
+
+
 def test_a_folder_that_is_no_expert_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no sync expert"):
         load_syncnet(tmp_path)

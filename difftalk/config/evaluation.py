@@ -42,6 +42,12 @@ class Evaluation(Section):
     every: int = Field(
         25, ge=1, description="Frames from one to the next that ST-LPIPS, identity and CSIM look at."
     )
+    sync_frames: Literal["jpeg", "plain"] = Field(
+        "jpeg",
+        description="What SyncNet v2 sees: `jpeg`, crops written to JPEG files by ffmpeg's default quality, "
+        "as in its authors' code and so in published LSE-C and LSE-D; `plain`, the crops. Other experts see "
+        "the crops.",
+    )
     lpips_backbone: str | None = Field(
         None,
         description="File of AlexNet's weights for LPIPS; null: `alexnet` of `difftalk weights`, or "

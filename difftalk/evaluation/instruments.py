@@ -130,8 +130,14 @@ def _of_set(column: str, module: ModuleType, network: "inception.Inception | i3d
     return Instrument(name, module.__name__, measure, {column: network.protocol}, weights)
 
 
+SYNC_FRAMES = {
+    "jpeg": "of 224 px as JPEG files of ffmpeg's default quality (200 kbit/s), as in the released code",
+    "plain": "of 224 px without the JPEG files of the released code",
+}
+
+
 def _of_sync(syncnet: Path, settings: Evaluation) -> Instrument:
-    expert = load_syncnet(syncnet, settings.device)
+    expert = load_syncnet(syncnet, settings.device, jpeg=settings.sync_frames == "jpeg")
     about = {k: v for k, v in expert.config.about.items() if k in ("source", "command", "held_out")}
     ends = "ends zero-padded as released" if expert.zero_padded else "mean over the pairs that exist"
     lines = {
@@ -141,4 +147,7 @@ def _of_sync(syncnet: Path, settings: Evaluation) -> Instrument:
         "sync_expert": json.dumps(about, sort_keys=True),
     }
     depends_on = {"expert": digest_of_model(syncnet), "max_shift": settings.max_shift}
+    if expert.config.architecture == "syncnet_v2":
+        lines["sync"] += f", frames {SYNC_FRAMES[settings.sync_frames]}"
+        depends_on["frames"] = settings.sync_frames
     return Instrument("sync", "difftalk.models.syncnet", measures.sync(expert, settings), lines, depends_on)

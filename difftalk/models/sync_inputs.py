@@ -65,18 +65,23 @@ def face_box(landmarks: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def cut_box(
-    frames: np.ndarray, box: tuple[int, int, int, int], size: int, fill: int | None = None
+    frames: np.ndarray,
+    box: tuple[int, int, int, int],
+    size: int,
+    fill: int | None = None,
+    average: bool = True,
 ) -> np.ndarray:
     """Cut the box out of every frame and resize it: (T, size, size, 3) uint8.
 
-    What lies outside the frame repeats its border, or is `fill`.
+    What lies outside the frame repeats its border, or is `fill`. Where it shrinks, pixels are averages of
+    those that they cover, or, without `average`, interpolated between four, as OpenCV does by default.
     """
     x0, y0, x1, y1 = box
     height, width = frames.shape[1:3]
     top, left = max(-y0, 0), max(-x0, 0)
     bottom, right = max(y1 - height, 0), max(x1 - width, 0)
     border = cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT
-    shrink = x1 - x0 > size
+    shrink = average and x1 - x0 > size
     out = np.empty((len(frames), size, size, 3), np.uint8)
     for i, frame in enumerate(frames):
         if top or left or bottom or right:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from difftalk.media.jpeg import as_jpeg
 from difftalk.models.sync_inputs import (
     LIP_FRAMES,
     MFCC_COEFFICIENTS,
@@ -143,12 +144,18 @@ class SyncExpert:
         config: of the network.
         network: is put in eval mode, on `device`; embeddings come back as float32 arrays.
         device: of the network.
+        jpeg: whether SyncNet v2 sees its crops as its authors' code shows them to it: resized bilinearly and
+            written to JPEG files. Others never do.
     """
 
     def __init__(
-        self, config: SyncnetConfig, network: SyncNetV2 | SmallSyncNet, device: str | torch.device = "cpu"
+        self,
+        config: SyncnetConfig,
+        network: SyncNetV2 | SmallSyncNet,
+        device: str | torch.device = "cpu",
+        jpeg: bool = False,
     ) -> None:
-        self.config = config
+        self.config, self.jpeg = config, jpeg
         self.network = network.to(device).eval()
         self.device = device
 
@@ -198,7 +205,8 @@ class SyncExpert:
     def lips(self, frames: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         """Return the crops that the network sees, (T, S, S, 3) uint8, in its channel order."""
         if self.config.architecture == "syncnet_v2":
-            return cut_box(frames, face_box(landmarks), V2_SIZE, fill=V2_FILL)[..., ::-1].copy()
+            crops = cut_box(frames, face_box(landmarks), V2_SIZE, fill=V2_FILL, average=not self.jpeg)
+            return (as_jpeg(crops) if self.jpeg else crops)[..., ::-1].copy()
         return cut_box(frames, lip_box(landmarks), self.config.lip_size)
 
     def _no_embeddings(self) -> np.ndarray:
@@ -226,8 +234,8 @@ def save_syncnet(
     (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def load_syncnet(folder: str | Path, device: str | torch.device = "cpu") -> SyncExpert:
-    """Load the sync expert of a folder that `save_syncnet` wrote.
+def load_syncnet(folder: str | Path, device: str | torch.device = "cpu", jpeg: bool = False) -> SyncExpert:
+    """Load the sync expert of a folder that `save_syncnet` wrote; `jpeg` as of `SyncExpert`.
 
     Weights stored in half precision are widened to float32, which is exact.
 
@@ -247,7 +255,7 @@ def load_syncnet(folder: str | Path, device: str | torch.device = "cpu") -> Sync
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as e:
         why = " ".join(str(e).split())[:200]
         raise UserError(f"{reading}: the sync expert cannot be read: {why}") from None
-    return SyncExpert(config, network, device)
+    return SyncExpert(config, network, device, jpeg)
 
 
 def _conv2d(inputs: int, outputs: int, kernel: Any, padding: Any) -> Iterator[nn.Module]:
