@@ -28,6 +28,7 @@ from difftalk.media.encode import encode_video, write_video
 from difftalk.media.points68 import MOUTH, RIGID
 from difftalk.media.shards import Crop, read_crops, write_shard
 from difftalk.reporting.figures import TRUTH, Figures
+from difftalk.reporting.tables import heading
 from difftalk.stages import score
 
 EXPERT = Path(difftalk.__file__).parent / "assets" / "syncnet"
@@ -161,7 +162,7 @@ def table(scores: Scores) -> str:
         ["column", *(method.replace("_", " ") for method in methods)],
         ["---"] * (len(methods) + 1),
         ["clips", *clips],
-        *([METRICS[c].heading, *(cell(figures, m, c) for m in methods)] for c in shown),
+        *([heading(c, scores.protocol), *(cell(figures, m, c) for m in methods)] for c in shown),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from difftalk.config.evaluation import Evaluation
 from difftalk.config.training import OWN_AUDIO
-from difftalk.evaluation import i3d, identity, inception, measures, metrics, st_lpips
+from difftalk.evaluation import arcface, i3d, identity, inception, measures, metrics, st_lpips
 from difftalk.evaluation.kept import Arrays
 from difftalk.evaluation.landmark_metrics import MIN_SILENCE_S
 from difftalk.evaluation.pair import Pair
@@ -61,6 +61,7 @@ def load_instruments(syncnet: Path, settings: Evaluation) -> list[Instrument]:
     return [
         *_of_images(settings),
         *_of_landmarks(settings),
+        *_of_faces(settings),
         _of_set("fid", inception, inception.Inception.load(settings.device)),
         _of_set("fvd", i3d, i3d.I3d.load(settings.device)),
         _of_sync(syncnet, settings),
@@ -117,6 +118,21 @@ def _of_landmarks(settings: Evaluation) -> list[Instrument]:
         Instrument("true_points", f"{HERE}.mouth", measures.true_points, {}, of_truth=True),
         Instrument("speech", "difftalk.speech.vad", measures.speech, speech, of_truth=True),
         Instrument("motion", f"{HERE}.motion", measures.mouth_motion, motion, box),
+    ]
+
+
+def _of_faces(settings: Evaluation) -> list[Instrument]:
+    network = arcface.ArcFace.load(settings.device)
+    module = f"{HERE}.arcface"
+    if network is None:
+        return [Instrument("csim", module, None, {"csim": arcface.NOT_COMPUTED})]
+    weights: dict[str, Any] = {"weights": pretrained.recorded(arcface.WEIGHTS)}
+    line = f"{network.protocol}; cosine to the first true frame, every {settings.every} frames"
+    every = weights | {"every": settings.every}
+    reference = measures.true_embedding(network)
+    return [
+        Instrument("csim", module, measures.embeddings(network, settings.every), {"csim": line}, every),
+        Instrument("true_csim", module, reference, {}, weights, of_truth=True),
     ]
 
 

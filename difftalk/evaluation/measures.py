@@ -10,6 +10,7 @@ import numpy as np
 
 from difftalk.config.evaluation import Evaluation
 from difftalk.evaluation import metrics, motion
+from difftalk.evaluation.arcface import ArcFace
 from difftalk.evaluation.identity import descriptors
 from difftalk.evaluation.kept import Arrays
 from difftalk.evaluation.mouth import face_points
@@ -58,6 +59,24 @@ def features_of(network: Callable[[np.ndarray], np.ndarray]) -> Callable[[Pair],
 
     def measure(pair: Pair) -> Arrays:
         return {"features": network(pair.frames)}
+
+    return measure
+
+
+def embeddings(network: ArcFace, every: int) -> Callable[[Pair], Arrays]:
+    """Embed the face in every so many frames of the method: (n, 512)."""
+
+    def measure(pair: Pair) -> Arrays:
+        return {"embeddings": network.embeddings(pair.frames[::every], pair.landmarks[::every])}
+
+    return measure
+
+
+def true_embedding(network: ArcFace) -> Callable[[Pair], Arrays]:
+    """Embed the face in the first true frame, the reference: (1, 512)."""
+
+    def measure(pair: Pair) -> Arrays:
+        return {"embeddings": network.embeddings(pair.whole_truth[:1], pair.clip.landmarks[:1])}
 
     return measure
 

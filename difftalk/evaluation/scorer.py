@@ -10,6 +10,7 @@ from typing import Any
 
 from difftalk.config.evaluation import Evaluation
 from difftalk.config.training import OWN_AUDIO
+from difftalk.evaluation.arcface import csim
 from difftalk.evaluation.figures import landmark_figures, mean, motion_figures, none_for_nan
 from difftalk.evaluation.identity import id_distance
 from difftalk.evaluation.instruments import Instrument, load_instruments
@@ -116,6 +117,9 @@ class Scorer:
         clip_row["id_distance"] = id_distance(reference, found["identity"]["descriptors"])
         for name in SCALARS & found.keys():
             clip_row |= {column: mean(values) for column, values in found[name].items()}
+        if "csim" in found:
+            reference = found["true_csim"]["embeddings"][0]
+            clip_row["csim"] = csim(reference, found["csim"]["embeddings"])
         for name in FEATURES.keys() & found.keys():
             clip_row[name] = found[name]["features"].astype("<f4").tobytes()
         frame_rows = [

@@ -116,6 +116,12 @@ GPUS = {
     "sample": CONFIG.gpu,
     "score": CONFIG.gpu if CONFIG.evaluation.device == "cuda" else 0,
 }
+# Columns appear when their weights do.
+WEIGHTS_OF_COLUMNS = {
+    name: pretrained.recorded(name)
+    for name, weight in pretrained.WEIGHTS.items()
+    if weight.needed_by.endswith("of the tables")
+}
 TEMPLATES = fingerprint_files(ROOT / "difftalk/reporting/templates")
 
 

@@ -35,7 +35,7 @@ rule score:
     params:
         settings=SETTINGS["score"],
         state=f"{RUN}/state/scores/{{shard}}",
-        backbone=None if CONFIG.evaluation.lpips_backbone else pretrained.recorded("alexnet"),
+        weights=WEIGHTS_OF_COLUMNS,
         code=fingerprint("difftalk.stages.score"),
     message:
         "Score {wildcards.method} on {wildcards.shard}"
