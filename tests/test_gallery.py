@@ -61,7 +61,7 @@ def test_clips_at_which_methods_differ_most_come_first(
 
 @pytest.mark.parametrize("count", range(1, 15))
 def test_no_third_of_a_grid_is_empty(count: int) -> None:
-    columns = columns_for(count)
+    columns = columns_for(count, 192)
     assert -count % columns < columns / 3
     frame = np.full((8, 8, 3), 200, np.uint8)
     shown = grid([("", frame)] * count, 2)

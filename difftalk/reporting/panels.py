@@ -18,7 +18,8 @@ from difftalk.runtime.checksums import verify
 from difftalk.runtime.sample_folder import find_video
 
 LABEL_HEIGHT, LABEL_FONT, SMALLEST_FONT = 28, 18, 9  # pixels
-MOST_COLUMNS = 7  # panels in a row of a video
+# Panels in a row of a video: seven, or as many as are as wide as most screens, but four at least.
+MOST_COLUMNS, LEAST_COLUMNS, WIDEST = 7, 4, 2048
 STRIP_FRAMES = 8
 FIRST_METHODS = ("reference_copy", "difftalk", "no_audio")
 BACKGROUND, INK = (18, 18, 18), (235, 235, 235)
@@ -71,15 +72,16 @@ def panels_of(clip: Crop, samples: dict[str, list[Path]], methods: Sequence[str]
     return panels
 
 
-def columns_for(panels: int) -> int:
-    """Return how many panels stand in a row: few rows, and as few empty places as can be.
+def columns_for(panels: int, size: int) -> int:
+    """Return how many panels of `size` pixels stand in a row: few rows, and as few empty places as can be.
 
-    >>> [columns_for(count) for count in (2, 5, 7, 8, 9, 11)]
-    [2, 5, 7, 4, 5, 6]
+    >>> [columns_for(count, 192) for count in (2, 5, 7, 8, 9, 11)], columns_for(7, 512)
+    ([2, 5, 7, 4, 5, 6], 4)
     """
-    if panels <= MOST_COLUMNS:
+    most = max(LEAST_COLUMNS, min(MOST_COLUMNS, WIDEST // size))
+    if panels <= most:
         return panels
-    return min(range(4, MOST_COLUMNS + 1), key=lambda columns: (-panels % columns, -columns))
+    return min(range(LEAST_COLUMNS, most + 1), key=lambda columns: (-panels % columns, -columns))
 
 
 def grid(panels: Sequence[tuple[str, np.ndarray]], scale: int) -> np.ndarray:
@@ -89,8 +91,8 @@ def grid(panels: Sequence[tuple[str, np.ndarray]], scale: int) -> np.ndarray:
         panels: label and frame (S, S, 3) of each.
         scale: factor by which frames are enlarged.
     """
-    columns = columns_for(len(panels))
     size = panels[0][1].shape[0] * scale
+    columns = columns_for(len(panels), size)
     rows = -(-len(panels) // columns)
     out = np.full((rows * (size + LABEL_HEIGHT), columns * size, 3), BACKGROUND[0], np.uint8)
     for i, (label, frame) in enumerate(panels):
