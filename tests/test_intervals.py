@@ -106,6 +106,14 @@ def test_the_best_of_a_column(column: str, one: list[float], two: list[float], b
     assert figures.best(["ground_truth", "one", "two"], column) == best
 
 
+def test_a_figure_of_fewer_clips_than_were_scored_says_of_how_many() -> None:
+    table = tables_of(scores_of("psnr", {"one": [1.0, 2.0, None, None], "two": [1.0, None, None, None]}))
+    rows = table["comparison"].rows
+    assert [row["partial"] for row in rows] == ["psnr=2", "psnr=1"]
+    assert "| 1.50 [1.00, 2.00] of 2 |" in WRITERS["md"](table["comparison"])
+    assert "| 1.00 of 1 |" in WRITERS["md"](table["comparison"])
+
+
 def test_few_clips_make_no_method_the_best() -> None:
     for count, best in ((5, None), (6, "one")):
         figures = figures_of("psnr", one=list(UP[:count]), two=list(DOWN[:count]))

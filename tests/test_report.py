@@ -219,12 +219,13 @@ def test_differences_are_a_row_for_two_methods_and_a_column_for_a_metric() -> No
     cells = {"table": "comparison", "method": "b", "against": "a", "clips": 9}
     rows = [
         cells | {"metric": "psnr", "difference": 0.5, "lo": 0.1, "hi": 0.9},
-        cells | {"metric": "lpips", "difference": 0.1, "lo": -0.1, "hi": 0.3},
+        cells | {"metric": "lpips", "difference": 0.1, "lo": -0.1, "hi": 0.3, "clips": 7},
     ]
     wide = wide_differences(Table("differences", tuple(rows[0]), rows, {}))
     assert wide.headings == ["rows", "table", "PSNR\u00a0↑", "LPIPS\u00a0↓"]
     ((pair, _, psnr, lpips),) = wide.cells
-    assert pair.text == "b − a" and psnr == ("0.50", "[0.10, 0.90]", True) and not lpips.best
+    assert pair.text == "b − a" and psnr == ("0.50", "[0.10, 0.90]", True)
+    assert lpips.interval.endswith("of 7") and not lpips.best
 
 
 def test_a_run_without_test_clips_still_has_a_page(page: Path, tmp_path: Path) -> None:

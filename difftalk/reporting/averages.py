@@ -26,7 +26,9 @@ from difftalk.reporting.methods import (
 from difftalk.reporting.published import NOTE, published_rows
 from difftalk.reporting.tables import PROTOCOL, Table, figure_text, is_lse, with_intervals
 
-COLUMNS = with_intervals(("method", "clips", "clips_asked", *METRICS, "published", "best", PROTOCOL))
+COLUMNS = with_intervals(
+    ("method", "clips", "clips_asked", *METRICS, "published", "best", "partial", PROTOCOL)
+)
 SUBGROUP_COLUMNS = ("by", "group", *(column for column in COLUMNS if column != "published"))
 DIFFERENCE_COLUMNS = ("table", "method", "against", "metric", "difference", "lo", "hi", "clips", PROTOCOL)
 SYNC_COLUMNS = (
@@ -219,7 +221,11 @@ def _method_rows(methods: Sequence[str], figures: Figures) -> list[dict[str, Any
     rows = []
     for method in methods:
         won = [column for column, winner in best.items() if winner == method]
-        rows.append({"published": None, **figures.row(method), "best": ";".join(won) or None})
+        scored = figures.scored[method]
+        counts = {column: figures.known(method, column) for column in figures.columns}
+        part = [f"{column}={clips}" for column, clips in counts.items() if 0 < clips < scored]
+        marks = {"best": ";".join(won) or None, "partial": ";".join(part) or None}
+        rows.append({"published": None, **figures.row(method), **marks})
     return rows
 
 

@@ -1,7 +1,7 @@
 """The page of a run: tables, checks, gallery, clips, training curves and protocol. No server, no network."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,15 +87,33 @@ def wide_differences(table: Table) -> Table:
     Those whose interval excludes zero are marked as the best are, if they are of enough clips.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
+    most = _most_clips(table)
     for found in table.rows:
-        pair = f"{found['method']} − {found['against']}"
-        row = rows.setdefault((found["table"], pair), {"table": found["table"], "rows": pair, "best": ""})
+        pair = _pair(found)
+        row = rows.setdefault(
+            (found["table"], pair), {"table": found["table"], "rows": pair, "best": "", "partial": ""}
+        )
         metric, low, high = found["metric"], found["lo"], found["hi"]
         row |= {metric: found["difference"], f"{metric}_lo": low, f"{metric}_hi": high}
         if low is not None and high is not None and low * high > 0 and found["clips"] >= FEW:
             row["best"] += f"{metric};"
+        if found["clips"] < most[found["table"], pair]:
+            row["partial"] += f"{metric}={found['clips']};"
     columns = with_intervals(("rows", "table", *METRICS))
     return Table(table.name, columns, list(rows.values()), table.footer)
+
+
+def _most_clips(table: Table) -> dict[tuple[str, str], int]:
+    """The most clips that the differences of two rows of a table are of."""
+    most: dict[tuple[str, str], int] = {}
+    for row in table.rows:
+        key = (row["table"], _pair(row))
+        most[key] = max(most.get(key, 0), row["clips"])
+    return most
+
+
+def _pair(row: Mapping[str, Any]) -> str:
+    return f"{row['method']} − {row['against']}"
 
 
 def _rejected(paths: Sequence[Path]) -> list[dict[str, str]]:

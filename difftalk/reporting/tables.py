@@ -30,16 +30,25 @@ OPTIONAL = frozenset({*FIGURES, "published"})
 PROTOCOL = "protocol_sha256"
 SYNCNET_V2 = "syncnet_v2"
 OWN_SCALE = {"sync_confidence": "confidence", "sync_distance": "distance"}
+# Of the CSV: what the other forms say in bold, beside an interval, and in the footer.
+MARKS = frozenset({"best", "partial", PROTOCOL})
 COUNTS = frozenset({"clips", "clips_asked", "seeds"})
 # Columns of words, which a name of digits does not make a column of numbers.
 WORDS = frozenset(
     {"method", "against", "by", "group", "table", "rows", "metric", "values", "holds", "voice"}
-    | {"published", "best", "check", "found", "verdict", PROTOCOL}
+    | {"published", "check", "found", "verdict"}
+    | MARKS
 )
 
 
 class Cell(NamedTuple):
-    """A cell for people: its text, `[lower, upper]` if it has an interval, and whether it is the best."""
+    """A cell for people.
+
+    Args:
+        text: the figure, or words.
+        interval: `[lower, upper]`, and `of N` where it is of fewer clips than the others of its row.
+        best: whether it is the best of its column.
+    """
 
     text: str
     interval: str = ""
@@ -61,7 +70,8 @@ class Table:
     Args:
         name: such as `comparison`.
         columns: names of the columns of the CSV; `X_lo` and `X_hi` hold the interval of the column X, `best`
-            names the columns in which the row is best, `protocol_sha256` is that of the footer.
+            names the columns in which the row is best, `partial` has `X=N` for those of fewer clips than were
+            scored, `protocol_sha256` is that of the footer.
         rows: of cells by column; a cell is a string, a number, or None for missing, as is one that is absent.
         footer: the protocol, line by line.
     """
@@ -84,7 +94,7 @@ class Table:
     @property
     def shown(self) -> list[str]:
         """The columns for people: without ends of intervals, marks, and figures that no row has."""
-        hidden = {end for column in self.columns for end in _ends(column)} | {"best", PROTOCOL}
+        hidden = {end for column in self.columns for end in _ends(column)} | MARKS
         filled = {column for row in self.rows for column, value in row.items() if value is not None}
         there = [column for column in self.columns if column not in hidden]
         return [column for column in there if column not in OPTIONAL or column in filled]
@@ -163,7 +173,9 @@ def cell(column: str, row: dict[str, Any]) -> Cell:
     ends = [row.get(end) for end in _ends(column)]
     interval = ", ".join(figure_text(metric, end) for end in ends if end is not None)
     best = column in (row.get("best") or "").split(";")
-    return Cell(figure_text(metric, value), f"[{interval}]" if interval else "", best)
+    fewer = dict(part.split("=") for part in (row.get("partial") or "").split(";") if part)
+    of = f"of {fewer[column]}" if column in fewer else ""
+    return Cell(figure_text(metric, value), f"[{interval}] {of}".strip() if interval else of, best)
 
 
 def to_csv(table: Table) -> str:
