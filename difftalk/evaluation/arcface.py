@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from difftalk.evaluation.networks import load_network, not_computed, weights_of
+from difftalk.models.networks import load_network, not_computed, weights_of
 from difftalk.pretrained.onnx_tensors import Layer
 from difftalk.runtime.errors import UserError
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from difftalk.evaluation.networks import Unit, load_network, not_computed, weights_of
+from difftalk.models.networks import Unit, load_network, not_computed, weights_of
 from difftalk.runtime.errors import UserError
 
 WEIGHTS = "i3d-fvd"

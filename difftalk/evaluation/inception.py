@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from difftalk.evaluation.networks import Unit, load_network, not_computed, weights_of
+from difftalk.models.networks import Unit, load_network, not_computed, weights_of
 
 WEIGHTS = "inception-fid"
 SIDE, FEATURES = 299, 2048

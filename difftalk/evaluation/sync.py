@@ -28,47 +28,52 @@ class Sync:
     windows: int
 
 
-def measure_sync(video: np.ndarray, audio: np.ndarray, max_shift: int, zero_padded: bool) -> Sync | None:
+def measure_sync(
+    video: np.ndarray, audio: np.ndarray, max_shift: int, zero_padded: bool, every: int = 1
+) -> Sync | None:
     """Compare the embeddings of a clip at all shifts from -max_shift to max_shift frames.
 
     Args:
-        video: (N, E), the window that starts at each frame.
-        audio: (M, E), likewise.
+        video: (N, E), the window that starts at each frame, or at every n-th.
+        audio: (M, E), the window that starts at each frame.
         max_shift: frames that the audio is shifted either way.
         zero_padded: beyond the ends of the audio, compare with zero vectors, as the released protocol does
             (figures of v2 are comparable only so); otherwise take the mean over the pairs that exist, so that
             a short clip is not judged by its ends.
+        every: frames from one video window to the next.
 
     Returns:
         None where there is no pair at some shift: the clip is too short.
     """
-    count = min(len(video), len(audio))
-    if count == 0 or (not zero_padded and count <= max_shift):
+    video = video[: -(-len(audio) // every)]
+    count = min(len(video) * every, len(audio))
+    last = (len(video) - 1) * every
+    if count == 0 or (not zero_padded and min(last, count - 1) < max_shift):
         return None
-    distances = shifted_distances(video[:count], audio[:count], max_shift)
+    distances = shifted_distances(video, audio[:count], max_shift, every)
     if not zero_padded:
-        distances[~_pairs(count, max_shift)] = np.nan
+        distances[~_pairs(count, max_shift)[::every]] = np.nan
     means = np.nanmean(distances, axis=0)
     best = int(np.argmin(means))
     return Sync(
         offset=max_shift - best,
         confidence=float(np.median(means) - means[best]),
         distance=float(means[best]),
-        windows=count,
+        windows=len(video),
     )
 
 
-def shifted_distances(video: np.ndarray, audio: np.ndarray, max_shift: int) -> np.ndarray:
+def shifted_distances(video: np.ndarray, audio: np.ndarray, max_shift: int, every: int = 1) -> np.ndarray:
     """Return the distance of each video window to the audio windows at all shifts.
 
-    D[i, k] = |video_i - audio_{i + k - max_shift} + eps|, (N, 2 max_shift + 1) float64; zero vectors lie
-    beyond the ends of the audio.
+    D[i, k] = |video_i - audio_{every i + k - max_shift} + eps|, (N, 2 max_shift + 1) float64; zero vectors
+    lie beyond the ends of the audio.
     """
-    count = len(video)
+    count = len(audio)
     padded = np.pad(np.asarray(audio, np.float64), ((max_shift, max_shift), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, count, axis=0)  # (2 max_shift + 1, E, N)
     video = np.asarray(video, np.float64)
-    return np.stack([np.linalg.norm(video - window.T + EPS, axis=1) for window in windows], axis=1)
+    return np.stack([np.linalg.norm(video - window.T[::every] + EPS, axis=1) for window in windows], axis=1)
 
 
 def _pairs(count: int, max_shift: int) -> np.ndarray:

@@ -159,6 +159,8 @@ class SyncExpert:
         self.network = network.to(device).eval()
         self.device = device
 
+    every = 1  # frames from one video window to the next
+
     @property
     def zero_padded(self) -> bool:
         """Whether the ends of a clip are compared with zero vectors, as in the protocol of v2."""

@@ -115,6 +115,13 @@ WEIGHTS = {
         "arcface.safetensors",
         member="w600k_r50.onnx",
     ),
+    "stable-syncnet": Weight(
+        "https://huggingface.co/ByteDance/LatentSync-1.6/resolve/main/stable_syncnet.pt",
+        "",
+        "OpenRAIL++ (ByteDance/LatentSync-1.6)",
+        "second sync expert of the tables",
+        "stable-syncnet.safetensors",
+    ),
 }
 
 DEFAULT_FOLDER = "results/weights"

@@ -7,12 +7,12 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from difftalk.evaluation.networks import fill
 from difftalk.models import syncnet
 from difftalk.models.formats.ldm import import_first_stage
 from difftalk.models.formats.syncnet_v2 import import_syncnet_v2
 from difftalk.models.formats.torch_file import listed, read_state_dict
 from difftalk.models.formats.torchscript import is_torchscript, read_torchscript
+from difftalk.models.networks import fill
 from difftalk.pretrained.onnx_tensors import read_layers
 from difftalk.runtime.errors import UserError
 
@@ -91,6 +91,16 @@ def _arcface(file: Path, out: Path, called: str) -> None:
     _save_filled(network, named_tensors(read_layers(file), network, file), file, out)
 
 
+def _stable_syncnet(file: Path, out: Path, called: str) -> None:
+    import torch
+
+    from difftalk.models.stable_syncnet import StableSyncNet
+
+    with torch.device("meta"):
+        network = StableSyncNet()
+    _save_filled(network, read_state_dict(file), file, out)
+
+
 def _save_filled(network: nn.Module, state: dict[str, Tensor], file: Path, out: Path) -> None:
     """Keep the tensors of a network of a metric, which are these."""
     fill(network, state, file)
@@ -138,4 +148,5 @@ CONVERTERS: dict[str, Callable[[Path, Path, str], None]] = {
     "inception-fid": _inception_fid,
     "i3d-fvd": _i3d_fvd,
     "arcface": _arcface,
+    "stable-syncnet": _stable_syncnet,
 }

@@ -59,7 +59,7 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
         UserError: naming those that are missing, unknown or of another shape.
     """
     expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-    found = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
+    found = {k: v.float() for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
     wrong = sorted(
         k for k in expected.keys() | found.keys()
         if k not in expected or k not in found or expected[k].shape != found[k].shape
@@ -68,7 +68,7 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         kind = type(network).__name__
         raise UserError(f"{file}: not the weights of {kind}: {', '.join(wrong[:5])}{more}")
-    network.load_state_dict(found, strict=False)
+    network.load_state_dict(found, strict=False, assign=True)
 
 
 def weights_of(name: str) -> str:
