@@ -196,7 +196,7 @@ class StableSyncExpert:
         """How the embeddings are made, for the foot of the tables."""
         return (
             "StableSyncNet of LatentSync 1.6: 16 frames, the lower half of a face of 256 px that is aligned "
-            "by the true brows and nose, against 0.65 s of mel; distance of unit vectors; the windows at every "
+            "by the true brows and nose, against 0.65 s of mel; distance of unit vectors; windows at every "
             f"{EVERY}th frame, mean over the pairs that exist; {weights_of(WEIGHTS)}"
         )
 
