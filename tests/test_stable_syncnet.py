@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ from drawn_clips import speaker
 from torch import nn
 from torch.nn import functional
 
+from difftalk.config.evaluation import Evaluation
+from difftalk.evaluation import measures
+from difftalk.evaluation.columns import METRICS
 from difftalk.evaluation.sync import measure_sync
 from difftalk.models.stable_syncnet import (
     AUDIO,
@@ -105,6 +110,16 @@ def test_sync_by_every_fifth_window_finds_the_shift() -> None:
     at_each = measure_sync(whole[10:110], audio, 15, zero_padded=False)
     assert at_each is not None and at_each.offset == 4
     assert measure_sync(video[:3], audio, 15, zero_padded=False, every=5) is None
+
+
+def test_its_figures_have_names_of_their_own(expert: StableSyncExpert) -> None:
+    frames, landmarks, samples = speaker(1)
+    pair: Any = SimpleNamespace(frames=frames, landmarks=landmarks, audio=samples)
+    found = measures.sync(expert, Evaluation(), "sync2")(pair)
+    assert set(found) == {"sync2_offset", "sync2_confidence", "sync2_distance"} <= METRICS.keys()
+    assert 0 <= found["sync2_distance"] <= 2
+    pair.frames, pair.landmarks = frames[:20], landmarks[:20]
+    assert np.isnan(measures.sync(expert, Evaluation(), "sync2")(pair)["sync2_offset"])
 
 
 def test_the_mel_bands_are_slaneys() -> None:

@@ -13,6 +13,7 @@ from difftalk.evaluation import arcface, i3d, identity, inception, measures, met
 from difftalk.evaluation.kept import Arrays
 from difftalk.evaluation.landmark_metrics import MIN_SILENCE_S
 from difftalk.evaluation.pair import Pair
+from difftalk.models import stable_syncnet
 from difftalk.models.syncnet import load_syncnet
 from difftalk.pretrained import table as pretrained
 from difftalk.runtime.checksums import checksum, digest_of_model
@@ -65,6 +66,7 @@ def load_instruments(syncnet: Path, settings: Evaluation) -> list[Instrument]:
         _of_set("fid", inception, inception.Inception.load(settings.device)),
         _of_set("fvd", i3d, i3d.I3d.load(settings.device)),
         _of_sync(syncnet, settings),
+        _of_second_expert(settings),
     ]
 
 
@@ -167,3 +169,14 @@ def _of_sync(syncnet: Path, settings: Evaluation) -> Instrument:
         lines["sync"] += f", frames {SYNC_FRAMES[settings.sync_frames]}"
         depends_on["frames"] = settings.sync_frames
     return Instrument("sync", "difftalk.models.syncnet", measures.sync(expert, settings), lines, depends_on)
+
+
+def _of_second_expert(settings: Evaluation) -> Instrument:
+    module = stable_syncnet.__name__
+    expert = stable_syncnet.StableSyncExpert.load(settings.device)
+    if expert is None:
+        return Instrument("sync2", module, None, {"sync2": stable_syncnet.NOT_COMPUTED})
+    weights = pretrained.recorded(stable_syncnet.WEIGHTS)
+    depends_on = {"weights": weights, "max_shift": settings.max_shift}
+    lines = {"sync2": f"{expert.protocol}; shifts of {settings.max_shift} frames either way"}
+    return Instrument("sync2", module, measures.sync(expert, settings, "sync2"), lines, depends_on)

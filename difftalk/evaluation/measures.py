@@ -17,6 +17,7 @@ from difftalk.evaluation.mouth import face_points
 from difftalk.evaluation.pair import Pair
 from difftalk.evaluation.st_lpips import StLpips
 from difftalk.evaluation.sync import measure_sync
+from difftalk.models.stable_syncnet import StableSyncExpert
 from difftalk.models.syncnet import SyncExpert
 from difftalk.speech.vad import speech_probabilities
 
@@ -122,8 +123,13 @@ def mouth_motion(pair: Pair) -> Arrays:
     }
 
 
-def sync(expert: SyncExpert, settings: Evaluation) -> Callable[[Pair], Arrays]:
-    """Measure offset, confidence and distance by a sync expert: three scalars, NaN for a clip too short."""
+def sync(
+    expert: SyncExpert | StableSyncExpert, settings: Evaluation, name: str = "sync"
+) -> Callable[[Pair], Arrays]:
+    """Measure offset, confidence and distance by a sync expert: three scalars, NaN for a clip too short.
+
+    They are called after `name`: `sync_offset` and so on.
+    """
 
     def measure(pair: Pair) -> Arrays:
         found = measure_sync(
@@ -131,10 +137,11 @@ def sync(expert: SyncExpert, settings: Evaluation) -> Callable[[Pair], Arrays]:
             expert.audio_embeddings(pair.audio),
             settings.max_shift,
             expert.zero_padded,
+            expert.every,
         )
         values = (np.nan,) * 3 if found is None else (found.offset, found.confidence, found.distance)
-        names = ("sync_offset", "sync_confidence", "sync_distance")
-        return {name: np.array(float(value)) for name, value in zip(names, values, strict=True)}
+        kinds = ("offset", "confidence", "distance")
+        return {f"{name}_{kind}": np.array(float(v)) for kind, v in zip(kinds, values, strict=True)}
 
     return measure
 

@@ -28,7 +28,7 @@ from difftalk.runtime.fingerprint import fingerprint
 
 PACKAGES = ("torch", "scikit-image", "lpips", "dlib-bin", "opencv-python", "difftalk")
 # Instruments whose arrays are columns, by their means.
-SCALARS = {"sync", "st_lpips"}
+SCALARS = {"sync", "sync2", "st_lpips"}
 
 
 @dataclass
