@@ -29,7 +29,9 @@ def expected(shards: int, models: int, test_shards: int = 1, expert: bool = True
         ("plan", "autoencoder", "syncnet", "funnel", "clip_scores", "tables", "report", "all"), 1
     )
     per_shard = dict.fromkeys((*PER_SHARD, "sync") if expert else PER_SHARD, shards)
-    return once | per_shard | {"train": models, "sample": measured, "score": measured}
+    # The truth and one model, driven by other voices.
+    driven = {"pairs": 1, "cross_drive": 2 * test_shards, "cross_score": 2 * test_shards}
+    return once | per_shard | driven | {"train": models, "sample": measured, "score": measured}
 
 
 def test_the_demo(workflow: Workflow) -> None:
@@ -253,14 +255,18 @@ def test_an_edit_of_the_metrics_reruns_score_and_what_follows(tiny_run: Path, ch
     metrics.write_text(metrics.read_text() + "\nEDITED = True\n")
     found = tiny(tiny_run, "-n", checkout=checkout)
     # The page computes mouth openings by the same module, and follows anyhow.
-    assert found.jobs == {"score": 6, "tables": 1, "report": 1, "all": 1}
+    assert found.jobs == {"score": 6, "cross_score": 2, "tables": 1, "report": 1, "all": 1}
 
 
 def test_an_edit_of_the_training_leaves_the_data(tiny_run: Path, checkout: Path) -> None:
     loop = checkout / "difftalk" / "training" / "loop.py"
     loop.write_text(loop.read_text() + "\nEDITED = True\n")
     found = tiny(tiny_run, "-n", checkout=checkout)
-    assert found.jobs == {"train": 2, "sample": 2, "score": 2, "tables": 1, "report": 1, "all": 1}
+    driven = {"cross_drive": 1, "cross_score": 1}
+    assert found.jobs == {
+        **{"train": 2, "sample": 2, "score": 2, "tables": 1, "report": 1, "all": 1},
+        **driven,
+    }
 
 
 def test_steps_of_one_experiment_rerun_that_one_and_what_follows(tiny_run: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from difftalk.config.section import Section
+from difftalk.config.section import List, Section
 from difftalk.media.clock import MAX_SHIFT_FRAMES
 
 
@@ -58,4 +58,9 @@ class Evaluation(Section):
         None,
         description="Which test clips are sampled and scored, by every method; the list is "
         "`plan/evaluated.csv`. Null: all of them, whole.",
+    )
+    cross_driven: List[str] = Field(
+        (),
+        description="Models that are also driven by another person's voice and by silence, on the same "
+        "clips: three times their sampling. `ground_truth` is added, with its own frames. Empty: none.",
     )

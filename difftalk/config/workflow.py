@@ -22,11 +22,12 @@ from difftalk.config.schema import Schema, coerce, plain
 from difftalk.config.section import Section
 from difftalk.config.training import UNTRAINED_METHODS, TrainingSettings
 from difftalk.runtime.errors import UserError
+from difftalk.runtime.suggest import did_you_mean
 from difftalk.runtime.tabular import read_tabular
 from difftalk.runtime.video_folder import SPEAKERS, list_videos
 
 __all__ = [
-    "UNTRAINED_METHODS", "as_given", "as_json", "coerce", "config_schema", "dataset_files",
+    "UNTRAINED_METHODS", "as_given", "as_json", "coerce", "config_schema", "cross_driven", "dataset_files",
     "dataset_settings", "folder_digest", "given_methods", "load", "method_files", "models", "read_yaml",
     "shards", "stage_settings", "unused_modules",
 ]  # fmt: skip
@@ -196,7 +197,7 @@ def stage_settings(config: Config, stage: str) -> Section:
             _refuse_no_reference(config)
             return config.sampling
         case "score":
-            return config.evaluation.model_copy(update={"clips": None})
+            return config.evaluation.model_copy(update={"clips": None, "cross_driven": ()})
         case "tables":
             notes = {"sampling": config.sampling.as_dict()}
             shown = {key: getattr(config.report, key) for key in ("subgroups", "published")}
@@ -274,6 +275,20 @@ def given_methods(config: Config) -> dict[str, MethodSettings]:
         )
         for name, entry in found.items()
     }
+
+
+def cross_driven(config: Config) -> list[str]:
+    """Return the methods that are also driven by other sounds: `ground_truth`, and those that are named.
+
+    Raises:
+        UserError: if one of them is no model of the run.
+    """
+    named, known = config.evaluation.cross_driven, models(config)
+    for name in named:
+        if name not in known:
+            hint = did_you_mean(name, [*known])
+            raise UserError(f"config: evaluation.cross_driven: {name} is no model of the run; {hint}")
+    return ["ground_truth", *named] if named else []
 
 
 def method_files(entry: Method) -> str:

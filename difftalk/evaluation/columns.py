@@ -72,3 +72,4 @@ METRICS = {
 
 # Of a method driven by another voice than the clip's own, and in no other table.
 LEAKAGE = Column("leakage", "leakage", 3, "lower")
+LEAK_CONFIDENCE = Column("leak_confidence", "confidence of the original sound", 3, "lower")

@@ -61,7 +61,7 @@ def load_instruments(syncnet: Path, settings: Evaluation) -> list[Instrument]:
     """
     return [
         *_of_images(settings),
-        *_of_landmarks(settings),
+        *of_landmarks(settings),
         *_of_faces(settings),
         _of_set("fid", inception, inception.Inception.load(settings.device)),
         _of_set("fvd", i3d, i3d.I3d.load(settings.device)),
@@ -90,7 +90,8 @@ def _of_images(settings: Evaluation) -> list[Instrument]:
     return [similarity, lpips, tolerant]
 
 
-def _of_landmarks(settings: Evaluation) -> list[Instrument]:
+def of_landmarks(settings: Evaluation) -> list[Instrument]:
+    """Return those that look at landmarks, audio and faces: packages bring all of their weights."""
     points = {
         "landmarks": "dlib's 68 points in the true and in the scored frames alike, faces of 300 px, placed "
         "by the true brows, eyes and nose",

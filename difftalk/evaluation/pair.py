@@ -22,6 +22,7 @@ class Pair:
         path: the method's video of it.
         settings: the evaluation protocol.
         own_audio: whether the audio is that of the method's file, and not of the true clip.
+        driving: (N,) int16, 16 kHz, the sound that drives the clip in place of its own; None: its own does.
 
     Raises:
         ClipError: by each property, where the video or the clip cannot be read, or one is too short.
@@ -31,6 +32,7 @@ class Pair:
     path: Path
     settings: Evaluation
     own_audio: bool = False
+    driving: np.ndarray | None = None
 
     @property
     def count(self) -> int:
@@ -54,7 +56,9 @@ class Pair:
 
     @cached_property
     def audio(self) -> np.ndarray:
-        """`(N,)` int16, 16 kHz, of the true clip, or of the method's file."""
+        """`(N,)` int16, 16 kHz: of the true clip, of the method's file, or what drives it."""
+        if self.driving is not None:
+            return self.driving[: self.count * SAMPLES_PER_FRAME]
         if self.own_audio:
             from difftalk.media.audio import read_audio
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -87,7 +88,8 @@ class Scorer:
         if path is None:
             return [self.problem(method, clip, ClipError("cannot_fetch", "no video of this clip"))]
         try:
-            found = self._measured(method, Pair(clip, path, self.settings, method in OWN_AUDIO))
+            pair = Pair(clip, path, self.settings, own_audio=method in OWN_AUDIO)
+            found = measure(self.instruments, method, pair, self.state)
             about_file = describe_file(path)
         except ClipError as e:
             return [self.problem(method, clip, e)]
@@ -129,29 +131,6 @@ class Scorer:
         ]
         return [*frame_rows, clip_row]
 
-    def _measured(self, method: str, pair: Pair) -> dict[str, Arrays]:
-        """What each instrument found, by its name: measured now, or before under the same conditions."""
-        clip_id = pair.clip.clip_id
-        truth = {"truth": _digest_of(pair.clip)}
-        both = truth | {
-            "max_missing_frames": self.settings.max_missing_frames,
-            "video": checksum(pair.path),
-        }
-        if pair.own_audio:
-            both["audio"] = "its own"
-        found = {}
-        for instrument in self.instruments:
-            if instrument.measure is None or (instrument.of_methods and method == TRUTH):
-                continue
-            folder = None
-            if self.state is not None:
-                folder = self.state / ("truth" if instrument.of_truth else f"methods/{method}")
-            depends_on = (truth if instrument.of_truth else both) | instrument.depends_on
-            depends_on["code"] = fingerprint(instrument.module)
-            measure = partial(instrument.measure, pair)
-            found[instrument.name] = Kept(folder).measured(clip_id, instrument.name, depends_on, measure)
-        return found
-
     @staticmethod
     def problem(method: str, clip: Crop, error: ClipError) -> dict[str, Any]:
         """Return the row of a clip that has no score, and says why."""
@@ -160,6 +139,47 @@ class Scorer:
         except ClipError:
             frames = 0
         return {"clip_id": clip.clip_id, "method": method, "frames": frames, "problem": str(error)}
+
+
+def measure(
+    instruments: Sequence[Instrument],
+    method: str,
+    pair: Pair,
+    state: Path | None,
+    truth: Pair | None = None,
+) -> dict[str, Arrays]:
+    """Return what each instrument finds, by its name: measured now, or before under the same conditions.
+
+    Args:
+        instruments: in the order in which they measure.
+        method: whose measurements are kept together.
+        pair: the clip of the method beside the true one.
+        state: folder in which measurements are kept; None keeps nothing.
+        truth: what instruments look at that see the true clip alone, where that is longer than the pair's.
+    """
+    clip_id = pair.clip.clip_id
+    both = {
+        "truth": _digest_of(pair.clip),
+        "max_missing_frames": pair.settings.max_missing_frames,
+        "video": checksum(pair.path),
+    }
+    if pair.own_audio:
+        both["audio"] = "its own"
+    if pair.driving is not None:
+        both["audio"] = hashlib.sha256(pair.driving.tobytes()).hexdigest()
+    found = {}
+    for instrument in instruments:
+        if instrument.measure is None or (instrument.of_methods and method == TRUTH):
+            continue
+        seen = truth if truth is not None and instrument.of_truth else pair
+        folder = None
+        if state is not None:
+            folder = state / ("truth" if instrument.of_truth else f"methods/{method}")
+        depends_on = {"truth": _digest_of(seen.clip)} if instrument.of_truth else both
+        depends_on = depends_on | instrument.depends_on | {"code": fingerprint(instrument.module)}
+        work = partial(instrument.measure, seen)
+        found[instrument.name] = Kept(folder).measured(clip_id, instrument.name, depends_on, work)
+    return found
 
 
 def crop_size(clip: Crop) -> int | None:

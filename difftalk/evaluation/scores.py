@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from difftalk.evaluation.columns import METRICS
+from difftalk.evaluation.columns import LEAK_CONFIDENCE, LEAKAGE, METRICS
 from difftalk.evaluation.frechet import frechet_distance, halves_floor
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.parquet import read_parquet, types_of, write_parquet
@@ -43,6 +43,8 @@ SCHEMA = pa.schema(
     [
         *_FIELDS,
         *_ADDED,
+        (LEAKAGE.name, pa.float64()),  # of clips that another sound drives, as is the next
+        (LEAK_CONFIDENCE.name, pa.float64()),
         ("file", pa.string()),  # of the clip row: codec, pixel format, size and rate of what was scored
         # of the clip row: what is measured on all clips together, float32 features one after another
         *((features, pa.binary()) for features in FEATURES),

@@ -150,6 +150,12 @@ class Crop:
             raise self._undecodable("json", "no object")
         return found
 
+    def driven_by(self, samples: np.ndarray) -> "Crop":
+        """Return the clip with other audio, `(N,)` int16, mono, 16 kHz."""
+        other = Crop(self.clip_id, self.files, self.limit)
+        other.audio = samples
+        return other
+
     def without_video(self) -> "Crop":
         """Return the rest of the clip, which takes less memory."""
         return Crop(self.clip_id, {k: v for k, v in self.files.items() if k != "mp4"}, self.limit)

@@ -9,7 +9,7 @@ from typing import Any
 
 from difftalk.config.report import TablesSettings
 from difftalk.datasets.clips import read_columns
-from difftalk.evaluation.columns import LEAKAGE, METRICS
+from difftalk.evaluation.columns import LEAK_CONFIDENCE, LEAKAGE, METRICS
 from difftalk.evaluation.scores import Scores
 from difftalk.reporting import intervals
 from difftalk.reporting.checks import checks_table
@@ -38,8 +38,11 @@ SYNC_COLUMNS = (
     "sync_distance",
     "id_distance",
     LEAKAGE.name,
+    LEAK_CONFIDENCE.name,
 )
 CROSS_DRIVEN_COLUMNS = with_intervals(("method", "voice", "clips", "clips_asked", *SYNC_COLUMNS, PROTOCOL))
+# Of the protocol of clips that another voice drives.
+CROSS_DRIVEN_LINES = ("voices", LEAKAGE.name)
 
 # What a reader expects to hold: the first is larger than the second in this metric.
 ORDERS = (
@@ -284,7 +287,8 @@ def cross_driven_table(scores_by_voice: Mapping[str, Scores], footer: dict[str, 
         for voice, figures in of_voice.items()
         if method in figures.methods
     ]
-    return Table("cross_driven", CROSS_DRIVEN_COLUMNS, rows, footer)
+    lines = {k: v for s in scores_by_voice.values() for k, v in s.protocol.items() if k in CROSS_DRIVEN_LINES}
+    return Table("cross_driven", CROSS_DRIVEN_COLUMNS, rows, footer | lines)
 
 
 def seeds_table(figures: Figures, footer: dict[str, str]) -> Table:

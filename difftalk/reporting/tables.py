@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from difftalk.evaluation.columns import LEAKAGE, METRICS
+from difftalk.evaluation.columns import LEAK_CONFIDENCE, LEAKAGE, METRICS
 from difftalk.reporting.remarks import remarks
 from difftalk.reporting.render import escape_markdown, render
 from difftalk.runtime.errors import UserError
@@ -24,7 +24,7 @@ TITLES = {
     "seeds": "Seeds",
     "subgroups": "Subgroups",
 }
-FIGURES = {**METRICS, LEAKAGE.name: LEAKAGE}
+FIGURES = {**METRICS, LEAKAGE.name: LEAKAGE, LEAK_CONFIDENCE.name: LEAK_CONFIDENCE}
 # Of rows alone that have them: empty ones are left out of the forms for people, as columns of figures are.
 OPTIONAL = frozenset({*FIGURES, "published"})
 PROTOCOL = "protocol_sha256"

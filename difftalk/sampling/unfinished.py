@@ -38,8 +38,7 @@ def provenance(
     method: str,
     settings: Sampling,
     files: Sequence[Path],
-    autoencoder: Path,
-    model: Path | None,
+    networks: Sequence[Path],
     module: str,
 ) -> dict[str, object]:
     """Return what samples depend on: settings, data, networks and code.
@@ -48,18 +47,16 @@ def provenance(
         method: its name.
         settings: of the sampling.
         files: shards, and lists of clips.
-        autoencoder: folder of the first stage.
-        model: folder of the model.
+        networks: folders of the first stage and of the model.
         module: name of the module that reaches all of the code by its imports.
     """
-    folders = [autoencoder] if model is None else [autoencoder, model]
     return {
         "method": method,
         "settings": settings.as_dict(),
         "files": [read_record(file) or _signature(file) for file in files],
         "folders": [
             read_sums(folder) or {str(p): _signature(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-            for folder in folders
+            for folder in networks
         ],
         "code": fingerprint(module),
     }

@@ -53,7 +53,8 @@ def run(
     # Where nothing is to go on from, the videos are in the output's own temporary folder at once.
     with atomic_folder(out) as tmp:
         inputs = [crops, shard_file, *references, *([only] if only is not None else [])]
-        made_from = provenance(method, settings, inputs, autoencoder, model, __name__)
+        networks = [autoencoder] if model is None else [autoencoder, model]
+        made_from = provenance(method, settings, inputs, networks, __name__)
         unfinished = Unfinished(state or tmp / "state", made_from)
         done = unfinished.finished(wanted)
         if done:

@@ -40,6 +40,7 @@ try:
     CONFIG = configuration.load(config, sources)
     DATASET = configuration.dataset_settings(CONFIG)
     GIVEN_METHODS = configuration.given_methods(CONFIG)
+    CROSS_DRIVEN = configuration.cross_driven(CONFIG)
     published.check_sources(CONFIG.report.published)
     SETTINGS = {
         stage: configuration.as_json(configuration.stage_settings(CONFIG, stage))
@@ -163,6 +164,9 @@ def say_what_sampling_costs():
 
     jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name == "sample"]
     pairs = [(j.wildcards.method, j.wildcards.shard) for j in jobs if j.wildcards.method in MODELS]
+    # Each of these once by another voice, and once by silence.
+    again = [job.wildcards for job in workflow.dag.needrun_jobs() if job.rule.name == "cross_drive"]
+    pairs += 2 * [(found.method, found.shard) for found in again if found.method in MODELS]
     cost = sampling_cost(Path(RUN), pairs, CONFIG.sampling.steps, CONFIG.evaluation.clips)
     if cost is not None:
         print(cost.line(), file=sys.stderr)
@@ -381,6 +385,11 @@ def sources_of(wildcards):
 def landmarks_of(wildcards):
     """The landmarks in them, as for `plan_of`."""
     return "<run>/landmarks/{shard}.parquet" if GIVEN_METHODS[wildcards.method].needs_sources else []
+
+
+def autoencoder_of(wildcards):
+    """The first stage, for a method that has a model."""
+    return "<run>/models/autoencoder" if wildcards.method in MODELS else []
 
 
 def references_of(wildcards):

@@ -47,9 +47,53 @@ rule score:
         """
 
 
+if CROSS_DRIVEN:
+
+    rule cross_score:
+        input:
+            other="<run>/cross_driven/other/{method}/{shard}",
+            silence="<run>/cross_driven/silence/{method}/{shard}",
+            crops="<run>/crops/{shard}.tar",
+            pairs="<run>/cross_driven/pairs.csv",
+            voice_crops=expand("<run>/crops/{shard}.tar", shard=TEST_SHARDS),
+            only=EVALUATED,
+            syncnet="<run>/models/syncnet",
+        output:
+            other="<run>/cross_driven/metrics/other/{method}/{shard}.parquet",
+            silence="<run>/cross_driven/metrics/silence/{method}/{shard}.parquet",
+        log:
+            "<run>/logs/cross_score/{method}.{shard}.log",
+        benchmark:
+            "<run>/benchmarks/cross_score/{method}.{shard}.tsv"
+        conda:
+            "../../envs/difftalk.yaml"
+        threads: CONFIG.training_threads
+        resources:
+            mem_mb=8000 if LARGE_CROPS else 4000,
+            runtime=480,
+            gpu=GPUS["score"],
+        params:
+            settings=SETTINGS["score"],
+            state=f"{RUN}/state/scores/{{shard}}",
+            code=fingerprint("difftalk.stages.cross_score"),
+        message:
+            "Score {wildcards.method} on {wildcards.shard}, driven by another voice and by silence"
+        shell:
+            """
+            difftalk cross_score --method {wildcards.method} --other {input.other} --silence {input.silence} \
+                --crops {input.crops} --pairs {input.pairs} --voice-crops {input.voice_crops} \
+                --only {input.only} --syncnet {input.syncnet} --settings {params.settings:q} \
+                --state {params.state} --out-other {output.other} --out-silence {output.silence} --log {log}
+            """
+
+
+CROSS_METRICS = "<run>/cross_driven/metrics/{voice}/{method}/{shard}.parquet"
+
+
 rule tables:
     input:
         metrics=expand("<run>/metrics/{method}/{shard}.parquet", method=METHODS, shard=TEST_SHARDS),
+        cross=expand(CROSS_METRICS, voice=["other", "silence"], method=CROSS_DRIVEN, shard=TEST_SHARDS),
         plan="<run>/plan/clips.parquet",
     output:
         protocol="<run>/tables/protocol.json",
@@ -81,7 +125,7 @@ rule tables:
         "Average the scores into tables"
     shell:
         """
-        difftalk tables --metrics {input.metrics} --plan {input.plan} --settings {params.settings:q} \
+        difftalk tables --metrics {input.metrics} {input.cross} --plan {input.plan} --settings {params.settings:q} \
             --out {params.folder} --log {log}
         """
 

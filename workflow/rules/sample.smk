@@ -106,3 +106,75 @@ if GIVEN_METHODS:
                 --shard-file {input.shard} --only {input.only} --plan {input.plan} --sources {input.sources} \
                 --landmarks {input.landmarks} --state {params.state} --out {output.samples} --log {log}
             """
+
+
+if CROSS_DRIVEN:
+
+    rule pairs:
+        input:
+            plan="<run>/plan/clips.parquet",
+            shards=expand("<run>/shards/{shard}.tar", shard=TEST_SHARDS),
+            only=EVALUATED,
+        output:
+            pairs="<run>/cross_driven/pairs.csv",
+        log:
+            "<run>/logs/pairs.log",
+        localrule: True
+        conda:
+            "../../envs/difftalk.yaml"
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=30,
+        params:
+            code=fingerprint("difftalk.stages.pairs"),
+        message:
+            "Choose the voice that drives each test clip besides its own"
+        shell:
+            """
+            difftalk pairs --plan {input.plan} --shards {input.shards} --only {input.only} \
+                --out {output.pairs} --log {log}
+            """
+
+    rule cross_drive:
+        input:
+            crops="<run>/crops/{shard}.tar",
+            shard="<run>/shards/{shard}.tar",
+            pairs="<run>/cross_driven/pairs.csv",
+            voice_crops=expand("<run>/crops/{shard}.tar", shard=TEST_SHARDS),
+            voice_shards=expand("<run>/shards/{shard}.tar", shard=TEST_SHARDS),
+            only=EVALUATED,
+            autoencoder=autoencoder_of,
+            model=model_of,
+            references=references_of,
+        output:
+            other=directory("<run>/cross_driven/other/{method}/{shard}"),
+            silence=directory("<run>/cross_driven/silence/{method}/{shard}"),
+        log:
+            "<run>/logs/cross_drive/{method}.{shard}.log",
+        benchmark:
+            "<run>/benchmarks/cross_drive/{method}.{shard}.tsv"
+        wildcard_constraints:
+            method="|".join(CROSS_DRIVEN),
+        conda:
+            "../../envs/difftalk.yaml"
+        threads: CONFIG.training_threads
+        resources:
+            mem_mb=(12000 if LARGE_CROPS else 8000) if CONFIG.gpu else 4000,
+            runtime=1440,
+            gpu=GPUS["sample"],
+        params:
+            settings=SETTINGS["sample"],
+            speech=SETTINGS["speech"],
+            state=f"{RUN}/state/cross_driven/{{method}}/{{shard}}",
+            code=fingerprint("difftalk.stages.cross_drive", without=OTHER_SPEECH),
+        message:
+            "Sample {wildcards.shard} with {wildcards.method}, driven by another voice and by silence"
+        shell:
+            """
+            difftalk cross_drive --method {wildcards.method} --crops {input.crops} --shard-file {input.shard} \
+                --pairs {input.pairs} --voice-crops {input.voice_crops} --voice-shards {input.voice_shards} \
+                --only {input.only} --autoencoder {input.autoencoder} --model {input.model} \
+                --references {input.references} --settings {params.settings:q} --speech {params.speech:q} \
+                --state {params.state} --other {output.other} --silence {output.silence} --log {log}
+            """
