@@ -13,10 +13,9 @@ from difftalk.reporting.averages import (
     cross_driven_table,
     differences_table,
     method_table,
-    protocol_hash,
-    set_lines,
 )
 from difftalk.reporting.figures import Figures, failed_instruments
+from difftalk.reporting.footer import protocol_hash, set_lines
 from difftalk.reporting.intervals import RESAMPLES, interval, resampled_means
 from difftalk.reporting.tables import WRITERS, Table
 

@@ -1,36 +1,29 @@
 """The tables of a run: a row per method with intervals, differences of rows, seeds, and groups of clips."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from difftalk.config.report import TablesSettings
 from difftalk.datasets.clips import read_columns
 from difftalk.evaluation.columns import LEAK_CONFIDENCE, LEAKAGE, METRICS
 from difftalk.evaluation.scores import Scores
-from difftalk.reporting import intervals
 from difftalk.reporting.checks import checks_table
-from difftalk.reporting.figures import FLOORS, Figures, failed_instruments
+from difftalk.reporting.figures import Figures, failed_instruments
 from difftalk.reporting.methods import (
     AUDIO_SMOOTHING,
     COMPARISON,
     CONDITIONS,
-    REFERENCES,
-    SEED,
     base_and_seed,
     first_seeds,
 )
-from difftalk.reporting.published import NOTE, published_rows
-from difftalk.reporting.tables import PROTOCOL, Table, figure_text, is_lse, with_intervals
+from difftalk.reporting.published import published_rows
+from difftalk.reporting.tables import Table, csv_columns, figure_text, is_lse
 
-COLUMNS = with_intervals(
-    ("method", "clips", "clips_asked", *METRICS, "published", "best", "partial", PROTOCOL)
-)
-SUBGROUP_COLUMNS = ("by", "group", *(column for column in COLUMNS if column != "published"))
-DIFFERENCE_COLUMNS = ("table", "method", "against", "metric", "difference", "lo", "hi", "clips", PROTOCOL)
+FIRST_COLUMNS = ("method", "clips", "clips_asked")
+COLUMNS = (*FIRST_COLUMNS, *METRICS, "published", "best", "partial")
+SUBGROUP_COLUMNS = ("by", "group", *FIRST_COLUMNS, *METRICS, "best", "partial")
+DIFFERENCE_COLUMNS = ("table", "method", "against", "metric", "difference", "lo", "hi", "clips")
 SYNC_COLUMNS = (
     "sync_offset",
     "offset_within_1",
@@ -40,7 +33,7 @@ SYNC_COLUMNS = (
     LEAKAGE.name,
     LEAK_CONFIDENCE.name,
 )
-CROSS_DRIVEN_COLUMNS = with_intervals(("method", "voice", "clips", "clips_asked", *SYNC_COLUMNS, PROTOCOL))
+CROSS_DRIVEN_COLUMNS = ("method", "voice", "clips", "clips_asked", *SYNC_COLUMNS)
 # Of the protocol of clips that another voice drives.
 CROSS_DRIVEN_LINES = ("voices", LEAKAGE.name)
 
@@ -52,13 +45,7 @@ ORDERS = (
     ("difftalk", "reference_copy", "psnr_mouth"),
 )
 SEED_METRICS = ("psnr_mouth", "ssim_mouth", "sync_confidence", "sync_distance", "mouth_corr")
-SEED_COLUMNS = ("rows", "metric", "seeds", "values", "mean", "spread", "holds", PROTOCOL)
-
-BOLD = (
-    "best value of a column where the interval of its paired difference to every other method excludes zero; "
-    f"{', '.join(m for m in COMPARISON if m in REFERENCES)} are references and no competitors, and published "
-    "figures, and those measured on all clips together, are not compared"
-)
+SEED_COLUMNS = ("rows", "metric", "seeds", "values", "mean", "spread", "holds")
 
 
 @dataclass(frozen=True)
@@ -136,87 +123,10 @@ def groups_of(plan: Path, columns: Sequence[str]) -> list[Group]:
     return [Group(by, name, frozenset(found[by, name])) for by, name in ordered]
 
 
-def footer_of(scores: Scores, plan: Path, settings: TablesSettings) -> dict[str, str]:
-    """Return the protocol of the run, line by line.
-
-    Args:
-        scores: of all methods.
-        plan: the clip table.
-        settings: name of the run and further lines.
-    """
-    planned = read_columns(plan, "clip_id", "split", "identity")
-    test = [row for row in planned if row["split"] == "test"]
-    asked = scores.asked
-    listed = hashlib.sha256("".join(f"{clip}\n" for clip in asked).encode()).hexdigest()
-    identities = {row["identity"] for row in test if row["clip_id"] in set(asked)}
-    footer = {
-        "clips": f"{len(asked)} of {len(test)} planned test clips, {len(identities)} identities",
-        "clip_list_sha256": listed,
-        PROTOCOL: protocol_hash(scores.protocol),
-        **scores.protocol,
-        "intervals": intervals.METHOD,
-        "bold": BOLD,
-    }
-    for column, mean in failed_instruments(scores).items():
-        floor = FLOORS[column]
-        footer[column] = (
-            f"not shown: the instrument scores the truth itself at {figure_text(column, mean)} "
-            f"(at least {floor:g} is needed)"
-        )
-    footer |= set_lines(scores) | files_line(scores)
-    if settings.published:
-        footer["published"] = NOTE
-    if settings.run:
-        footer = {"run": settings.run, **footer}
-    seeds = {m: found[2] for m in sorted(scores.clips) if (found := SEED.fullmatch(m))}
-    if seeds:
-        footer["seeds"] = ", ".join(f"{method}: {seed}" for method, seed in seeds.items())
-    return footer | {str(k): v if isinstance(v, str) else json.dumps(v) for k, v in settings.notes.items()}
-
-
-def files_line(scores: Scores) -> dict[str, str]:
-    """Return which codecs, formats, sizes and rates the files of each method have, where that is known."""
-    of_method = {
-        method: sorted({file for row in of.values() if (file := row.get("file"))})
-        for method, of in scores.clips.items()
-    }
-    alike: dict[str, list[str]] = {}
-    for method, files in of_method.items():
-        for file in files:
-            alike.setdefault(file, []).append(method)
-    lines = [f"{file}: {', '.join(methods)}" for file, methods in sorted(alike.items())]
-    return {"files": "; ".join(lines)} if lines else {}
-
-
-def protocol_hash(protocol: Mapping[str, str]) -> str:
-    """Return the first 12 digits of a sha256 over how the figures were made, without versions of packages.
-
-    Figures with the same one are comparable where their list of clips is the same, too.
-    """
-    lasting = {key: value for key, value in protocol.items() if key != "versions"}
-    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def set_lines(scores: Scores) -> dict[str, str]:
-    """Return what the figures of all clips together came with, such as the frames that they are of."""
-    lines = {}
-    for column in (c.name for c in METRICS.values() if c.of_set):
-        said = {
-            method: ", ".join(f"{key}: {value}" for key, value in of[column].about.items())
-            for method, of in scores.of_set.items()
-            if column in of and of[column].about
-        }
-        if len(set(said.values())) == 1:
-            lines[f"{column}_of"] = next(iter(said.values()))
-        elif said:
-            lines[f"{column}_of"] = "; ".join(f"{method}: {text}" for method, text in said.items())
-    return lines
-
-
 def method_table(name: str, methods: Sequence[str], figures: Figures, footer: dict[str, str]) -> Table:
     """Return a table with a row for each of `methods` that the run has, in that order."""
     there = [method for method in methods if method in figures.methods]
-    return Table(name, COLUMNS, _method_rows(there, figures), footer)
+    return Table(name, csv_columns(COLUMNS), _method_rows(there, figures), footer)
 
 
 def _method_rows(methods: Sequence[str], figures: Figures) -> list[dict[str, Any]]:
@@ -246,8 +156,8 @@ def differences_table(tables: Sequence[Table], figures: Figures, footer: dict[st
                 if found is None:
                     continue
                 cells = (table.name, method, against, metric, found.value, *(found.interval or (None, None)))
-                rows.append(dict(zip(DIFFERENCE_COLUMNS, (*cells, found.clips), strict=False)))
-    return Table("differences", DIFFERENCE_COLUMNS, rows, footer)
+                rows.append(dict(zip(DIFFERENCE_COLUMNS, (*cells, found.clips), strict=True)))
+    return Table("differences", csv_columns(DIFFERENCE_COLUMNS), rows, footer)
 
 
 def subgroups_table(
@@ -266,7 +176,7 @@ def subgroups_table(
         if group.clips & set(scores.asked):
             of_group = _method_rows(methods, Figures(scores, group.clips, hidden))
             rows += [{"by": group.by, "group": group.name, **row} for row in of_group]
-    return Table("subgroups", SUBGROUP_COLUMNS, rows, footer)
+    return Table("subgroups", csv_columns(SUBGROUP_COLUMNS), rows, footer)
 
 
 def cross_driven_table(scores_by_voice: Mapping[str, Scores], footer: dict[str, str]) -> Table:
@@ -288,7 +198,7 @@ def cross_driven_table(scores_by_voice: Mapping[str, Scores], footer: dict[str, 
         if method in figures.methods
     ]
     lines = {k: v for s in scores_by_voice.values() for k, v in s.protocol.items() if k in CROSS_DRIVEN_LINES}
-    return Table("cross_driven", CROSS_DRIVEN_COLUMNS, rows, footer | lines)
+    return Table("cross_driven", csv_columns(CROSS_DRIVEN_COLUMNS), rows, footer | lines)
 
 
 def seeds_table(figures: Figures, footer: dict[str, str]) -> Table:
@@ -324,7 +234,7 @@ def seeds_table(figures: Figures, footer: dict[str, str]) -> Table:
         rows.append(
             _seed_row(f"{larger} > {smaller}", metric, max(map(len, pair)), [], difference, spread, holds)
         )
-    return Table("seeds", SEED_COLUMNS, rows, footer)
+    return Table("seeds", csv_columns(SEED_COLUMNS), rows, footer)
 
 
 def _seed_row(
@@ -337,7 +247,7 @@ def _seed_row(
     holds: str | None,
 ) -> dict[str, Any]:
     shown = " ".join(figure_text(metric, v) for v in values) or None
-    return dict(zip(SEED_COLUMNS, (rows, metric, seeds, shown, mean, spread, holds), strict=False))
+    return dict(zip(SEED_COLUMNS, (rows, metric, seeds, shown, mean, spread, holds), strict=True))
 
 
 def _mean(values: Sequence[float]) -> float | None:

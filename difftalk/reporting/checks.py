@@ -8,7 +8,7 @@ from difftalk.face.quality import quality_of, read_quality
 from difftalk.reporting.figures import FLOORS, TRUTH, Difference, Figures
 from difftalk.reporting.intervals import FEW
 from difftalk.reporting.methods import compared, first_seeds
-from difftalk.reporting.tables import PROTOCOL, Table, figure_text, title
+from difftalk.reporting.tables import Table, csv_columns, figure_text, title
 
 # What the embedded demo must reach; shown next to what was found where the truth is known.
 MIN_DETECTION_RATE, MAX_NME = 0.99, 0.08
@@ -21,7 +21,7 @@ DEAF = ("no_audio", "reference_copy")
 
 REACHED, MISSED, UNDECIDED, NOT_COMPARED = "reached", "missed", "undecided", "not compared"
 CANNOT_TELL = "the sync expert cannot tell on these clips"
-CHECK_COLUMNS = ("method", "check", "found", "verdict", PROTOCOL)
+CHECK_COLUMNS = ("method", "check", "found", "verdict")
 
 Ends = tuple[float, float] | None
 
@@ -45,10 +45,8 @@ def checks_table(figures: Figures, footer: dict[str, str]) -> Table:
     """
     there = [m for m in first_seeds(figures.methods) if m in compared([m]) and m not in DEAF]
     models = ["difftalk"] if "difftalk" in there else there
-    rows = [
-        dict(zip(CHECK_COLUMNS, row, strict=False)) for model in models for row in _checks(model, figures)
-    ]
-    return Table("checks", CHECK_COLUMNS, rows, footer)
+    rows = [dict(zip(CHECK_COLUMNS, row, strict=True)) for model in models for row in _checks(model, figures)]
+    return Table("checks", csv_columns(CHECK_COLUMNS), rows, footer)
 
 
 def _checks(model: str, figures: Figures) -> Iterator[tuple[str, str, str, str]]:

@@ -13,7 +13,7 @@ from difftalk.reporting.funnel import first_rejects
 from difftalk.reporting.intervals import FEW
 from difftalk.reporting.methods import compared
 from difftalk.reporting.render import render
-from difftalk.reporting.tables import Table, read_table, title, with_intervals
+from difftalk.reporting.tables import Table, csv_columns, read_table, title
 from difftalk.runtime.files import finite, parse_csv, read_json
 from difftalk.runtime.rejects import REASONS, REJECTING_STAGES, read_rejects
 
@@ -99,7 +99,7 @@ def wide_differences(table: Table) -> Table:
             row["best"] += f"{metric};"
         if found["clips"] < most[found["table"], pair]:
             row["partial"] += f"{metric}={found['clips']};"
-    columns = with_intervals(("rows", "table", *METRICS))
+    columns = csv_columns(("rows", "table", *METRICS))
     return Table(table.name, columns, list(rows.values()), table.footer)
 
 

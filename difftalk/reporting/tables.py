@@ -124,9 +124,9 @@ class Table:
         return rows
 
 
-def with_intervals(columns: Sequence[str]) -> tuple[str, ...]:
-    """Return columns followed by the two ends of the interval of each that is a figure."""
-    return (*columns, *(end for column in columns if column in FIGURES for end in _ends(column)))
+def csv_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of the CSV: those given, the hash of the protocol, the ends of all intervals."""
+    return (*columns, PROTOCOL, *(end for column in columns if column in FIGURES for end in _ends(column)))
 
 
 def _ends(column: str) -> tuple[str, str]:

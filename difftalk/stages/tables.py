@@ -25,7 +25,8 @@ def run(*, metrics: list[InputFile], plan: InputFile, settings: TablesSettings, 
     import json
 
     from difftalk.evaluation.scores import by_voice, read_scores
-    from difftalk.reporting.averages import all_tables, cross_driven_table, footer_of, groups_of
+    from difftalk.reporting.averages import all_tables, cross_driven_table, groups_of
+    from difftalk.reporting.footer import footer_of
     from difftalk.reporting.tables import WRITERS
     from difftalk.runtime.files import atomic_folder
 
