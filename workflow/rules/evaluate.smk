@@ -1,15 +1,8 @@
 # Measurements, the paper's tables, and the page that shows them.
 
-TABLES = [
-    "audio_smoothing",
-    "conditions",
-    "comparison",
-    "differences",
-    "checks",
-    "cross_driven",
-    "seeds",
-    "subgroups",
-]
+from difftalk.reporting.tables import TITLES
+
+TABLES = list(TITLES)
 
 
 rule score:
