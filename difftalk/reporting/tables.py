@@ -105,6 +105,11 @@ class Table:
         return [re.sub(r" (?=[↑↓→])", "\u00a0", heading(column, self.footer)) for column in self.page_columns]
 
     @property
+    def words(self) -> frozenset[str]:
+        """The columns that hold words and no numbers."""
+        return WORDS
+
+    @property
     def page_columns(self) -> list[str]:
         """The columns of the page: where a published figure is from stands below the method."""
         return [column for column in self.shown if column != "published"]
