@@ -9,24 +9,31 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from drawn_clips import speaker
+from drawn_clips import speaker, write_crops, write_sample
 from reference_i3d import ReferenceI3d
 from reference_iresnet import random_network, write_onnx
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+import difftalk
+from difftalk.config.evaluation import Evaluation
 from difftalk.evaluation import arcface
 from difftalk.evaluation.arcface import ArcFace, IResNet, align, csim
 from difftalk.evaluation.i3d import I3d, I3dNetwork, named_tensors
 from difftalk.evaluation.identity import descriptors, id_distance
 from difftalk.evaluation.inception import NOT_COMPUTED, Inception, InceptionV3
+from difftalk.evaluation.scorer import Scorer
+from difftalk.evaluation.scores import read_scores, write_scores
 from difftalk.evaluation.st_lpips import StLpips
+from difftalk.media.shards import read_crops
 from difftalk.models.formats.torchscript import read_torchscript
 from difftalk.pretrained import table
 from difftalk.pretrained.onnx_tensors import read_layers, read_tensors
 from difftalk.runtime.errors import UserError
 from difftalk.stages import weights
+
+EMBEDDED_SYNCNET = Path(difftalk.__file__).parent / "assets" / "syncnet"
 
 
 @pytest.fixture(autouse=True)
@@ -269,3 +276,29 @@ def test_csim_is_the_mean_cosine_with_one_frame_or_with_the_same_frames() -> Non
     assert csim(e[0], e) == pytest.approx(1 / 3)
     assert csim(e, e) == 1
     assert csim(e[0], e[:0]) is None
+
+
+def test_columns_appear_with_their_weights_and_the_foot_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, landmarks, audio = speaker(1)
+    clip = next(read_crops(write_crops(tmp_path / "test-000.tar", {"a": (frames, landmarks, audio)})))
+    video = write_sample(tmp_path / "a.mp4", frames, audio)
+    without = Scorer.load(EMBEDDED_SYNCNET, Evaluation())
+    row = without.score("m", clip, video)[-1]
+    for column, name in (("fid", "inception-fid"), ("fvd", "i3d-fvd"), ("csim", "arcface")):
+        assert f"difftalk weights fetch {name}" in without.protocol()[column]
+        assert f"{column}_features" not in row and column not in row
+    file = tmp_path / "inception.pth"
+    torch.save(randomised(InceptionV3()).state_dict(), file)
+    imported("inception-fid", file, monkeypatch)
+    scorer = Scorer.load(EMBEDDED_SYNCNET, Evaluation())
+    assert scorer.protocol()["fid"].startswith("Inception v3 of 2015-12-05")
+    short = write_sample(tmp_path / "short.mp4", frames[:4])
+    scored = {name: scorer.score(name, replace(clip, limit=4), short) for name in ("ground_truth", "m")}
+    paths = []
+    for name, rows in scored.items():
+        write_scores(tmp_path / f"{name}.parquet", name, rows, scorer.protocol())
+        paths.append(tmp_path / f"{name}.parquet")
+    fid = read_scores(paths).of_set["m"]["fid"].value
+    assert fid == pytest.approx(0, abs=1e-3), "the same file twice"
