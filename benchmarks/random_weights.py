@@ -8,7 +8,7 @@ imports them, in their full sizes, into a folder of weights.
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +20,12 @@ from face_alignment.models import FAN
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 
+from difftalk.evaluation.arcface import IResNet
+from difftalk.evaluation.i3d import I3dNetwork
+from difftalk.evaluation.inception import InceptionV3
 from difftalk.models.autoencoder import build_autoencoder
 from difftalk.models.formats.ldm import export_first_stage
+from difftalk.models.stable_syncnet import StableSyncNet
 from difftalk.models.syncnet import SyncNetV2
 from difftalk.pretrained import table
 from difftalk.stages import weights
@@ -69,7 +73,13 @@ def write_released(name: str, file: Path) -> None:
             archive.write(checkpoint, "model.ckpt")
         checkpoint.unlink()
         return
-    networks = {"syncnet-v2": SyncNetV2, "s3fd": s3fd, "2dfan4": lambda: FAN(4)}
+    if name == "arcface":
+        file.write_bytes(write_onnx(arcface_layers(IResNet())))
+        return
+    networks = {
+        "syncnet-v2": SyncNetV2, "s3fd": s3fd, "2dfan4": lambda: FAN(4), "inception-fid": InceptionV3,
+        "i3d-fvd": I3dNetwork, "stable-syncnet": StableSyncNet,
+    }  # fmt: skip
     backbones = {"alexnet": alexnet, "vgg16": vgg16}
     torch.save(backbones[name]() if name in backbones else networks[name]().state_dict(), file)
 
@@ -85,6 +95,48 @@ def vgg16() -> dict[str, torch.Tensor]:
     widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
     places = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
     return _convolutions({p: (b, a, 3) for p, a, b in zip(places, widths, widths[1:], strict=False)})
+
+
+def arcface_layers(network: IResNet) -> Iterator[tuple[str, list[torch.Tensor]]]:
+    """Type and tensors of the layers of an export, in the order of their use."""
+    kinds = {torch.nn.Conv2d: "Conv", torch.nn.Linear: "Gemm", torch.nn.PReLU: "PRelu"}
+    for module in network.modules():
+        state = {k: v for k, v in module.state_dict().items() if k != "num_batches_tracked"}
+        if not next(module.children(), None) and state:
+            yield kinds.get(type(module), "BatchNormalization"), list(state.values())
+
+
+def write_onnx(layers: Iterable[tuple[str, list[torch.Tensor]]]) -> bytes:
+    """An export to ONNX: nodes and initializers named by numbers, and a shape of integers among these."""
+    nodes, tensors, count = b"", _onnx_tensor("shape", np.array([1, -1])), 0
+    for kind, parts in layers:
+        names = [str(count + k) for k in range(len(parts))]
+        count += len(parts)
+        inputs = b"".join(_field(1, name.encode()) for name in ["features", *names])
+        nodes += _field(1, inputs + _field(4, kind.encode()))
+        nodes += _field(1, _field(1, b"features") + _field(4, b"Identity"))
+        tensors += b"".join(_onnx_tensor(n, t.detach().numpy()) for n, t in zip(names, parts, strict=True))
+    return _field(1, 6) + _field(7, nodes + _field(2, b"export") + tensors)
+
+
+def _onnx_tensor(name: str, values: np.ndarray) -> bytes:
+    dims = b"".join(_field(1, size) for size in values.shape)
+    kind = 1 if values.dtype == np.float32 else 7
+    return _field(5, dims + _field(2, kind) + _field(8, name.encode()) + _field(9, values.tobytes()))
+
+
+def _field(number: int, content: int | bytes) -> bytes:
+    """A field of a protobuf message."""
+    if isinstance(content, int):
+        return _varint(number * 8) + _varint(content)
+    return _varint(number * 8 + 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
 
 
 def _convolutions(sizes: dict[int, tuple[int, int, int]]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""IResNet as insightface trains it, each norm a layer of its own, and its export to ONNX, which fuses them.
+"""IResNet as insightface trains it, each norm a layer of its own, and the layers of its export to ONNX.
 
 Written from the paper's figure (He et al., "Identity mappings", with the changes of ArcFace) and from what an
 export holds: norms that follow a convolution go into it, and its tensors are named by numbers.
@@ -6,7 +6,6 @@ export holds: norms that follow a convolution go into it, and its tensors are na
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_weights
@@ -76,40 +75,6 @@ def slope(prelu: nn.Module) -> tuple[str, list[Tensor]]:
 def norm(bn: nn.Module) -> tuple[str, list[Tensor]]:
     names = ("weight", "bias", "running_mean", "running_var")
     return "BatchNormalization", [bn.state_dict()[name] for name in names]
-
-
-def field(number: int, content: int | bytes) -> bytes:
-    """A field of a protobuf message."""
-    if isinstance(content, int):
-        return varint(number * 8) + varint(content)
-    return varint(number * 8 + 2) + varint(len(content)) + content
-
-
-def varint(value: int) -> bytes:
-    out = b""
-    while value > 127:
-        out, value = out + bytes([value & 127 | 128]), value >> 7
-    return out + bytes([value])
-
-
-def write_onnx(network: ReferenceIResNet) -> bytes:
-    """The export: a ModelProto with a graph of nodes and initializers; a shape among them is of integers."""
-    nodes, tensors, count = b"", tensor("shape", np.array([1, -1])), 0
-    for kind, parts in network.layers():
-        names = [str(count + k) for k in range(len(parts))]
-        count += len(parts)
-        nodes += field(
-            1, b"".join(field(1, n.encode()) for n in ["features", *names]) + field(4, kind.encode())
-        )
-        tensors += b"".join(tensor(n, t.detach().numpy()) for n, t in zip(names, parts, strict=True))
-        nodes += field(1, field(1, b"features") + field(4, b"Identity"))
-    return field(1, 6) + field(7, nodes + field(2, b"export") + tensors)
-
-
-def tensor(name: str, values: np.ndarray) -> bytes:
-    dims = b"".join(field(1, size) for size in values.shape)
-    kind = 1 if values.dtype == np.float32 else 7
-    return field(5, dims + field(2, kind) + field(8, name.encode()) + field(9, values.tobytes()))
 
 
 def random_network(channels: tuple[int, ...], depths: tuple[int, ...]) -> ReferenceIResNet:

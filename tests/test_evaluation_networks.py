@@ -10,8 +10,9 @@ import pytest
 import torch
 import torchvision
 from drawn_clips import speaker, write_crops, write_sample
+from random_weights import write_onnx
 from reference_i3d import ReferenceI3d
-from reference_iresnet import random_network, write_onnx
+from reference_iresnet import random_network
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
@@ -228,7 +229,7 @@ def test_the_tensors_of_an_archive_have_the_names_of_their_attributes(tmp_path: 
 def test_arcface_of_an_onnx_export_equals_the_network_that_was_exported(tmp_path: Path) -> None:
     channels, depths = (4, 8, 8, 12), (1, 2, 1, 1)
     reference, file = random_network(channels, depths), tmp_path / "narrow.onnx"
-    file.write_bytes(write_onnx(reference))
+    file.write_bytes(write_onnx(reference.layers()))
     network = IResNet(channels, depths)
     layers = read_layers(file)
     network.load_state_dict(arcface.named_tensors(layers, network, file), strict=False)

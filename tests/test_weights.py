@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Workflow
+from conftest import ROOT, Workflow
 from diffusers import VQModel
 from face_alignment.detection.sfd.net_s3fd import s3fd
 from face_alignment.models import FAN
@@ -28,6 +28,7 @@ from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.config.section import Section
 from difftalk.config.syncnet import SyncnetTraining
 from difftalk.models.autoencoder import build_autoencoder, load_autoencoder
+from difftalk.models.formats import convert
 from difftalk.models.formats.ldm import export_first_stage
 from difftalk.models.formats.torch_file import read_state_dict
 from difftalk.models.syncnet import SyncNetV2, load_syncnet
@@ -326,6 +327,12 @@ def test_torch_files_become_safetensors_with_the_same_tensors(
     kept = load_file(table.locate(name, asked_by="a test"))
     assert kept.keys() == {k for k in state if not k.startswith("classifier.")}
     assert all(torch.equal(v, state[k]) for k, v in kept.items())
+
+
+def test_every_row_of_the_table_has_a_converter_and_is_documented() -> None:
+    assert convert.CONVERTERS.keys() == table.WEIGHTS.keys()
+    documented = (ROOT / "docs" / "weights.md").read_text()
+    assert [name for name in table.WEIGHTS if f"`{name}`" not in documented] == []
 
 
 def test_the_weights_of_another_network_are_refused(
