@@ -10,6 +10,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,15 @@ from difftalk.config.sampling import Sampling
 from difftalk.config.section import from_dict
 from difftalk.config.syncnet import SyncnetTraining
 from difftalk.config.training import TrainingSettings
+from difftalk.evaluation.arcface import ArcFace, IResNet
+from difftalk.evaluation.i3d import I3d, I3dNetwork
+from difftalk.evaluation.inception import Inception, InceptionV3
+from difftalk.evaluation.st_lpips import StLpips
 from difftalk.face.face_alignment_backend import Networks
 from difftalk.models.autoencoder import build_autoencoder, decode_latents, encode_frames
 from difftalk.models.conditioning import Conditioner
 from difftalk.models.denoiser import build_unet, noise_schedule
+from difftalk.models.stable_syncnet import AUDIO, VISUAL, StableSyncExpert, StableSyncNet
 from difftalk.models.syncnet import SyncnetConfig, build_syncnet, load_syncnet, save_syncnet
 from difftalk.runtime.device import default_device
 from difftalk.sampling.frame_sampler import FrameSampler
@@ -218,12 +224,36 @@ def sync_network(folder: Path) -> Arrays:
     return {"audio": expert.audio_embeddings(samples), "video": expert.video_embeddings(frames, landmarks)}
 
 
+def metric_networks(folder: Path) -> Arrays:
+    """What the networks of the metrics find in a clip, ArcFace's and StableSyncNet narrow."""
+    torch.manual_seed(0)
+    device = str(default_device())
+    towers = (replace(tower, channels=(64,) * len(tower.channels)) for tower in (AUDIO, VISUAL))
+    fid, fvd = InceptionV3().to(device).eval(), I3dNetwork().to(device).eval()
+    csim = IResNet((8, 8, 8, 8), (1, 1, 1, 1)).to(device).eval()
+    sync = StableSyncNet(*towers).to(device).eval()
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (17, 64, 64, 3), dtype=np.uint8)
+    landmarks = rng.uniform(16, 48, (17, 68, 2))
+    second = StableSyncExpert(sync, device)
+    whole, inside = StLpips(device)(frames[:3], frames[3:6], (20, 30, 40, 50))
+    return {
+        "st_lpips": whole,
+        "st_lpips_mouth": inside,
+        "fid": Inception(fid, device).features(frames[:2]),
+        "fvd": I3d(fvd, device).features(frames),
+        "csim": ArcFace(csim, device).embeddings(frames[:2], landmarks[:2]),
+        "video": second.video_embeddings(frames, landmarks),
+        "audio": second.audio_embeddings(rng.integers(-3000, 3000, 12000, dtype=np.int16)),
+    }
+
+
 PATHS: dict[str, Callable[[Path], Arrays]] = {
     function.__name__: function
     for function in (
         latents, sampled, sampled_dpm, sampled_unipc, sampled_eta, sampled_bf16, denoiser_float32,
         denoiser_bf16, first_stage, first_stage_bf16, sync_expert, landmark_networks, deepspeech,
-        sync_network, sampled_compiled,
+        sync_network, metric_networks, sampled_compiled,
     )
 }  # fmt: skip
 

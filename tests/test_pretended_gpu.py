@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PATHS = (
     "latents", "sampled", "sampled_dpm", "sampled_unipc", "sampled_eta", "sampled_bf16", "denoiser_float32",
     "denoiser_bf16", "first_stage", "first_stage_bf16", "sync_expert", "landmark_networks", "deepspeech",
-    "sync_network",
+    "sync_network", "metric_networks",
 )  # fmt: skip
 STEPS = 8  # of the trainings
 READ_AT_LOGS = (
@@ -94,6 +94,10 @@ def test_passes_wait_for_their_results_only(ran: Any) -> None:
     assert report["sync_network"]["waits"] == {
         "copied to the CPU at models/syncnet.py:audio_embeddings": 1,
         "copied to the CPU at models/syncnet.py:video_embeddings": 1,
+    }
+    assert report["metric_networks"]["waits"] == {
+        "copied to the CPU at models/networks.py:gather": 5,
+        "copied to the CPU at evaluation/st_lpips.py:__call__": 1,
     }
 
 

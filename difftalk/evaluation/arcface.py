@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from difftalk.models.networks import load_network, not_computed, weights_of
+from difftalk.models.networks import gather, load_network, not_computed, weights_of
 from difftalk.pretrained.onnx_tensors import Layer
 from difftalk.runtime.errors import UserError
 
@@ -108,13 +108,13 @@ class ArcFace:
             frames: (T, H, W, 3) uint8 RGB.
             landmarks: (T, 68, 2) of the *true* clip in pixels of the frames, which align the face.
         """
-        parts = [np.zeros((0, EMBEDDING), np.float32)]
+        parts = []
         for i in range(0, len(frames), self._batch):
             pairs = zip(frames[i : i + self._batch], landmarks[i : i + self._batch], strict=True)
             faces = np.stack([align(frame, points) for frame, points in pairs])
             x = torch.from_numpy(faces).to(self._device).permute(0, 3, 1, 2).float().sub(127.5).div(127.5)
-            parts.append(functional.normalize(self._network(x).float(), dim=1).cpu().numpy())
-        return np.concatenate(parts)
+            parts.append(functional.normalize(self._network(x), dim=1))
+        return gather(parts, EMBEDDING)
 
 
 def csim(reference: np.ndarray, embeddings: np.ndarray) -> float | None:

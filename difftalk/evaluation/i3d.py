@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from difftalk.models.networks import Unit, load_network, not_computed, weights_of
+from difftalk.models.networks import Unit, gather, load_network, not_computed, weights_of
 from difftalk.runtime.errors import UserError
 
 WEIGHTS = "i3d-fvd"
@@ -129,14 +129,14 @@ class I3d:
         """
         count = len(frames) // WINDOW
         windows = frames[: count * WINDOW].reshape(count, WINDOW, *frames.shape[1:])
-        parts = [np.zeros((0, CLASSES), np.float32)]
+        parts = []
         for i in range(0, count, self._batch):
             some = torch.from_numpy(windows[i : i + self._batch]).to(self._device)
             x = some.flatten(0, 1).permute(0, 3, 1, 2).float()
             x = functional.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False)
             x = x.unflatten(0, some.shape[:2]).transpose(1, 2) / 127.5 - 1
-            parts.append(self._network(x).float().cpu().numpy())
-        return np.concatenate(parts)
+            parts.append(self._network(x))
+        return gather(parts, CLASSES)
 
 
 def named_tensors(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:

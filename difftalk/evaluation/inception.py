@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from difftalk.models.networks import Unit, load_network, not_computed, weights_of
+from difftalk.models.networks import Unit, gather, load_network, not_computed, weights_of
 
 WEIGHTS = "inception-fid"
 SIDE, FEATURES = 299, 2048
@@ -177,12 +177,12 @@ class Inception:
     @torch.inference_mode()
     def features(self, frames: np.ndarray) -> np.ndarray:
         """Return the features of frames (N, H, W, 3) uint8 RGB: (N, 2048) float32."""
-        parts = [np.zeros((0, FEATURES), np.float32)]
+        parts = []
         for i in range(0, len(frames), self._batch):
             x = (
                 torch.from_numpy(frames[i : i + self._batch]).to(self._device).permute(0, 3, 1, 2).float()
                 / 255
             )
             x = functional.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False)
-            parts.append(self._network(2 * x - 1).float().cpu().numpy())
-        return np.concatenate(parts)
+            parts.append(self._network(2 * x - 1))
+        return gather(parts, FEATURES)

@@ -38,7 +38,8 @@ class StLpips:
         self._device = device
         self._batch = 2 if device == "cpu" else 32  # more no longer fit a core's cache
         try:
-            state: dict[str, Tensor] = torch.load(path, map_location=device, weights_only=True)
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+            state: dict[str, Tensor] = {name: tensor.to(device) for name, tensor in stored.items()}
             self._layers = [(state[f"net.{n}.weight"], state[f"net.{n}.bias"], p) for n, p in CONVOLUTIONS]
             self._blurs = [state[f"net.{n}.filt"] for n in ("slice1.1", "slice2.4", "slice3.8")]
             self._heads = [state[f"lin{k}.model.1.weight"] for k in range(len(CONVOLUTIONS))]
@@ -58,15 +59,17 @@ class StLpips:
             frames: likewise.
             box: x0, y0, x1, y1 in pixels.
         """
-        whole, inside, batch = [np.zeros(0)], [np.zeros(0)], self._batch
+        whole, inside, batch = [], [], self._batch
         x0, y0, x1, y1 = box
         for i in range(0, len(frames), batch):
             maps = self._maps(self._tensor(truth[i : i + batch]), self._tensor(frames[i : i + batch]))
-            whole.append(torch.stack([m.mean(dim=(1, 2, 3)) for m in maps]).sum(0).double().cpu().numpy())
+            whole.append(torch.stack([m.mean(dim=(1, 2, 3)) for m in maps]).sum(0))
             full = [functional.interpolate(m, frames.shape[1:3], mode="bilinear") for m in maps]
-            part = torch.stack([m[:, 0, y0:y1, x0:x1].mean(dim=(1, 2)) for m in full]).sum(0)
-            inside.append(part.double().cpu().numpy())
-        return np.concatenate(whole), np.concatenate(inside)
+            inside.append(torch.stack([m[:, 0, y0:y1, x0:x1].mean(dim=(1, 2)) for m in full]).sum(0))
+        if not whole:
+            return np.zeros(0), np.zeros(0)
+        both = torch.stack([torch.cat(whole), torch.cat(inside)]).double().cpu().numpy()
+        return both[0], both[1]
 
     def _maps(self, a: Tensor, b: Tensor) -> list[Tensor]:
         """Weighted squared differences of unit features, one (B, 1, h, w) per layer."""

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -69,6 +71,11 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
         kind = type(network).__name__
         raise UserError(f"{file}: not the weights of {kind}: {', '.join(wrong[:5])}{more}")
     network.load_state_dict(found, strict=False, assign=True)
+
+
+def gather(parts: list[Tensor], width: int) -> np.ndarray:
+    """Return features (N, width) that were computed in batches, as one float32 array: one copy from a GPU."""
+    return torch.cat(parts).float().cpu().numpy() if parts else np.zeros((0, width), np.float32)
 
 
 def weights_of(name: str) -> str:

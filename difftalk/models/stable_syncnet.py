@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from difftalk.media.clock import FPS
-from difftalk.models.networks import load_network, not_computed, weights_of
+from difftalk.models.networks import gather, load_network, not_computed, weights_of
 from difftalk.speech.mel import MELS, STEPS_PER_SECOND, mel_spectrogram
 
 WEIGHTS = "stable-syncnet"
@@ -178,6 +178,7 @@ class StableSyncExpert:
     def __init__(self, network: StableSyncNet, device: str = "cpu") -> None:
         self._network, self._device = network, device
         self._batch = 4 if device == "cpu" else 32
+        self._width = network.visual_encoder.norm_out.num_channels
 
     @classmethod
     def load(cls, device: str = "cpu") -> "StableSyncExpert | None":
@@ -209,15 +210,15 @@ class StableSyncExpert:
             landmarks: (T, 68, 2) points of the *true* clip in pixels of the crop, which align the face.
         """
         if len(frames) < FRAMES:
-            return self._nothing()
+            return gather([], self._width)
         halves = np.stack([lower_half(f, p) for f, p in zip(frames, landmarks, strict=True)])
         shown = torch.from_numpy(halves).permute(0, 3, 1, 2)
         windows = shown.unfold(0, FRAMES, EVERY).movedim(-1, 1)  # (n, 16, 3, 128, 256), a view
         parts = []
         for i in range(0, len(windows), self._batch):
             some = windows[i : i + self._batch].to(self._device).flatten(1, 2).float() / 127.5 - 1
-            parts.append(self._network.visual_encoder(some).float().cpu().numpy())
-        return np.concatenate(parts)
+            parts.append(self._network.visual_encoder(some))
+        return gather(parts, self._width)
 
     @torch.inference_mode()
     def audio_embeddings(self, samples: np.ndarray) -> np.ndarray:
@@ -228,13 +229,10 @@ class StableSyncExpert:
         """
         windows = torch.from_numpy(mel_windows(samples))
         parts = [
-            self._network.audio_encoder(windows[i : i + 16, None].to(self._device)).float().cpu().numpy()
+            self._network.audio_encoder(windows[i : i + 16, None].to(self._device))
             for i in range(0, len(windows), 16)
         ]
-        return np.concatenate(parts or [self._nothing()])
-
-    def _nothing(self) -> np.ndarray:
-        return np.zeros((0, self._network.visual_encoder.norm_out.num_channels), np.float32)
+        return gather(parts, self._width)
 
 
 def mel_windows(samples: np.ndarray) -> np.ndarray:
