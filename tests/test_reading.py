@@ -521,15 +521,18 @@ def test_a_playlist_is_no_video(tmp_path: Path, film_frames: np.ndarray) -> None
         probe(tmp_path / "list.mp4")
 
 
-def test_a_worker_that_crashes_costs_its_clip_alone_and_one_that_is_killed_ends_the_stage() -> None:
+@pytest.mark.parametrize("shared", [None, "failing_work", "no_module"])
+def test_a_worker_that_crashes_costs_its_clip_alone_and_one_that_is_killed_ends_the_stage(
+    shared: str | None,
+) -> None:
     jobs = [(name, name) for name in ("a", "type", "SEGV", "b", "c", "d")]
-    results = dict(map_clips(fails, jobs, stage="crops", workers=2))
+    results = dict(map_clips(fails, jobs, stage="crops", workers=2, shared=shared))
     lost = results.pop("SEGV")
     assert lost == Reject("SEGV", "crops", "failed", "the process that worked on it crashed (SIGSEGV)")
     assert results.pop("type") == Reject("type", "crops", "failed", "TypeError: an unexpected word")
     assert results == {name: name for name in "abcd"}
     with pytest.raises(UserError, match="killed while it worked on KILL: most likely the memory"):
-        list(map_clips(fails, [("a", "a"), ("KILL", "KILL")], stage="crops", workers=2))
+        list(map_clips(fails, [("a", "a"), ("KILL", "KILL")], stage="crops", workers=2, shared=shared))
 
 
 @pytest.mark.parametrize("how", ["memory", "disk"])

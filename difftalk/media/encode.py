@@ -14,6 +14,7 @@ import numpy as np
 
 from difftalk.media.clock import FPS, SAMPLE_RATE
 from difftalk.media.damage import reading
+from difftalk.media.scaling import reformatted
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.files import atomic_file
 
@@ -116,11 +117,13 @@ def _encode(
         sent = 0
         for k, pixels in enumerate(itertools.chain([first], remaining)):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame = frame.reformat(
+            frame = reformatted(
+                frame,
+                width,
+                height,
                 format=pix_fmt,
                 dst_colorspace=av.video.reformatter.Colorspace.ITU601,
                 dst_color_range=av.video.reformatter.ColorRange.MPEG,
-                threads=1,
             )
             frame.pts, frame.time_base = k, 1 / rate
             container.mux(video_stream.encode(frame))

@@ -11,6 +11,7 @@ import numpy as np
 
 from difftalk.media.damage import reading
 from difftalk.media.display import UPRIGHT, in_standard_range, is_hdr, orientation
+from difftalk.media.scaling import reformatted
 
 # Luma of limited range, 16..235, spread over 0..255.
 SPREAD = 255 / 219
@@ -133,10 +134,8 @@ def _rgb(frame: Any, size: tuple[int, int]) -> np.ndarray:
     if shown.transposed:
         width, height = height, width
     interpolation = "AREA" if width < frame.width else "BICUBIC"
-    pixels = in_standard_range(frame).to_ndarray(
-        format="rgb24", width=width, height=height, interpolation=interpolation, threads=1
-    )
-    return shown.apply(pixels)
+    rgb = reformatted(in_standard_range(frame), width, height, format="rgb24", interpolation=interpolation)
+    return shown.apply(rgb.to_ndarray())
 
 
 def _part(frame: Any, x0: int, y0: int, x1: int, y1: int) -> Any:

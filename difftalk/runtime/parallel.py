@@ -8,11 +8,13 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 from difftalk.runtime.errors import ClipError, UserError, is_machine_fault
@@ -41,6 +43,35 @@ WORKER_ENVIRONMENT = {
 
 # In a worker: where it notes the job that it is at.
 _notes: Any = None
+
+
+def share(module: str, workers: int) -> bool:
+    """Begin to import what the workers of a pool will have in common; this process goes on meanwhile.
+
+    They are forked from one process that has imported it. So it is read once, and what they look at stays in
+    the processor's cache for all of them.
+
+    Args:
+        module: its name. Importing it must start no thread. Where it cannot be imported, workers say why.
+        workers: as of `map_clips`.
+
+    Returns:
+        Whether they will share it: not in one process, and on Linux only.
+    """
+    if workers <= 1 or sys.platform != "linux":
+        return False
+    forkserver.set_forkserver_preload([module])
+    with _environment(WORKER_ENVIRONMENT):
+        forkserver.ensure_running()
+    return True
+
+
+def _end_sharing() -> None:
+    """End the process from which workers were forked, so that the next pool has another one.
+
+    It would end with this process. But only if it is waited for, its time and that of its workers counts.
+    """
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 def guarded(work: Callable[[J], R], job: J, name: str = "") -> R | ClipError:
@@ -81,6 +112,7 @@ def map_clips(
     workers: int,
     unit: str = "clips",
     lengths: Sequence[float] | None = None,
+    shared: str | None = None,
 ) -> Iterator[tuple[str, R | Reject]]:
     """Yield `(clip_id, work(job))` for each `(clip_id, job)`, in the given order.
 
@@ -95,6 +127,7 @@ def map_clips(
         unit: what the progress bar counts.
         lengths: of each job, in any unit. The long ones are begun first, so that no worker is left with the
             longest clip when the others are done.
+        shared: a module that the workers shall have in common, as of `share`.
 
     Raises:
         UserError: as `work`; where the system killed a worker, with the clip that it worked on.
@@ -103,17 +136,37 @@ def map_clips(
     if workers <= 1:
         results: Iterator[R | ClipError] = (guarded(work, job, clip_id) for clip_id, job in jobs)
     else:
-        results = _pooled(work, jobs, workers, lengths)
+        results = _pooled(work, jobs, workers, lengths, shared)
     for (clip_id, _), result in progress(zip(jobs, results, strict=True), len(jobs), stage, unit):
         yield clip_id, Reject.of(clip_id, stage, result) if isinstance(result, ClipError) else result
 
 
 def _pooled(
-    work: Callable[[J], R], jobs: Sequence[tuple[str, J]], workers: int, lengths: Sequence[float] | None
+    work: Callable[[J], R],
+    jobs: Sequence[tuple[str, J]],
+    workers: int,
+    lengths: Sequence[float] | None,
+    shared: str | None,
 ) -> Iterator[R | ClipError]:
-    """Yield the results in the order of the jobs; after a crash, with a new pool for those that are left."""
-    # Spawned, not forked: torch, FFmpeg and OpenCV hold threads that do not survive a fork.
-    context = multiprocessing.get_context("spawn")
+    """Yield the results in the order of the jobs."""
+    # Not forked from this process: torch, FFmpeg and OpenCV hold threads that do not survive a fork.
+    if shared is None or not share(shared, workers):
+        yield from _in_pools(multiprocessing.get_context("spawn"), work, jobs, workers, lengths)
+        return
+    try:
+        yield from _in_pools(multiprocessing.get_context("forkserver"), work, jobs, workers, lengths)
+    finally:
+        _end_sharing()
+
+
+def _in_pools(
+    context: Any,
+    work: Callable[[J], R],
+    jobs: Sequence[tuple[str, J]],
+    workers: int,
+    lengths: Sequence[float] | None,
+) -> Iterator[R | ClipError]:
+    """Yield the results; after a crash, with a new pool for those that are left."""
     long_first = sorted(range(len(jobs)), key=lambda k: -lengths[k] if lengths is not None else k)
     done: dict[int, R | ClipError] = {}
     given = 0

@@ -49,13 +49,17 @@ def run(
     Raises:
         UserError: where the weights of the backend are missing.
     """
+    from difftalk.runtime.parallel import map_clips, share
+
+    shared = "difftalk.face.shared" if settings.backend == "dlib" else None
+    if shared is not None:
+        share(shared, workers)
     from difftalk.datasets.clips import clips_with_sources
     from difftalk.face.clip_scores import ClipScores, write_scores
     from difftalk.face.early_crops import EarlyCrops, code_of_package, write_early
     from difftalk.face.follow import TrackJob, processes, track_clip
     from difftalk.face.quality import write_quality
     from difftalk.face.table import landmark_writer
-    from difftalk.runtime.parallel import map_clips
     from difftalk.runtime.rejects import Reject
 
     workers = processes(settings, workers)
@@ -70,7 +74,7 @@ def run(
     with landmark_writer(out) as write:
 
         def cropped() -> Iterator[tuple[str, dict[str, Any]]]:
-            clips = map_clips(track_clip, jobs, stage=STAGE, workers=workers, lengths=lengths)
+            clips = map_clips(track_clip, jobs, stage=STAGE, workers=workers, lengths=lengths, shared=shared)
             for clip_id, tracked in clips:
                 if isinstance(tracked, Reject):
                     measured.append(ClipScores(clip_id, tracked.reason, tracked.detail))
