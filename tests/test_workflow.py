@@ -80,6 +80,24 @@ def test_training_shards_wait_for_all_crops_only_where_overlap_is_rejected(workf
     assert jobs("train-000", identity, "gates={overlap: report}") == alone
 
 
+def test_the_evaluated_clips_are_chosen_when_all_test_shards_are_there(workflow: Workflow) -> None:
+    chosen = workflow(
+        "results/demo/plan/evaluated.csv", "-n", "--config", "evaluation={clips: {count: 3}}"
+    ).jobs
+    assert chosen == {**dict.fromkeys((*PER_SHARD, "plan", "autoencoder", "evaluated"), 1)}
+    all_of_them = workflow("sample_all", "-n", "--config", "evaluation={clips: {count: 3}}").jobs
+    assert all_of_them["evaluated"] == 1 and "evaluated" not in workflow("sample_all", "-n").jobs
+
+
+def test_no_method_is_driven_by_other_voices_where_none_is_named(workflow: Workflow) -> None:
+    jobs = workflow("-n", "--config", "evaluation={cross_driven: []}").jobs
+    assert not {"pairs", "cross_drive", "cross_score"} & set(jobs)
+    two = workflow("-n", "--config", "evaluation={cross_driven: [difftalk, no_audio]}").jobs
+    assert two["cross_drive"] == two["cross_score"] == 3
+    said = complaint(workflow("-n", "--config", "evaluation={cross_driven: [diftalk]}"))
+    assert "evaluation.cross_driven: diftalk is no model of the run; did you mean difftalk" in said
+
+
 def test_any_name_may_be_that_of_a_first_stage_or_a_frozen_plan(workflow: Workflow, tmp_path: Path) -> None:
     folder = tmp_path / "{x} it's"
     shutil.copytree(ROOT / "difftalk/assets/autoencoder", folder / "{y}")

@@ -115,6 +115,8 @@ GPUS = {
     "encode": CONFIG.gpu,
     "train": CONFIG.gpu * CONFIG.training_processes,
     "sample": CONFIG.gpu,
+    "cross_drive": CONFIG.gpu,
+    "cross_score": CONFIG.gpu if CONFIG.evaluation.device == "cuda" else 0,
     "score": CONFIG.gpu if CONFIG.evaluation.device == "cuda" else 0,
 }
 # Columns appear when their weights do.

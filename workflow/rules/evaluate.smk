@@ -64,7 +64,7 @@ if CROSS_DRIVEN:
         resources:
             mem_mb=8000 if LARGE_CROPS else 4000,
             runtime=480,
-            gpu=GPUS["score"],
+            gpu=GPUS["cross_score"],
         params:
             settings=SETTINGS["score"],
             state=f"{RUN}/state/scores/{{shard}}",

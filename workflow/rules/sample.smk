@@ -162,7 +162,7 @@ if CROSS_DRIVEN:
         resources:
             mem_mb=(12000 if LARGE_CROPS else 8000) if CONFIG.gpu else 4000,
             runtime=1440,
-            gpu=GPUS["sample"],
+            gpu=GPUS["cross_drive"],
         params:
             settings=SETTINGS["sample"],
             speech=SETTINGS["speech"],
