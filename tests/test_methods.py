@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from conftest import Stage
+import yaml
+from conftest import ROOT, Stage
 from drawn_clips import speaker, write_crops, write_sample
 
 from difftalk.config.crops import CropsSettings
@@ -340,3 +342,16 @@ def test_videos_and_the_files_that_a_command_names_are_watched(tmp_path: Path) -
     assert method_files(command) != before[0] and method_files(folder) == before[1]
     (tmp_path / "a.mp4").write_bytes(b"22")
     assert method_files(folder) != before[1]
+
+
+def test_the_examples_of_the_documentation_are_entries_and_the_one_without_a_program_runs(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), re.DOTALL)
+    found = {name: keys for block in blocks for name, keys in yaml.safe_load(block)["methods"].items()}
+    assert set(found) == {"theirs", "wav2lip", "late"}
+    entries = {name: entry(**keys) for name, keys in found.items()}
+    assert entries["wav2lip"].needs_sources and entries["theirs"].videos == "path/to/folder"
+    monkeypatch.chdir(ROOT)
+    rows = take(shard, tmp_path / "out", entries["late"])
+    assert [(row["done"], row["problem"]) for row in rows.values()] == [("nothing", "")] * 2
