@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from difftalk.face.scenes import SceneMonitor, cuts_of
+from difftalk.face.clip_scores import cuts_of
+from difftalk.face.scenes import SceneMonitor
 from difftalk.media.clock import FPS
 from difftalk.media.encode import write_video
 from difftalk.media.video import read_frames

@@ -125,6 +125,15 @@ class ClipScores:
         return sum(map(len, self.tracks))
 
 
+def cuts_of(changes: Iterable[tuple[int, float]], ratio: float) -> list[int]:
+    """Return the frames whose change is at least `ratio` times the mean of those around.
+
+    >>> cuts_of([(12, 1.5), (40, 9.0)], 4.5)
+    [40]
+    """
+    return [k for k, of_change in changes if of_change >= ratio]
+
+
 def write_scores(path: Path, scores: Iterable[ClipScores]) -> None:
     """Write the scores of a shard, whole or not at all."""
     rows = [dataclasses.asdict(of_clip) for of_clip in scores]

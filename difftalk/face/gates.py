@@ -3,8 +3,7 @@
 import numpy as np
 
 from difftalk.config.gates import GatesSettings
-from difftalk.face.clip_scores import ClipScores
-from difftalk.face.scenes import cuts_of
+from difftalk.face.clip_scores import ClipScores, cuts_of
 from difftalk.media.clock import FPS
 from difftalk.runtime.errors import ClipError
 

@@ -9,10 +9,8 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from scenedetect import FrameTimecode
-from scenedetect.detectors import AdaptiveDetector
 
-from difftalk.media.clock import FPS
+from difftalk.face.clip_scores import cuts_of
 from difftalk.media.lazy_frame import LazyFrame
 
 P = TypeVar("P", bound=np.ndarray | LazyFrame)
@@ -28,52 +26,26 @@ MIN_RATIO = 1.0
 FROZEN_LEVELS = 6.0
 
 
-class _RatioDetector(AdaptiveDetector):
-    """The detector, which also tells the ratio by which it decided.
-
-    Its own statistics tell it too, but look for edges in every frame.
-    """
-
-    def ratio(self) -> float:
-        """Return the change that was judged last, as a multiple of the mean of those around; 255 at most."""
-        changes = [change for _, change in self._buffer]
-        around = (sum(changes) - changes[CUT_WINDOW]) / (2 * CUT_WINDOW)
-        return min(changes[CUT_WINDOW] / around, 255.0) if around >= 1e-5 else 255.0
-
-
-def cuts_of(changes: Iterable[tuple[int, float]], ratio: float) -> list[int]:
-    """Return the frames whose change is at least `ratio` times the mean of those around.
-
-    >>> cuts_of([(12, 1.5), (40, 9.0)], 4.5)
-    [40]
-    """
-    return [k for k, of_change in changes if of_change >= ratio]
-
-
 class _ChangeFinder:
     """Finds changes among every `step`-th frame, from frame `first` on."""
 
     def __init__(self, first: int = 0, step: int = 1) -> None:
         self._first, self._step = first, step
-        self._detector = _RatioDetector(
-            adaptive_threshold=MIN_RATIO,
-            min_scene_len=1,
-            window_width=CUT_WINDOW,
-            min_content_val=MIN_CUT_CHANGE,
-        )
-        self._fed = 0
+        from difftalk.face.change_ratio import RatioDetector
+
+        self._detector = RatioDetector(MIN_RATIO, MIN_CUT_CHANGE, CUT_WINDOW)
         self._last: np.ndarray | None = None
         self.found: dict[int, float] = {}  # the ratio of each change, by the number of its frame
 
-    def look(self, number: int, small: np.ndarray) -> None:
-        """Take the small copy of a frame, if it is one of these."""
+    def look(self, number: int, hsv: np.ndarray) -> None:
+        """Take hue, saturation and brightness `(H, W, 3)` of a small copy, if it is one of these."""
         if number % self._step != self._first:
             return
         # The detector compares a change with those around it: let there be some before the first, too.
         for _ in range(CUT_WINDOW + 1 if self._last is None else 0):
-            self._feed(small)
-        self._feed(small)
-        self._last = small
+            self._feed(hsv)
+        self._feed(hsv)
+        self._last = hsv
 
     def finish(self) -> None:
         """Let there be frames after the last."""
@@ -82,12 +54,9 @@ class _ChangeFinder:
                 self._feed(self._last)
         self._last = None
 
-    def _feed(self, small: np.ndarray) -> None:
-        frame = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        for at in self._detector.process_frame(FrameTimecode(self._fed, float(FPS)), frame):
-            number = round(at.seconds * FPS) - CUT_WINDOW - 1
-            self.found[self._first + self._step * number] = self._detector.ratio()
-        self._fed += 1
+    def _feed(self, hsv: np.ndarray) -> None:
+        for at, ratio in self._detector.feed(hsv):
+            self.found[self._first + self._step * (at - CUT_WINDOW - 1)] = ratio
 
 
 class SceneMonitor:
@@ -146,8 +115,9 @@ class SceneMonitor:
         else:
             interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
             small = cv2.resize(frame[:, :], (width, height), interpolation=interpolation)
+        hsv = cv2.cvtColor(small, cv2.COLOR_RGB2HSV)
         for finder in (self._every, *self._halves):
-            finder.look(self._count, small)
+            finder.look(self._count, hsv)
         # Every frame is compared with the first of its freeze: slow movement adds up, compression noise does
         # not.
         grey = cv2.blur(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32), (3, 3))
