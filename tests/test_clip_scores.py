@@ -14,7 +14,6 @@ from conftest import TINY, Stage, snakemake
 from difftalk.config.gates import GatesSettings
 from difftalk.datasets.clips import Clip, write_plan
 from difftalk.datasets.demo.faces import Identity, Mouth, Pose, draw_face
-from difftalk.evaluation.pose import FACE, head_angles
 from difftalk.face.clip_scores import ClipScores, read_scores, write_scores
 from difftalk.face.dlib_backend import agreement
 from difftalk.face.gates import verdict
@@ -23,6 +22,7 @@ from difftalk.face.sync_table import read_sync, write_sync
 from difftalk.media.audio import read_audio
 from difftalk.media.encode import encode_video
 from difftalk.media.points68 import RIGID
+from difftalk.media.pose import FACE, head_angles
 from difftalk.reporting.clip_scores import MEASURES, SCHEMA, page, score_rows
 from difftalk.runtime.rejects import Reject, write_rejects
 from difftalk.speech import vad

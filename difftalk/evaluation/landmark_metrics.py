@@ -6,8 +6,8 @@ frames: clean landmarks of the truth beside noisy ones of a method would compare
 
 import numpy as np
 
-from difftalk.evaluation.pose import head_angles
 from difftalk.media.points68 import BROWS, EYES, MOUTH, eye_unit
+from difftalk.media.pose import head_angles
 
 # Distances are as of a crop of so many pixels, whatever its size: that of most published figures.
 REFERENCE_PX = 256

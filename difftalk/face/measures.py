@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from difftalk.evaluation.pose import head_angles
 from difftalk.face.geometry import cut_square
 from difftalk.face.tracks import Face, Track
 from difftalk.media.clock import FPS
 from difftalk.media.lazy_frame import LazyFrame
+from difftalk.media.pose import head_angles
 
 P = TypeVar("P", bound=np.ndarray | LazyFrame)
 
