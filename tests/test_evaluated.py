@@ -11,6 +11,7 @@ from small_training import train_on_drawn
 
 from difftalk.config.evaluation import EvaluatedClips, Evaluation
 from difftalk.config.sampling import Sampling
+from difftalk.config.workflow import expected_test_frames, load
 from difftalk.datasets.chosen import Candidate, choose, read_chosen
 from difftalk.datasets.clips import Clip, write_plan
 from difftalk.evaluation.pair import Pair
@@ -116,6 +117,8 @@ def test_the_cost_is_said_from_the_plan_and_the_rate_of_earlier_samples(tmp_path
     assert sampling_cost(tmp_path, [], 5, None) is None
     unknown = sampling_cost(tmp_path, jobs, 5, None)
     assert unknown is not None and "how many frames, the plan will say" in unknown.line()
+    expected = sampling_cost(tmp_path, jobs, 5, None, 937.5)
+    assert expected is not None and ": about 2,814 frames x 5 steps;" in expected.line()
     clips = [Clip(f"{k}-0", str(k), 0.0, 4.0, str(k), "test", f"test-00{k}") for k in (0, 1)]
     (tmp_path / "plan").mkdir()
     write_plan(tmp_path / "plan" / "clips.parquet", clips, ["test-000", "test-001"])
@@ -157,3 +160,11 @@ def test_a_limited_crop_is_its_beginning(tmp_path: Path) -> None:
     assert np.array_equal(part.frames(), whole.frames()[:10])
     assert np.array_equal(part.audio, whole.audio[:6400])
     assert np.array_equal(part.landmarks, whole.landmarks[:10])
+
+
+def test_the_configuration_says_how_many_frames_to_expect() -> None:
+    demo = {"crops": {"size": 64}}
+    assert expected_test_frames(load(demo)) == 6 * 2 * 6.0 * 25
+    chosen = {"evaluation": {"clips": {"count": 75, "seconds": 10.0}}}
+    assert expected_test_frames(load(demo | chosen)) == 75 * 250
+    assert expected_test_frames(load(demo | {"dataset": {"name": "hdtf"}})) is None

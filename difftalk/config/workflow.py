@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from difftalk.config.crops import CropsSettings
-from difftalk.config.dataset import Hdtf, LocalSettings, Table
+from difftalk.config.dataset import Demo, Hdtf, LocalSettings, Table
 from difftalk.config.explain import dotted, explain, origin
 from difftalk.config.gates import AudioGates, FaceGates, FrameGates, GatesSettings, OverlapSettings
 from difftalk.config.landmarks import LandmarksSettings
@@ -21,6 +21,7 @@ from difftalk.config.root import Config
 from difftalk.config.schema import Schema, coerce, plain
 from difftalk.config.section import Section
 from difftalk.config.training import UNTRAINED_METHODS, TrainingSettings
+from difftalk.media.clock import FPS
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.suggest import did_you_mean
 from difftalk.runtime.tabular import read_tabular
@@ -28,8 +29,8 @@ from difftalk.runtime.video_folder import SPEAKERS, list_videos
 
 __all__ = [
     "UNTRAINED_METHODS", "as_given", "as_json", "coerce", "config_schema", "cross_driven", "dataset_files",
-    "dataset_settings", "folder_digest", "given_methods", "load", "method_files", "models", "read_yaml",
-    "shards", "stage_settings", "unused_modules",
+    "dataset_settings", "expected_test_frames", "folder_digest", "given_methods", "load",
+    "method_files", "models", "read_yaml", "shards", "stage_settings", "unused_modules",
 ]  # fmt: skip
 
 # The modules of which a stage uses one, so that its fingerprint can leave out the others.
@@ -289,6 +290,16 @@ def cross_driven(config: Config) -> list[str]:
             hint = did_you_mean(name, [*known])
             raise UserError(f"config: evaluation.cross_driven: {name} is no model of the run; {hint}")
     return ["ground_truth", *named] if named else []
+
+
+def expected_test_frames(config: Config) -> float | None:
+    """Return how many frames are evaluated at most, where the configuration says it."""
+    clips, dataset = config.evaluation.clips, config.dataset
+    if clips is not None and clips.count is not None and clips.seconds is not None:
+        return clips.count * clips.seconds * FPS
+    if isinstance(dataset, Demo):
+        return dataset.identities.test * dataset.clips_per_identity * dataset.clip_seconds * FPS
+    return None
 
 
 def method_files(entry: Method) -> str:

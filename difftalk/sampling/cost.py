@@ -1,6 +1,6 @@
 """What the sampling of a run will cost: frames, steps, and the time at the rate that was measured before."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,22 +17,25 @@ class Cost:
 
     Args:
         models: their names.
-        frames: of all of them together; None where there is no plan yet that says it.
+        frames: of all of them together; None where neither a plan nor the configuration says it.
         steps: of the sampler.
         seconds: at the rates of earlier samples; None without any.
+        exact: whether the frames are those of the plan.
     """
 
     models: tuple[str, ...]
     frames: int | None
     steps: int
     seconds: float | None
+    exact: bool = True
 
     def line(self) -> str:
         """Return it in words."""
         many = f"{len(self.models)} model{'s' if len(self.models) > 1 else ''} ({', '.join(self.models)})"
         if self.frames is None:
             return f"Sampling by {many}: {self.steps} steps a frame; how many frames, the plan will say"
-        said = f"Sampling by {many}: {self.frames:,} frames x {self.steps} steps"
+        about = "" if self.exact else "about "
+        said = f"Sampling by {many}: {about}{self.frames:,} frames x {self.steps} steps"
         if self.seconds is None:
             return f"{said}; each job says how long it takes after its first frames"
         return f"{said}; one after the other {duration(self.seconds)}, at the rate of earlier samples"
@@ -43,7 +46,7 @@ def sampling_cost(
     jobs: Iterable[tuple[str, str]],
     steps: int,
     clips: EvaluatedClips | None,
-    repeats: Collection[str] = (),
+    expected: float | None = None,
 ) -> Cost | None:
     """Return what jobs of sampling will cost; None where no model samples.
 
@@ -52,23 +55,24 @@ def sampling_cost(
         jobs: model and test shard of each.
         steps: of the sampler.
         clips: which test clips are evaluated.
-        repeats: names of models, each as often as its clips are sampled once more, driven by another sound.
+        expected: frames of a test shard, on the average, as the configuration has it before there is a plan.
     """
     wanted = list(jobs)
-    wanted += [(model, shard) for model in repeats for name, shard in dict.fromkeys(wanted) if name == model]
     if not wanted:
         return None
-    frames = _frames_of_shards(run, clips)
+    frames = planned = _frames_of_shards(run, clips)
+    if frames is None and expected is not None:
+        frames = {shard: round(expected) for _, shard in wanted}
     rates = _rates(run)
     models = tuple(dict.fromkeys(model for model, _ in wanted))
     if frames is None:
         return Cost(models, None, steps, None)
     count = sum(frames.get(shard, 0) for _, shard in wanted)
     if not rates:
-        return Cost(models, count, steps, None)
+        return Cost(models, count, steps, None, planned is not None)
     mean = sum(rates.values()) / len(rates)
     seconds = sum(frames.get(shard, 0) * steps * rates.get(model, mean) for model, shard in wanted)
-    return Cost(models, count, steps, seconds)
+    return Cost(models, count, steps, seconds, planned is not None)
 
 
 def _frames_of_shards(run: Path, clips: EvaluatedClips | None) -> dict[str, int] | None:

@@ -169,7 +169,9 @@ def say_what_sampling_costs():
     # Each of these once by another voice, and once by silence.
     again = [job.wildcards for job in workflow.dag.needrun_jobs() if job.rule.name == "cross_drive"]
     pairs += 2 * [(found.method, found.shard) for found in again if found.method in MODELS]
-    cost = sampling_cost(Path(RUN), pairs, CONFIG.sampling.steps, CONFIG.evaluation.clips)
+    expected = configuration.expected_test_frames(CONFIG)
+    of_shard = None if expected is None else expected / len(TEST_SHARDS)
+    cost = sampling_cost(Path(RUN), pairs, CONFIG.sampling.steps, CONFIG.evaluation.clips, of_shard)
     if cost is not None:
         print(cost.line(), file=sys.stderr)
 
