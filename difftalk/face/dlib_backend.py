@@ -26,7 +26,7 @@ CLOSE_UP_PX = 84  # width of a known face when the detector confirms it
 CLOSE_UP_AROUND = 0.4  # what is searched around it, on each side, parts of the width
 OTHERS_EVERY = 25  # frames from one search for other faces to the next
 OTHERS_PX = 960  # longer side, at most, of the image that is searched for them
-FACE_PX = 400  # width of the face when its landmarks are predicted
+FACE_PX = 300  # width of the face when its landmarks are predicted
 MIN_SCORE, MIN_SCORE_KNOWN = 0.0, -0.3  # of a new face; of one that was there before
 MIN_SCORE_OTHER = 0.2  # of one that counts against a clip
 # Shifts (parts of the side) and sizes of the boxes over which landmarks are averaged: on drawn speakers,
@@ -153,7 +153,7 @@ def _detect(
 
 def _points(frame: np.ndarray | LazyFrame, box: np.ndarray) -> tuple[np.ndarray, float]:
     """Return the landmarks of the face in `box`, `(68, 2)` float32 in pixels, and the score of its mouth."""
-    grey, corner = _surroundings(frame, box, 0.5)
+    grey, corner = _surroundings(frame, box, 0.3)
     scale = FACE_PX / (box[2] - box[0])
     large = _resize(grey, scale)
     predicted = predict_landmarks(large, (box - [*corner, *corner]) * scale, BOXES)
