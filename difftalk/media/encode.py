@@ -3,7 +3,7 @@
 import heapq
 import io
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,14 @@ def encode_video(
     audio: np.ndarray | None = None,
     crf: int = 10,
     preset: str = "medium",
+    changes: Sequence[str] = (),
     pix_fmt: str = "yuv420p",
     metadata: dict[str, str] | None = None,
 ) -> bytes:
-    """Encode as `write_video` does, to bytes; `preset` is x264's."""
+    """Encode as `write_video` does, to bytes; `preset` is x264's, `changes` to it are x264's parameters."""
     out = io.BytesIO()
-    _encode(out, frames, fps, audio, {"crf": str(crf), "preset": preset}, pix_fmt, metadata, {})
+    x264 = {"crf": str(crf), "preset": preset, **x264_params(*changes)}
+    _encode(out, frames, fps, audio, x264, pix_fmt, metadata, {})
     return out.getvalue()
 
 
@@ -104,7 +106,7 @@ def _encode(
     rate = Fraction(fps).limit_denominator(1001)
     with av.open(target, "w", format="mp4", options=container_options) as container:
         container.metadata.update(metadata or {})
-        video_stream = container.add_stream("libx264", rate=rate, options=x264 | x264_params())
+        video_stream = container.add_stream("libx264", rate=rate, options=x264_params() | x264)
         video_stream.width, video_stream.height, video_stream.pix_fmt = width, height, pix_fmt
         # One thread: x264's output depends on their number. BT.601, limited range, is said in the stream.
         video_stream.codec_context.thread_count = 1
