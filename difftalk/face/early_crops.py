@@ -37,7 +37,7 @@ from difftalk.runtime.rejects import Reject
 MAX_BYTES = 600_000_000
 # What is kept around the box of a face: left, above, right and below, parts of its width. The crop is 1.8
 # times as wide as the box; the rest is for a head that moves.
-AROUND = (1.0, 1.0, 1.0, 0.85)
+AROUND = (1.1, 1.0, 1.1, 0.85)
 # File of a crop's sample that says what it was cut from.
 KEY = "key.json"
 
