@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from drawn_clips import speaker, write_crops
 from small_training import train_on_drawn
 
@@ -14,11 +15,14 @@ from difftalk.config.sampling import Sampling
 from difftalk.config.speech import Speech
 from difftalk.config.workflow import cross_driven, load
 from difftalk.datasets.pairs import Speaking, VoicePair, read_pairs, voice_pairs, write_pairs
-from difftalk.evaluation.cross_driven import leakage_in_silence, leakage_of_voice
+from difftalk.evaluation.cross_driven import CrossScorer, leakage_in_silence, leakage_of_voice
+from difftalk.evaluation.instruments import load_instruments
+from difftalk.evaluation.pair import Pair
 from difftalk.media.audio import read_audio
 from difftalk.media.encode import write_video
 from difftalk.media.shards import read_crops
 from difftalk.media.video import read_video
+from difftalk.models.syncnet import SyncnetConfig, SyncNetV2, save_syncnet
 from difftalk.runtime.errors import UserError
 from difftalk.sampling.voices import silence_of
 from difftalk.speech.mfcc import mfcc_features
@@ -217,3 +221,24 @@ def test_the_configuration_names_models_of_the_run() -> None:
         UserError, match="evaluation.cross_driven: our is no model of the run; did you mean ours"
     ):
         methods("our")
+
+
+def test_syncnet_v2_is_shown_what_score_shows_it(tmp_path: Path) -> None:
+    """Rows of the own voice, which `score` measures, stand in the same table."""
+    frames, landmarks, audio = speaker(950)
+    crops = write_crops(tmp_path / "crops.tar", {"a": (frames[:48], landmarks[:48], audio[: 48 * 640])})
+    (tmp_path / "expert").mkdir()
+    torch.manual_seed(1)
+    save_syncnet(tmp_path / "expert", SyncnetConfig("syncnet_v2"), SyncNetV2())
+    write_video(tmp_path / "a.mp4", frames[:48], crf=0, pix_fmt="yuv444p")
+    crop, distances = next(read_crops(crops)), []
+    for kind in ("jpeg", "plain"):
+        settings = Evaluation(sync_frames=kind)
+        pair = Pair(crop, tmp_path / "a.mp4", settings)
+        own = next(i for i in load_instruments(tmp_path / "expert", settings) if i.name == "sync")
+        assert own.measure is not None
+        scorer = CrossScorer.load(tmp_path / "expert", settings, tmp_path / "state")
+        row = scorer.score("m", "other", crop, 48, tmp_path / "a.mp4", crop.audio)
+        assert row["sync_distance"] == pytest.approx(float(own.measure(pair)["sync_distance"]), rel=1e-6)
+        distances.append(row["sync_distance"])
+    assert distances[0] != distances[1]

@@ -1,5 +1,6 @@
 """Metrics of landmarks and motion, and what is kept of them, against what they are defined by."""
 
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -9,15 +10,17 @@ from drawn_clips import speaker, write_crops, write_sample
 
 import difftalk
 from difftalk.config.evaluation import Evaluation
-from difftalk.evaluation import kept, motion
+from difftalk.evaluation import instruments, kept, motion
 from difftalk.evaluation import landmark_metrics as lm
 from difftalk.evaluation.metrics import mouth_box
 from difftalk.evaluation.mouth import face_points, opening
-from difftalk.evaluation.samples import describe_file
+from difftalk.evaluation.samples import describe_file, read_sample
 from difftalk.evaluation.scorer import Scorer
 from difftalk.evaluation.scores import read_scores, write_scores
 from difftalk.media.points68 import MOUTH
 from difftalk.media.shards import read_crops
+from difftalk.runtime import fingerprint as fingerprint_module
+from difftalk.runtime.errors import ClipError, UserError
 
 EMBEDDED = Path(difftalk.__file__).parent / "assets" / "syncnet"
 FPS, RATE = 25, 16_000
@@ -88,6 +91,7 @@ def test_silent_lip_and_dynamics_grow_with_what_the_lips_do() -> None:
     assert lm.silent_lip(noise, ~silent) is None
     points = speaker(1)[1].astype(float)
     assert lm.lip_dynamics(np.repeat(points[:1], 20, axis=0), 64) == pytest.approx(0, abs=1e-9)
+    assert lm.lip_dynamics(points[:1], 64) is None
     assert lm.lip_dynamics(points, 64) == pytest.approx(lm.lip_dynamics(points * 2, 128))
 
 
@@ -151,6 +155,61 @@ def test_what_is_kept_is_not_measured_again_until_something_changes(tmp_path: Pa
     assert count == 4, "a damaged entry is measured again"
     kept.Kept(None).measured("clip", "x", {"code": "b"}, measure)
     assert count == 5
+
+
+def test_what_cannot_be_kept_is_measured_all_the_same(tmp_path: Path) -> None:
+    blocked = tmp_path / "state"
+    blocked.write_text("a file where the folder should be")
+    found = kept.Kept(blocked).measured("clip", "x", {}, lambda: {"one": np.array(1.0)})
+    assert found["one"] == 1
+
+
+@pytest.mark.parametrize("method", ["..", "a/b", "../../elsewhere"])
+def test_nothing_is_kept_outside_of_the_folder(tmp_path: Path, method: str) -> None:
+    frames, landmarks, audio = speaker(1)
+    crops = write_crops(tmp_path / "test-000.tar", {"a": (frames[:2], landmarks[:2], audio[:1280])})
+    write_sample(tmp_path / "a.mp4", frames[:2])
+    scorer = Scorer.load(EMBEDDED, Evaluation(), tmp_path / "state")
+    with pytest.raises(UserError, match="would leave the folder"):
+        scorer.score(method, next(read_crops(crops)), tmp_path / "a.mp4")
+
+
+def test_an_entry_is_outdated_by_an_edit_of_all_that_its_measurement_goes_through() -> None:
+    """Videos are read, and regions and formulas chosen, outside the module of the instrument."""
+    found = {i.name: i for i in instruments.load_instruments(EMBEDDED, Evaluation())}
+    before = {name: instrument.code for name, instrument in found.items()}
+    expected = {
+        "difftalk.evaluation.measures": set(found),
+        "difftalk.evaluation.samples": set(found),
+        "difftalk.media.video": set(found),
+        "difftalk.evaluation.metrics": set(found),
+        "difftalk.evaluation.sync": {"sync", "sync2"},
+        "difftalk.evaluation.mouth": {"points", "true_points"},
+        "difftalk.evaluation.st_lpips": {"st_lpips"},
+        "difftalk.speech.vad": {"speech"},
+    }
+    read = fingerprint_module._read
+    for edited, names in expected.items():
+
+        def of_edit(module: str, edited: str = edited) -> tuple[str, frozenset[str]]:
+            code, imports = read(module)
+            return (f"{code} edited" if module == edited else code, imports)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fingerprint_module, "_read", of_edit)
+            changed = {name for name, instrument in found.items() if instrument.code != before[name]}
+        assert changed == names, edited
+
+
+def test_a_large_and_far_too_long_video_is_not_held_in_memory(tmp_path: Path) -> None:
+    truth = np.zeros((10, 64, 64, 3), np.uint8)
+    write_sample(tmp_path / "a.mp4", np.zeros((40, 1024, 1024, 3), np.uint8))
+    tracemalloc.start()
+    with pytest.raises(ClipError, match="a.mp4 has 40 frames, the clip has 10"):
+        read_sample(tmp_path / "a.mp4", truth, 5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 1024 * 1024 * 3, "of frames of 3 MB: a few, where all are 120 MB"
 
 
 def test_a_method_is_measured_once_and_the_truth_once_for_all(tmp_path: Path) -> None:

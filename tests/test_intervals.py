@@ -203,8 +203,9 @@ def test_cross_driven_has_a_row_for_each_method_and_voice() -> None:
 
 
 def test_a_figure_that_is_not_a_number_is_missing() -> None:
-    row = figures_of("mouth_corr", mine=[float("nan"), 0.5, 0.7]).row("mine")
+    row = figures_of("mouth_corr", mine=[float("nan"), float("inf"), 0.5, 0.7]).row("mine")
     assert row["mouth_corr"] == pytest.approx(0.6)
+    assert row["mouth_corr_hi"] == pytest.approx(0.7)
 
 
 def test_every_metric_has_its_ends() -> None:

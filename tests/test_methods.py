@@ -26,6 +26,7 @@ from difftalk.config.section import from_dict
 from difftalk.config.workflow import given_methods, load, method_files
 from difftalk.media.shards import read_crops, write_shard
 from difftalk.media.video import read_frames, read_video
+from difftalk.runtime.command import last_lines
 from difftalk.runtime.errors import UserError
 from difftalk.stages import run_method
 
@@ -135,6 +136,16 @@ def test_a_clip_that_a_command_fails_on_is_a_row_with_its_reason(shard: Path, tm
     assert rows["ann"]["problem"] == "crashed: exit status 3 (loading | no face found)"
     assert not rows["ben"]["problem"]
     assert [p.name for p in (tmp_path / "out").glob("*.mp4")] == ["ben.mp4"]
+
+
+def test_of_all_that_a_command_prints_the_end_is_read(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    with said.open("wb") as file:
+        file.truncate(8 << 30)  # sparse
+        file.seek(0, 2)
+        file.write(b"\nlast but one\nno face found\n")
+    assert last_lines(said)[-2:] == ["last but one", "no face found"]
+    assert last_lines(said, 1) == ["no face found"]
 
 
 def test_a_time_out_ends_the_command_and_all_that_it_has_started(shard: Path, tmp_path: Path) -> None:

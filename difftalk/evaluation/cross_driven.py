@@ -86,8 +86,13 @@ class CrossScorer:
         Raises:
             UserError: if it cannot be loaded.
         """
-        expert = load_syncnet(syncnet, settings.device)
-        depends_on = {"expert": digest_of_model(syncnet), "max_shift": settings.max_shift}
+        # As `score` shows them to it, or else its figures beside those of the own voice were of another kind.
+        expert = load_syncnet(syncnet, settings.device, jpeg=settings.sync_frames == "jpeg")
+        depends_on = {
+            "expert": digest_of_model(syncnet),
+            "max_shift": settings.max_shift,
+            "frames": settings.sync_frames,
+        }
         found = [i for i in of_landmarks(settings) if i.name in INSTRUMENTS]
         sync = Instrument("cross_sync", __name__, _sync_with_both(expert, settings), {}, depends_on)
         return cls(settings, [*found, sync], state)

@@ -17,12 +17,25 @@ from difftalk.models import stable_syncnet
 from difftalk.models.syncnet import load_syncnet
 from difftalk.pretrained import table as pretrained
 from difftalk.runtime.checksums import checksum, digest_of_model
+from difftalk.runtime.fingerprint import fingerprint
 from difftalk.speech.vad import SPEECH_PROBABILITY
 
 HERE = "difftalk.evaluation"
 NO_LPIPS = (
     "not computed: no AlexNet backbone (`difftalk weights fetch alexnet`, "
     f"evaluation.lpips_backbone, or {metrics.LPIPS_BACKBONE} in torch.hub's checkpoints folder)"
+)
+
+SYNC = f"{HERE}.sync"
+SYNC_EXPERTS = frozenset({"difftalk.models.syncnet", "difftalk.models.stable_syncnet"})
+# Modules of single instruments. `metrics` is none of them: several look at its box of the mouth.
+OF_ONE = (
+    SYNC_EXPERTS
+    | {
+        f"{HERE}.{name}"
+        for name in ("arcface", "i3d", "identity", "inception", "motion", "mouth", "st_lpips", "sync")
+    }
+    | {"difftalk.speech.vad"}
 )
 
 
@@ -32,7 +45,7 @@ class Instrument:
 
     Args:
         name: of its entries.
-        module: whose code, with all that it imports, decides what it measures.
+        module: whose code, with all that it imports, decides what it measures; how it is used, too.
         measure: measures a pair; None where its weights are missing, and its protocol says so.
         protocol: what the foot of the tables says of it, by key.
         depends_on: further facts that its results depend on: settings, weights.
@@ -47,6 +60,15 @@ class Instrument:
     depends_on: dict[str, Any] = field(default_factory=dict)
     of_truth: bool = False
     of_methods: bool = False
+
+    @property
+    def code(self) -> str:
+        """A hash over the code that decides what it measures: its module's, and how videos are read for it.
+
+        What other instruments alone use is left out: an edit of one measures nothing of another again.
+        """
+        own = {self.module} | ({SYNC} if self.module in SYNC_EXPERTS else set())
+        return f"{fingerprint(self.module)} {fingerprint(measures.__name__, without=OF_ONE - own)}"
 
 
 def load_instruments(syncnet: Path, settings: Evaluation) -> list[Instrument]:

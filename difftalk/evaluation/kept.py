@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from difftalk.runtime.files import atomic_file
+from difftalk.runtime.errors import UserError
+from difftalk.runtime.files import atomic_file, inside
 
 Arrays = dict[str, np.ndarray]
 
@@ -46,7 +47,7 @@ class Kept:
         if self.folder is None:
             return measure()
         digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:24]
-        entry = self.folder / clip_id / f"{instrument}-{digest}.npz"
+        entry = inside(self.folder, clip_id) / f"{instrument}-{digest}.npz"
         found = _read(entry)
         if found is None:
             found = measure()
@@ -63,7 +64,7 @@ class Kept:
             for other in entry.parent.glob("*.npz"):
                 if other != entry and other.name.rpartition("-")[0] == instrument:
                     other.unlink(missing_ok=True)
-        except OSError as e:
+        except (OSError, UserError) as e:  # what was measured is not lost by a full disk
             logger.warning("%s: not kept (%s)", entry, e)
 
 

@@ -44,11 +44,14 @@ def acceleration(points: np.ndarray) -> float | None:
     return float(np.linalg.norm(second, axis=2).mean() / eye_unit(points))
 
 
-def lip_dynamics(points: np.ndarray, size: int) -> float:
+def lip_dynamics(points: np.ndarray, size: int) -> float | None:
     """Return THEval's lip dynamics, in pixels of a crop of 256.
 
     The mean over the 190 pairs of the 20 lip points of the deviation of their distance over time.
+    None with fewer than two frames.
     """
+    if len(points) < 2:
+        return None
     lips = points[:, MOUTH] * (REFERENCE_PX / size)
     first, second = np.triu_indices(lips.shape[1], k=1)
     return float(np.linalg.norm(lips[:, first] - lips[:, second], axis=2).std(axis=0).mean())

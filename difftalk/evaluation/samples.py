@@ -39,16 +39,22 @@ def read_sample(path: Path, truth: np.ndarray, max_missing_frames: int) -> np.nd
     """
     import cv2
 
-    from difftalk.media.video import read_frames
+    from difftalk.media.video import read_lazy_frames
 
-    frames = list(read_frames(path))
-    if abs(len(frames) - len(truth)) > max_missing_frames or not frames:
-        raise ClipError("length_mismatch", f"{path.name} has {len(frames)} frames, the clip has {len(truth)}")
     height, width = truth.shape[1:3]
-    if frames[0].shape[:2] == (height, width):
-        return np.stack(frames)
-    how = cv2.INTER_AREA if frames[0].shape[0] > height else cv2.INTER_CUBIC
-    return np.stack([cv2.resize(f, (width, height), interpolation=how) for f in frames])
+    frames, count = [], 0
+    for lazy in read_lazy_frames(path):
+        count += 1
+        # One at a time, and none that is not wanted: memory holds frames of the truth's size alone.
+        if count <= len(truth) + max_missing_frames:
+            frame = lazy[:, :]
+            if frame.shape[:2] != (height, width):
+                how = cv2.INTER_AREA if frame.shape[0] > height else cv2.INTER_CUBIC
+                frame = cv2.resize(frame, (width, height), interpolation=how)
+            frames.append(frame)
+    if abs(count - len(truth)) > max_missing_frames or not frames:
+        raise ClipError("length_mismatch", f"{path.name} has {count} frames, the clip has {len(truth)}")
+    return np.stack(frames)
 
 
 def describe_file(path: Path) -> str:

@@ -25,7 +25,7 @@ from difftalk.media.shards import Crop
 from difftalk.runtime.checksums import checksum
 from difftalk.runtime.device import require_cuda, tell
 from difftalk.runtime.errors import ClipError
-from difftalk.runtime.fingerprint import fingerprint
+from difftalk.runtime.files import inside
 
 PACKAGES = ("torch", "scikit-image", "lpips", "dlib-bin", "opencv-python", "difftalk")
 # Instruments whose arrays are columns, by their means.
@@ -156,6 +156,9 @@ def measure(
         pair: the clip of the method beside the true one.
         state: folder in which measurements are kept; None keeps nothing.
         truth: what instruments look at that see the true clip alone, where that is longer than the pair's.
+
+    Raises:
+        UserError: if something is kept, and the method's or the clip's name leads out of the folder.
     """
     clip_id = pair.clip.clip_id
     both = {
@@ -174,9 +177,9 @@ def measure(
         seen = truth if truth is not None and instrument.of_truth else pair
         folder = None
         if state is not None:
-            folder = state / ("truth" if instrument.of_truth else f"methods/{method}")
+            folder = state / "truth" if instrument.of_truth else inside(state / "methods", method)
         depends_on = {"truth": _digest_of(seen.clip)} if instrument.of_truth else both
-        depends_on = depends_on | instrument.depends_on | {"code": fingerprint(instrument.module)}
+        depends_on = depends_on | instrument.depends_on | {"code": instrument.code}
         work = partial(instrument.measure, seen)
         found[instrument.name] = Kept(folder).measured(clip_id, instrument.name, depends_on, work)
     return found

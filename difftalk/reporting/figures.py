@@ -37,14 +37,14 @@ def clip_figure(row: Mapping[str, Any], column: str) -> float | None:
     """Return a figure of a clip as it is averaged: an offset without its sign, or whether it is near 0.
 
     Args:
-        row: of the clip in the metrics file; NaN counts as missing.
+        row: of the clip in the metrics file; what is not finite counts as missing.
         column: of METRICS.
     """
     if column == "offset_within_1":
         offset = row.get("sync_offset")
-        return None if offset is None or np.isnan(offset) else float(abs(offset) <= WITHIN_FRAMES)
+        return None if offset is None or not np.isfinite(offset) else float(abs(offset) <= WITHIN_FRAMES)
     value = row.get(column)
-    if value is None or np.isnan(value):
+    if value is None or not np.isfinite(value):
         return None
     return abs(value) if column in ("sync_offset", "sync2_offset") else float(value)
 

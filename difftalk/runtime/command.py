@@ -16,6 +16,8 @@ from difftalk.runtime.errors import ClipError, UserError
 GRACE_S = 3.0
 # Lines and characters of what a program said last that are quoted.
 QUOTED_LINES, QUOTED_CHARACTERS = 3, 400
+# Of the end of what it said, bytes that are read at all.
+READ_BYTES = 64 * 1024
 # Ours, which mean nothing, or the wrong thing, to a program of another environment.
 DROPPED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV")
 
@@ -117,12 +119,18 @@ def run_program(
 def last_words(said: Path) -> str:
     """Return the last lines of a program's standard error, or else of its output, as ` (...)`."""
     for file in (said.with_name(f"{said.name}.err"), said):
-        with suppress(OSError), file.open("rb") as source:
-            source.seek(max(file.stat().st_size - 8192, 0))
-            lines = [" ".join(line.split()) for line in source.read().decode(errors="replace").splitlines()]
+        with suppress(OSError):
+            lines = [" ".join(line.split()) for line in last_lines(file)]
             if kept := [line for line in lines if line][-QUOTED_LINES:]:
                 return f" ({' | '.join(kept)[-QUOTED_CHARACTERS:]})"
     return ""
+
+
+def last_lines(file: Path, count: int | None = None) -> list[str]:
+    """Return the last lines of a file, of its last `READ_BYTES`: a program may have printed gigabytes."""
+    with file.open("rb") as source:
+        source.seek(max(file.stat().st_size - READ_BYTES, 0))
+        return source.read().decode(errors="replace").splitlines()[-(count or 0) :]
 
 
 def _signal_name(number: int) -> str:

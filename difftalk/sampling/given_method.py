@@ -11,7 +11,7 @@ from pathlib import Path
 from difftalk.config.methods import PLACEHOLDERS, MethodSettings
 from difftalk.media.shards import Crop
 from difftalk.runtime.checksums import read_record
-from difftalk.runtime.command import environment_of, program_of, run_program
+from difftalk.runtime.command import environment_of, last_lines, program_of, run_program
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.files import inside, read_json, write_json
 from difftalk.runtime.fingerprint import fingerprint
@@ -163,5 +163,5 @@ def _log(clip_id: str, words: list[str], said: Path) -> None:
     """Put what a command has printed into the log of the job."""
     note(f"{clip_id}: {' '.join(words)}")
     for file in (said, said.with_name(f"{said.name}.err")):
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines()[-LOGGED_LINES:]:
+        for line in last_lines(file, LOGGED_LINES):
             note(f"  {line}")
