@@ -107,7 +107,8 @@ rule tables:
         "../../envs/difftalk.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        # Features of 75 clips of 10 s take 150 MB a method, and a few times that while they are compared.
+        mem_mb=8000 if WEIGHTS_OF_COLUMNS["inception-fid"] else 2000,
         runtime=30,
     params:
         folder=subpath(output.protocol, parent=True),
