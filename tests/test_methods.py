@@ -28,6 +28,7 @@ from difftalk.media.shards import read_crops, write_shard
 from difftalk.media.video import read_frames, read_video
 from difftalk.runtime.command import last_lines
 from difftalk.runtime.errors import UserError
+from difftalk.runtime.sample_folder import find_video
 from difftalk.stages import run_method
 
 CLIPS = {"ann": speaker(950), "ben": speaker(951)}
@@ -146,6 +147,29 @@ def test_of_all_that_a_command_prints_the_end_is_read(tmp_path: Path) -> None:
         file.write(b"\nlast but one\nno face found\n")
     assert last_lines(said)[-2:] == ["last but one", "no face found"]
     assert last_lines(said, 1) == ["no face found"]
+
+
+def test_what_a_command_prints_has_no_control_characters_and_may_be_deleted(
+    shard: Path, tmp_path: Path
+) -> None:
+    """They would drive the terminal that shows the problem, and stand in tables."""
+    text = """
+    import pathlib, shutil, sys
+    print("\\x1b[31mred\\0", file=sys.stderr, flush=True)
+    if sys.argv[1] == "ben":
+        shutil.rmtree(pathlib.Path(sys.argv[2]).parent)
+    sys.exit(1)
+    """
+    words = ["python", script(tmp_path, text), "{clip_id}", "{folder}"]
+    rows = take(shard, tmp_path / "out", entry(command=words))
+    assert rows["ann"]["problem"] == "crashed: exit status 1 ([31mred)"
+    assert rows["ben"]["problem"] == "crashed: exit status 1"
+
+
+def test_suffixes_may_be_in_capital_letters(tmp_path: Path) -> None:
+    (tmp_path / "ann.MP4").touch()
+    assert find_video(tmp_path, "ann") == tmp_path / "ann.MP4"
+    assert find_video(tmp_path, "ben") is None
 
 
 def test_a_time_out_ends_the_command_and_all_that_it_has_started(shard: Path, tmp_path: Path) -> None:

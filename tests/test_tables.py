@@ -172,15 +172,15 @@ def test_seeds_show_mean_and_spread_and_whether_orders_exceed_it(tmp_path: Path)
 
 
 def test_one_rule_gives_all_forms_and_names_are_escaped(tmp_path: Path) -> None:
-    out = make(tmp_path, {"x<b>|&_1": {"c0": {"psnr": 30.0}}}, run="r", notes={"sampling": "10 steps"})
+    out = make(tmp_path, {"x<b>|&_1^~": {"c0": {"psnr": 30.0}}}, run="r", notes={"sampling": "10 steps"})
     assert {p.name for p in out.iterdir()} == {
         *(f"{t}.{s}" for t in TITLES for s in ("csv", "md", "tex", "html")),
         "SHA256SUMS",
         "protocol.json",
     }
-    assert "x&lt;b&gt;|&amp;_1" in (out / "comparison.html").read_text()
-    assert "x&lt;b>\\|&_1" in (out / "comparison.md").read_text()
-    assert r"x$<$b$>$$|$\&\_1" in (out / "comparison.tex").read_text()
+    assert "x&lt;b&gt;|&amp;_1^~" in (out / "comparison.html").read_text()
+    assert "x&lt;b>\\|&_1^~" in (out / "comparison.md").read_text()
+    assert r"x$<$b$>$$|$\&\_1\^{}\~{}" in (out / "comparison.tex").read_text()
     footer = json.loads((out / "protocol.json").read_text())
     assert footer["run"] == "r" and footer["sampling"] == "10 steps" and len(footer["clip_list_sha256"]) == 64
     for form in ("md", "html"):

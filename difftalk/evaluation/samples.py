@@ -19,7 +19,7 @@ def check_folder(samples: Path, clip_ids: list[str]) -> None:
     if not samples.is_dir():
         raise UserError(f"{samples} is no folder of videos")
     verify_folder(samples)
-    videos = sorted(p.name for p in samples.iterdir() if p.suffix in SUFFIXES)
+    videos = sorted(p.name for p in samples.iterdir() if p.suffix.lower() in SUFFIXES)
     if clip_ids and videos and not any(find_video(samples, clip_id) for clip_id in clip_ids):
         raise UserError(f"{samples}: videos are named by clip id, such as {clip_ids[0]}.mp4, not {videos[0]}")
 

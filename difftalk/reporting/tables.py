@@ -290,6 +290,8 @@ def _escape_tex(text: str) -> str:
         ("<", "$<$"),
         (">", "$>$"),
         ("|", r"$|$"),
+        ("^", r"\^{}"),
+        ("~", r"\~{}"),
     ):
         text = text.replace(sign, command)
     return text

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from difftalk.runtime.errors import ClipError, UserError
@@ -119,18 +118,24 @@ def run_program(
 def last_words(said: Path) -> str:
     """Return the last lines of a program's standard error, or else of its output, as ` (...)`."""
     for file in (said.with_name(f"{said.name}.err"), said):
-        with suppress(OSError):
-            lines = [" ".join(line.split()) for line in last_lines(file)]
-            if kept := [line for line in lines if line][-QUOTED_LINES:]:
-                return f" ({' | '.join(kept)[-QUOTED_CHARACTERS:]})"
+        lines = [" ".join(line.split()) for line in last_lines(file)]
+        if kept := [line for line in lines if line][-QUOTED_LINES:]:
+            return f" ({' | '.join(kept)[-QUOTED_CHARACTERS:]})"
     return ""
 
 
 def last_lines(file: Path, count: int | None = None) -> list[str]:
-    """Return the last lines of a file, of its last `READ_BYTES`: a program may have printed gigabytes."""
-    with file.open("rb") as source:
-        source.seek(max(file.stat().st_size - READ_BYTES, 0))
-        return source.read().decode(errors="replace").splitlines()[-(count or 0) :]
+    """Return the last lines of what a program printed, without control characters; none where it is gone.
+
+    Of its last `READ_BYTES`: there may be gigabytes.
+    """
+    try:
+        with file.open("rb") as source:
+            source.seek(max(file.stat().st_size - READ_BYTES, 0))
+            lines = source.read().decode(errors="replace").splitlines()
+    except OSError:  # the program may have deleted it
+        return []
+    return ["".join(c if c.isprintable() else " " for c in line) for line in lines[-(count or 0) :]]
 
 
 def _signal_name(number: int) -> str:

@@ -10,8 +10,9 @@ TIMING, DIFFERENCES = "timing.csv", "differences.csv"
 
 
 def find_video(folder: Path, clip_id: str) -> Path | None:
-    """Return the video of a clip; None where there is none."""
-    return next((p for s in SUFFIXES if (p := folder / f"{clip_id}{s}").is_file()), None)
+    """Return the video of a clip, its suffix in small or capital letters; None where there is none."""
+    names = (f"{clip_id}{suffix}" for small in SUFFIXES for suffix in (small, small.upper()))
+    return next((path for name in names if (path := folder / name).is_file()), None)
 
 
 def read_rates(folder: Path) -> dict[str, float]:
