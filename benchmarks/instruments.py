@@ -122,11 +122,11 @@ def write_method(method: str, clips: Sequence[Crop], folder: Path) -> None:
         write_video(folder / f"{clip.clip_id}.mp4", frames, audio=audio, crf=crf, pix_fmt=colour)
 
 
-def scores_of(folder: Path, crops: Path, expert: Path) -> Scores:
-    """Write and score all methods on a shard."""
+def scores_of(folder: Path, crops: Path, expert: Path, methods: Sequence[str]) -> Scores:
+    """Write and score methods on a shard."""
     clips = list(read_crops(crops))
     metrics = []
-    for method in MADE:
+    for method in methods:
         write_method(method, clips, folder / "samples" / method)
         out = folder / "metrics" / f"{method}.parquet"
         score.run(
@@ -175,13 +175,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256], help="pixels")
     parser.add_argument("--frames", type=int, default=150, help="of each clip, at most")
     parser.add_argument("--syncnet", type=Path, default=EXPERT, help="folder of the sync expert")
+    parser.add_argument("--methods", nargs="+", choices=list(MADE), default=list(MADE), metavar="NAME")
     args = parser.parse_args()
     for size in args.sizes:
         folder = args.folder / str(size)
         folder.mkdir(parents=True, exist_ok=True)
         crops = folder / "test-000.tar"
         write_shard(crops, scaled(args.crops, size, args.frames))
-        print(f"\n{size} px\n\n{table(scores_of(folder, crops, args.syncnet))}", flush=True)
+        print(f"\n{size} px\n\n{table(scores_of(folder, crops, args.syncnet, args.methods))}", flush=True)
 
 
 if __name__ == "__main__":
