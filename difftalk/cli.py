@@ -83,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
         for number in STOP_SIGNALS:
             signal.signal(number, exit_on_signal)
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a closed terminal, without nohup
+            signal.signal(signal.SIGHUP, exit_on_signal)
         if rank is None:  # its launcher watches for those that train together
             ancestors.watch()
     try:

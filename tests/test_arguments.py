@@ -69,7 +69,7 @@ def those(*kinds: str) -> list[tuple[Verb, str, str]]:
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """What the command line does with signals ends with the test."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

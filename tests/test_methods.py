@@ -222,6 +222,22 @@ def test_a_killed_run_goes_on_with_the_clips_that_are_left(shard: Path, tmp_path
     assert not (tmp_path / "state").exists()
 
 
+def test_a_closed_terminal_ends_the_command(shard: Path, tmp_path: Path) -> None:
+    text = """
+    import os, pathlib, signal, sys, time
+    pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
+    os.kill(os.getppid(), signal.SIGHUP)
+    time.sleep(60)
+    """
+    settings = entry(command=["python", script(tmp_path, text), str(tmp_path / "pid"), "{out}"])
+    words = ["run_method", "--method", "theirs", "--entry", json.dumps(settings.as_dict())]
+    words += ["--crops", str(shard / "test-000.tar"), "--shard-file", str(shard / "encoded.tar")]
+    command = [sys.executable, "-m", "difftalk", *words, "--out", str(tmp_path / "out")]
+    ended = subprocess.run(command, check=False, capture_output=True)
+    assert ended.returncode == 128 + signal.SIGHUP
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
 def write_at(path: Path, frames: np.ndarray, fps: int, size: int) -> None:
     """Write a video of another rate, size and container, by FFmpeg's MPEG-4."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -82,6 +82,8 @@ def run_program(
 ) -> None:
     """Run a program to its end. What it has started ends with it, and with this process.
 
+    But for what has left its group (`setsid`), and where SIGKILL ends this process.
+
     Args:
         words: the program's file, and its arguments.
         environment: its variables.
