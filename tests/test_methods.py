@@ -28,7 +28,7 @@ from difftalk.media.shards import read_crops, write_shard
 from difftalk.media.video import read_frames, read_video
 from difftalk.runtime.command import last_lines
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.sample_folder import find_video
+from difftalk.runtime.sample_folder import find_video, read_problems, read_rates
 from difftalk.stages import run_method
 
 CLIPS = {"ann": speaker(950), "ben": speaker(951)}
@@ -164,6 +164,19 @@ def test_what_a_command_prints_has_no_control_characters_and_may_be_deleted(
     rows = take(shard, tmp_path / "out", entry(command=words))
     assert rows["ann"]["problem"] == "crashed: exit status 1 ([31mred)"
     assert rows["ben"]["problem"] == "crashed: exit status 1"
+
+
+@pytest.mark.parametrize("name", ["timing.csv", "differences.csv"])
+def test_a_table_of_another_meaning_beside_the_videos_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("clip_id,other\nann,2\n")
+    with pytest.raises(UserError, match=f"{name}: has no column"):
+        read_rates(tmp_path) if name == "timing.csv" else read_problems(tmp_path)
+
+
+def test_timing_that_is_no_number_is_named(tmp_path: Path) -> None:
+    (tmp_path / "timing.csv").write_text("clip_id,frames,seconds\nann,50,fast\n")
+    with pytest.raises(UserError, match="frames and seconds are no numbers"):
+        read_rates(tmp_path)
 
 
 def test_suffixes_may_be_in_capital_letters(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from difftalk.runtime.errors import UserError
 from difftalk.runtime.files import read_csv
 
 SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
@@ -21,10 +22,14 @@ def read_rates(folder: Path) -> dict[str, float]:
     Raises:
         UserError: if `timing.csv` cannot be read.
     """
-    rows = read_csv(folder / TIMING) if (folder / TIMING).is_file() else []
-    return {
-        row["clip_id"]: int(row["frames"]) / float(row["seconds"]) for row in rows if float(row["seconds"])
-    }
+    try:
+        return {
+            row["clip_id"]: int(row["frames"]) / float(row["seconds"])
+            for row in _rows(folder / TIMING, "clip_id", "frames", "seconds")
+            if float(row["seconds"])
+        }
+    except (ValueError, TypeError) as e:
+        raise UserError(f"{folder / TIMING}: frames and seconds are no numbers ({e})") from None
 
 
 def read_problems(folder: Path) -> dict[str, str]:
@@ -33,5 +38,13 @@ def read_problems(folder: Path) -> dict[str, str]:
     Raises:
         UserError: if `differences.csv` cannot be read.
     """
-    rows = read_csv(folder / DIFFERENCES) if (folder / DIFFERENCES).is_file() else []
+    rows = _rows(folder / DIFFERENCES, "clip_id", "problem")
     return {row["clip_id"]: row["problem"] for row in rows if row["problem"]}
+
+
+def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
+    """Return the rows of a table that a folder may have; none where it has none."""
+    rows = read_csv(path) if path.is_file() else []
+    if rows and (missing := [column for column in columns if column not in rows[0]]):
+        raise UserError(f"{path}: has no column {missing[0]}; a file of another meaning has to go elsewhere")
+    return rows
