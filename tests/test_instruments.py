@@ -250,7 +250,7 @@ def test_fid_is_measured_on_the_clips_that_both_have_and_comes_with_the_truths_o
 
     truth = write("ground_truth", clips)
     same = write("same", {"a": clips["a"], "b": clips["b"]})
-    moved = write("moved", {clip: values + 1 for clip, values in clips.items()})
+    moved = write("moved", {clip: values + 1 for clip, values in clips.items()} | {"e": clips["a"] * np.nan})
     found = read_scores([truth, same, moved])
     assert set(found.of_set) == {"same", "moved"}
     assert found.of_set["same"]["fid"].value == pytest.approx(0, abs=1e-3)

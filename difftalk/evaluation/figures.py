@@ -10,6 +10,8 @@ from difftalk.media.points68 import MOUTH
 from difftalk.speech.vad import SPEECH_PROBABILITY, WINDOW
 
 ALL = slice(0, 68)
+# Of fewer frames a correlation says nothing: of two it is always 1 or -1.
+LEAST_FRAMES = 10
 Figures = dict[str, float | None]
 
 
@@ -37,7 +39,7 @@ def landmark_figures(
     timing = (count, FPS, WINDOW / SAMPLE_RATE)
     own, reference = lm.acceleration(found), lm.acceleration(true)
     return {
-        "mouth_corr": correlation(openings, opening(landmarks)),
+        "mouth_corr": correlation(openings, opening(landmarks)) if count >= LEAST_FRAMES else None,
         "mouth_open": float(openings.mean()),
         "lmd_mouth": lm.landmark_distance(true, found, size, MOUTH),
         "lmd_face": lm.landmark_distance(true, found, size, ALL),

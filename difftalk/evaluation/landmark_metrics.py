@@ -6,7 +6,7 @@ frames: clean landmarks of the truth beside noisy ones of a method would compare
 
 import numpy as np
 
-from difftalk.media.points68 import BROWS, EYES, MOUTH, eye_unit
+from difftalk.media.points68 import BROWS, EYES, MOUTH
 from difftalk.media.pose import head_angles
 
 # Distances are as of a crop of so many pixels, whatever its size: that of most published figures.
@@ -34,14 +34,14 @@ def landmark_distance(truth: np.ndarray, found: np.ndarray, size: int, part: sli
 
 
 def acceleration(points: np.ndarray) -> float | None:
-    """Return the mean length of the mouth points' acceleration, in distances of the eyes per frame squared.
+    """Return the mean length of the mouth points' acceleration, in pixels per frame squared.
 
     None with fewer than three frames.
     """
     if len(points) < 3:
         return None
     second = np.diff(points[:, MOUTH], n=2, axis=0)
-    return float(np.linalg.norm(second, axis=2).mean() / eye_unit(points))
+    return float(np.linalg.norm(second, axis=2).mean())
 
 
 def lip_dynamics(points: np.ndarray, size: int) -> float | None:

@@ -4,7 +4,7 @@ import hashlib
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class Scorer:
             "of its longer side, fixed for a clip; SSIM and LPIPS are means of the full frame's map",
             "means": "per frame, then over the frames of a clip, then over clips",
             "max_missing_frames": str(self.settings.max_missing_frames),
-            "versions": f"{_versions()}, python {platform.python_version()}",
+            "versions": f"{versions_of(PACKAGES)}, python {platform.python_version()}",
         }
         for instrument in self.instruments:
             lines |= instrument.protocol
@@ -170,6 +170,8 @@ def measure(
         both["audio"] = "its own"
     if pair.driving is not None:
         both["audio"] = hashlib.sha256(pair.driving.tobytes()).hexdigest()
+    # Another release of a package, or another device, rounds in another way.
+    machine = {"packages": versions_of(frozenset(PACKAGES) - {"difftalk"}), "device": pair.settings.device}
     found = {}
     for instrument in instruments:
         if instrument.measure is None or (instrument.of_methods and method == TRUTH):
@@ -179,7 +181,7 @@ def measure(
         if state is not None:
             folder = state / "truth" if instrument.of_truth else inside(state / "methods", method)
         depends_on = {"truth": _digest_of(seen.clip)} if instrument.of_truth else both
-        depends_on = depends_on | instrument.depends_on | {"code": instrument.code}
+        depends_on = depends_on | instrument.depends_on | machine | {"code": instrument.code}
         work = partial(instrument.measure, seen)
         found[instrument.name] = Kept(folder).measured(clip_id, instrument.name, depends_on, work)
     return found
@@ -202,10 +204,11 @@ def _digest_of(clip: Crop) -> str:
     return whole.hexdigest()
 
 
-def _versions() -> str:
-    """The packages that figures depend on, of those installed."""
+@cache
+def versions_of(packages: frozenset[str] | tuple[str, ...]) -> str:
+    """Return the names and versions of packages, of those installed."""
     found = []
-    for package in PACKAGES:
+    for package in sorted(packages):
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:

@@ -101,9 +101,11 @@ def set_figures(clips: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[s
         column = name.removesuffix("_features")
         of_method = {
             method: {
-                clip: np.frombuffer(packed, np.float32).reshape(-1, length)
+                clip: values
                 for clip, row in sorted(of.items())
                 if (packed := row.pop(name, None))
+                # One figure that is none would make none of all clips together.
+                and np.isfinite(values := np.frombuffer(packed, np.float32).reshape(-1, length)).all()
             }
             for method, of in clips.items()
         }
