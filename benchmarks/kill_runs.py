@@ -10,9 +10,11 @@ after a kill are orphans: they are counted, and killed. The output ends with a t
 
 import argparse
 import atexit
+import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +27,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "tests" / "config" / "tiny.yaml"
@@ -224,12 +227,30 @@ def difference(whole: Path, killed: Path) -> list[str]:
 
 def outputs(run: Path) -> dict[str, Path]:
     found = {str(p.relative_to(run)): p for p in run.rglob("*") if p.is_file()}
-    return {path: p for path, p in found.items() if path.split("/")[0] not in NOT_COMPARED}
+    # The other forms of a table, the page, and checksums of these: of the speeds of sampling, as the csv is.
+    shown = re.compile(
+        r"tables/(.*\.(md|tex|html)|SHA256SUMS)|report(/.*|\.zip|.*\.sha256)|(cross_driven|metrics)/.*\.sha256"
+    )
+    return {
+        path: p
+        for path, p in found.items()
+        if path.split("/")[0] not in NOT_COMPARED and not shown.fullmatch(path)
+    }
 
 
 def content(file: Path) -> object:
-    if file.name == "SHA256SUMS":  # the speeds are in the logs that it lists
-        return [line for line in file.read_text().splitlines() if not line.endswith(".jsonl")]
+    if file.name == "SHA256SUMS":  # the speeds are in the files that it lists
+        listed = file.read_text().splitlines()
+        return [line for line in listed if not line.endswith((".jsonl", "timing.csv"))]
+    if file.name == "timing.csv":
+        return [row["clip_id"] for row in csv.DictReader(file.read_text().splitlines())]
+    if file.suffix == ".csv" and file.parent.name == "tables":
+        table = csv.DictReader(file.read_text().splitlines())
+        figures = [row for row in table if row.get("metric") != "method_fps"]
+        return [{k: v for k, v in row.items() if not k.startswith("method_fps")} for row in figures]
+    if "metrics" in file.parts and file.suffix == ".parquet":
+        rows = pq.read_table(file).to_pylist()
+        return [{k: v for k, v in row.items() if k != "method_fps"} for row in rows]
     if file.suffix == ".jsonl":
         entries = map(json.loads, file.read_text().splitlines())
         return [{key: value for key, value in entry.items() if key not in SPEEDS} for entry in entries]

@@ -1,5 +1,6 @@
 """A killed job and then the same command give the outputs of an uninterrupted run."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -101,14 +102,17 @@ def remove(path: Path) -> None:
 
 
 def content(path: Path) -> dict[str, object]:
-    """The content of a file or a folder of files, without the speeds in a training log."""
+    """The content of a file or a folder of files, without the speeds of a training or of samples."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     return {str(file.relative_to(path)): _content(file) for file in files}
 
 
 def _content(file: Path) -> object:
-    if file.name == "SHA256SUMS":  # the speeds are in the log that it lists
-        return [line for line in file.read_text().splitlines() if not line.endswith(".jsonl")]
+    if file.name == "SHA256SUMS":  # the speeds are in the files that it lists
+        listed = file.read_text().splitlines()
+        return [line for line in listed if not line.endswith((".jsonl", "timing.csv"))]
+    if file.name == "timing.csv":
+        return [row["clip_id"] for row in csv.DictReader(file.read_text().splitlines())]
     if file.suffix == ".jsonl":
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         return [{key: value for key, value in line.items() if key not in SPEEDS} for line in lines]
