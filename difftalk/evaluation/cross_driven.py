@@ -16,11 +16,11 @@ from difftalk.evaluation.figures import mean
 from difftalk.evaluation.identity import id_distance
 from difftalk.evaluation.instruments import Instrument, of_landmarks
 from difftalk.evaluation.kept import Arrays
+from difftalk.evaluation.measures import in_sync
 from difftalk.evaluation.mouth import correlation, opening
 from difftalk.evaluation.pair import Pair
 from difftalk.evaluation.scorer import Scorer, measure
 from difftalk.evaluation.scores import TRUTH
-from difftalk.evaluation.sync import measure_sync
 from difftalk.media.clock import SAMPLES_PER_FRAME
 from difftalk.media.shards import Crop
 from difftalk.models.syncnet import SyncExpert, load_syncnet
@@ -141,16 +141,7 @@ def _sync_with_both(expert: SyncExpert, settings: Evaluation) -> Callable[[Pair]
     def found(pair: Pair) -> Arrays:
         video = expert.video_embeddings(pair.frames, pair.landmarks)
         original = pair.clip.audio[: pair.count * SAMPLES_PER_FRAME]
-        driving, own = (
-            measure_sync(video, expert.audio_embeddings(audio), settings.max_shift, expert.zero_padded)
-            for audio in (pair.audio, original)
-        )
-        values = {
-            "sync_offset": None if driving is None else driving.offset,
-            "sync_confidence": None if driving is None else driving.confidence,
-            "sync_distance": None if driving is None else driving.distance,
-            "leak_confidence": None if own is None else own.confidence,
-        }
-        return {k: np.array(np.nan if v is None else float(v)) for k, v in values.items()}
+        leak = in_sync(expert, video, original, settings, "leak")["leak_confidence"]
+        return in_sync(expert, video, pair.audio, settings) | {"leak_confidence": leak}
 
     return found

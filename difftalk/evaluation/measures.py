@@ -21,6 +21,8 @@ from difftalk.models.stable_syncnet import StableSyncExpert
 from difftalk.models.syncnet import SyncExpert
 from difftalk.speech.vad import speech_probabilities
 
+Expert = SyncExpert | StableSyncExpert
+
 
 def similarity(pair: Pair) -> Arrays:
     """Measure PSNR and SSIM of frames and mouths: four arrays (T,), NaN where they are identical."""
@@ -123,27 +125,25 @@ def mouth_motion(pair: Pair) -> Arrays:
     }
 
 
-def sync(
-    expert: SyncExpert | StableSyncExpert, settings: Evaluation, name: str = "sync"
-) -> Callable[[Pair], Arrays]:
-    """Measure offset, confidence and distance by a sync expert: three scalars, NaN for a clip too short.
-
-    They are called after `name`: `sync_offset` and so on.
-    """
+def sync(expert: Expert, settings: Evaluation, prefix: str = "sync") -> Callable[[Pair], Arrays]:
+    """Measure offset, confidence and distance by a sync expert: three scalars, NaN for a clip too short."""
 
     def measure(pair: Pair) -> Arrays:
-        found = measure_sync(
-            expert.video_embeddings(pair.frames, pair.landmarks),
-            expert.audio_embeddings(pair.audio),
-            settings.max_shift,
-            expert.zero_padded,
-            expert.every,
-        )
-        values = (np.nan,) * 3 if found is None else (found.offset, found.confidence, found.distance)
-        kinds = ("offset", "confidence", "distance")
-        return {f"{name}_{kind}": np.array(float(v)) for kind, v in zip(kinds, values, strict=True)}
+        video = expert.video_embeddings(pair.frames, pair.landmarks)
+        return in_sync(expert, video, pair.audio, settings, prefix)
 
     return measure
+
+
+def in_sync(
+    expert: Expert, video: np.ndarray, audio: np.ndarray, settings: Evaluation, prefix: str = "sync"
+) -> Arrays:
+    """Measure what `sync` does, of frames whose embeddings `(N, E)` are known and any 16 kHz audio."""
+    embedded = expert.audio_embeddings(audio)
+    found = measure_sync(video, embedded, settings.max_shift, expert.zero_padded, expert.every)
+    values = (np.nan,) * 3 if found is None else (found.offset, found.confidence, found.distance)
+    names = (f"{prefix}_offset", f"{prefix}_confidence", f"{prefix}_distance")
+    return {name: np.array(float(value)) for name, value in zip(names, values, strict=True)}
 
 
 def _number(value: float | None) -> float:

@@ -172,6 +172,7 @@ def measure(
         both["audio"] = hashlib.sha256(pair.driving.tobytes()).hexdigest()
     # Another release of a package, or another device, rounds in another way.
     machine = {"packages": versions_of(frozenset(PACKAGES) - {"difftalk"}), "device": pair.settings.device}
+    alone = {"truth": both["truth"] if truth is None else _digest_of(truth.clip)}
     found = {}
     for instrument in instruments:
         if instrument.measure is None or (instrument.of_methods and method == TRUTH):
@@ -180,8 +181,12 @@ def measure(
         folder = None
         if state is not None:
             folder = state / "truth" if instrument.of_truth else inside(state / "methods", method)
-        depends_on = {"truth": _digest_of(seen.clip)} if instrument.of_truth else both
-        depends_on = depends_on | instrument.depends_on | machine | {"code": instrument.code}
+        depends_on = (
+            (alone if instrument.of_truth else both)
+            | instrument.depends_on
+            | machine
+            | {"code": instrument.code}
+        )
         work = partial(instrument.measure, seen)
         found[instrument.name] = Kept(folder).measured(clip_id, instrument.name, depends_on, work)
     return found
