@@ -4,6 +4,7 @@ import errno
 import gc
 import os
 import struct
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +30,7 @@ from difftalk.media.probe import length_s, open_media, probe
 from difftalk.media.tone_map import hlg_light, pq_code, tone_map
 from difftalk.media.video import read_frames, read_lazy_frames
 from difftalk.runtime.errors import ClipError, UserError, is_machine_fault
-from difftalk.runtime.parallel import guarded, map_clips
+from difftalk.runtime.parallel import guarded, map_clips, one_ahead
 from difftalk.runtime.rejects import Reject
 
 RATE = 48_000
@@ -545,3 +546,27 @@ def test_only_real_permissions_are_the_machines_fault(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("x")
     assert not is_machine_fault(PermissionError(errno.EPERM, "not permitted", str(tmp_path / "mine")))
     assert is_machine_fault(PermissionError(errno.EACCES, "denied", "/nowhere/at/all"))
+
+
+def test_the_next_job_is_done_beside_the_caller_and_no_more_than_that() -> None:
+    done: list[int] = []
+
+    def work(job: int) -> int:
+        done.append(job)
+        return -job
+
+    results = one_ahead(work, range(5))
+    assert next(results) == 0
+    deadline = time.monotonic() + 10
+    while done != [0, 1] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert done == [0, 1]
+    assert list(results) == [-1, -2, -3, -4]
+
+
+def test_what_a_job_done_ahead_raises_comes_in_its_turn() -> None:
+    results = one_ahead(lambda job: 1 // job, [1, 0, 1])
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)

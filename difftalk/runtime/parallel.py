@@ -4,14 +4,15 @@ What is raised while one clip is worked on is that clip's reject, whatever its t
 only on a user's mistake, a fault of the machine, or where too many clips are rejected.
 """
 
+import itertools
 import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver
@@ -102,6 +103,26 @@ def guarded(work: Callable[[J], R], job: J, name: str = "") -> R | ClipError:
             raise
         logger.exception("%s: unexpected error", name)
         return ClipError("failed", f"{type(e).__name__}: {e}")
+
+
+def one_ahead(work: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
+    """Yield `work(job)` of each job; a thread does the next one while the caller is at the last.
+
+    The thread also takes the jobs, so that `jobs` may read a file. Two results exist at a time.
+
+    Raises:
+        Exception: what `work` or `jobs` raises, where the caller would have met it without a thread.
+    """
+    left = iter(jobs)
+
+    def following() -> list[R]:
+        return [work(job) for job in itertools.islice(left, 1)]
+
+    with ThreadPoolExecutor(1, thread_name_prefix="one ahead") as thread:
+        ready = thread.submit(following)
+        while done := ready.result():
+            ready = thread.submit(following)
+            yield done[0]
 
 
 def map_clips(

@@ -57,18 +57,29 @@ def _encoded(
     crops: Path, features: dict[str, Any], autoencoder: Path, settings: Encode
 ) -> Iterator[tuple[str, "dict[str, Any] | Reject"]]:
     """Yield each clip that has speech features: `speech` rejected the others and says why."""
-    from difftalk.media.shards import read_crops
-    from difftalk.models.autoencoder import load_autoencoder
-    from difftalk.models.encoding import encode_clip
+    from difftalk.media.shards import Crop, read_crops
+    from difftalk.models.autoencoder import downsampling, load_autoencoder
+    from difftalk.models.encoding import PreparedClip, encode_clip, prepare_clip
     from difftalk.runtime.device import default_device, tell
     from difftalk.runtime.errors import ClipError
-    from difftalk.runtime.parallel import guarded
+    from difftalk.runtime.parallel import guarded, one_ahead
     from difftalk.runtime.progress import progress
     from difftalk.runtime.rejects import Reject
 
     device = default_device()
     tell(STAGE, device, "float32")
     model = load_autoencoder(autoencoder, device)
-    for crop in progress(read_crops(crops, features), len(features), STAGE, "clips"):
-        done = guarded(lambda c: encode_clip(model, c, features[c.clip_id], settings), crop, crop.clip_id)
-        yield crop.clip_id, Reject.of(crop.clip_id, STAGE, done) if isinstance(done, ClipError) else done
+    factor = downsampling(model)
+
+    def prepare(crop: Crop) -> tuple[str, PreparedClip | ClipError]:
+        speech = features[crop.clip_id]
+        return crop.clip_id, guarded(lambda c: prepare_clip(c, speech, factor), crop, crop.clip_id)
+
+    # While one clip is encoded, the next is decoded and masked.
+    clips = one_ahead(prepare, read_crops(crops, features))
+    for clip_id, clip in progress(clips, len(features), STAGE, "clips"):
+        if isinstance(clip, ClipError):
+            yield clip_id, Reject.of(clip_id, STAGE, clip)
+            continue
+        done = guarded(lambda c: encode_clip(model, c, settings), clip, clip_id)
+        yield clip_id, Reject.of(clip_id, STAGE, done) if isinstance(done, ClipError) else done

@@ -22,6 +22,7 @@ from difftalk.media.members import Member, list_members, verify_shards
 from difftalk.media.video import read_video
 from difftalk.models.autoencoder import to_pixels
 from difftalk.runtime.errors import ClipError, UserError
+from difftalk.runtime.parallel import one_ahead
 
 STRETCH = 64  # frames of a clip that are in the pool at a time
 DECODED_AHEAD = 2  # stretches
@@ -47,13 +48,7 @@ class FrameBatches(Protocol):
 
 def prepared(batches: FrameBatches, start: int, stop: int) -> Iterator[torch.Tensor]:
     """Give the batches of the steps from `start` to `stop`, each of them prepared beside the step before."""
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as ahead:
-        following = ahead.submit(batches.at, start)
-        for step in range(start, stop):
-            batch = following.result()
-            if step + 1 < stop:
-                following = ahead.submit(batches.at, step + 1)
-            yield batch
+    return one_ahead(batches.at, range(start, stop))
 
 
 @dataclass(frozen=True)
