@@ -1,12 +1,13 @@
 """First contact with a GPU: does every path run there, does it compute what the CPU does, and how fast is it?
 
-python benchmarks/first_contact.py OUT.json [--compile] [--without paths|training|sampling|stages ...]
+python benchmarks/first_contact.py OUT.json [--compile] [--without PART ...]
 
-Some five minutes on a data-centre card. Every path that can use a GPU is run once at a small size, on the GPU
-and, beside it, on the CPU (`device_paths.py`). Then, at the paper's sizes: rates of matrix products and of
-memory; a training step against the official formulation (`training_step.py`); sampling against the released
-inference (`official_formulation.py`); first stage and landmark networks. OUT.json has every figure, OUT.md
-the tables. Without a GPU the small paths are run alone, and it is said what was left out.
+Some five minutes on a data-centre card, and with --compile five more. At the paper's sizes: rates of matrix
+products and of memory; a training step against the official formulation (`training_step.py`); sampling
+against the released inference (`official_formulation.py`); first stage and landmark networks; and which
+kernels a step spends its time in. Then every path that can use a GPU, once at a small size, on the GPU and,
+beside it, on the CPU (`device_paths.py`). OUT.json has every figure, OUT.md the tables, both written after
+each part. Without a GPU the small paths are run alone, and it is said what was left out.
 """
 
 import argparse
@@ -18,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +48,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--compile", action="store_true", help="torch.compile too, some two minutes more")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too")
     parser.add_argument("--without", nargs="*", default=[], choices=[*PARTS], help="parts to leave out")
-    parser.add_argument("--batch", type=int, default=16, help="of the training step")
+    parser.add_argument("--batch", type=int, default=64, help="of the training step; the paper's by default")
     args = parser.parse_args()
 
     report: dict[str, Any] = {"machine": machine()}
@@ -55,6 +58,8 @@ def main() -> None:
     for name, part in PARTS.items():
         if name in args.without:
             report[name] = "left out by --without"
+        elif name.startswith("compiled") and not args.compile:
+            report[name] = "left out without --compile"
         elif not CUDA and name != "paths":
             report[name] = "left out: no GPU"
         else:
@@ -68,9 +73,8 @@ def main() -> None:
             torch.cuda.empty_cache()
         print(f"\n## {name}\n\n{shown(report[name])}", flush=True)
         args.out.write_text(json.dumps(report, indent=1))
-    args.out.with_suffix(".md").write_text(
-        "\n\n".join(f"## {name}\n\n{shown(part)}" for name, part in report.items()) + "\n"
-    )
+        tables = "\n\n".join(f"## {name}\n\n{shown(part)}" for name, part in report.items())
+        args.out.with_suffix(".md").write_text(f"{tables}\n")
 
 
 def machine() -> dict[str, Any]:
@@ -151,33 +155,80 @@ def compared(
 
 def training(args: argparse.Namespace) -> dict[str, Any]:
     """A training step at the paper's size, ours and the official formulation."""
-    wanted = ("official formulation", "ours", *(["ours, compiled"] if args.compile else []))
-    sizes = training_step.Sizes(batch=args.batch, repeats=6)
+    return steps_of(args, "official formulation", "ours")
+
+
+def compiled_training(args: argparse.Namespace) -> dict[str, Any]:
+    """The same step of ours under torch.compile, beside the uncompiled one."""
+    return steps_of(args, "ours", "ours, compiled")
+
+
+def steps_of(args: argparse.Namespace, *wanted: str) -> dict[str, Any]:
+    """Take steps of these recipes in turn; `times official` of the table is against the first one."""
+    sizes = training_step.Sizes(batch=args.batch, repeats=4)
     recipes = [recipe for recipe in training_step.RECIPES if recipe.name in wanted]
+    began = time.monotonic()
     gigaflop, runners = training_step.compare(sizes, recipes)
     rate = training_step.matmul_rate(torch.bfloat16)
     return {
         "GFLOP per image": gigaflop,
         "bf16 TFLOP/s": rate,
+        "seconds with compilation": time.monotonic() - began,
         "table": training_step.table(sizes, gigaflop, runners, rate),
         "steps": {r.recipe.name: {"seconds": r.seconds, "peak bytes": r.peak} for r in runners},
+        "kernels": {r.recipe.name: kernels(partial(r.step, 9)) for r in runners[1:]},
     }
 
 
 def sampling(args: argparse.Namespace) -> dict[str, Any]:
-    """Sampling at the paper's size, 20 steps for the ratio and our 200 and 10 for the rate."""
+    """Sampling at the paper's size: 20 steps for the ratio, ours with 200 and 10 steps for the rate."""
+    return sampled(released_steps=(200,), steps=(200, 10), compile=False)
+
+
+def compiled_sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """The same in bf16 under torch.compile, as the stage has it where there is a compiler."""
+    return sampled(released_steps=(), steps=(200, 10), compile=True)
+
+
+def sampled(released_steps: Sequence[int], steps: Sequence[int], **common: Any) -> dict[str, Any]:
+    """Time the released inference, and ours with `common` settings, from pixels to pixels."""
+    # Two full passes of ours, and two batches of the released one.
     sizes = official_formulation.Sizes(32, 256, (256, 512, 768, 1024), 2, 32, (128, 256, 512), 8192)
-    compiled: dict[str, Any] = {"compile": args.compile}
-    released = official_formulation.RELEASED | {"steps": 20} | compiled
-    named: dict[str, dict[str, Any]] = {
-        "ours, the same latents": released,
-        "ours, bf16": {**released, "precision": "bf16"},
-        **{
-            f"ours, bf16, {steps} steps": {"steps": steps, "precision": "bf16", **compiled}
-            for steps in (200, 10)
-        },
+    released = official_formulation.RELEASED | {"steps": 20} | common
+    named: dict[str, dict[str, Any]] = {"ours, bf16": {**released, "precision": "bf16"}}
+    if not common.get("compile"):
+        named["ours, the same latents"] = released
+    for number in steps:
+        named[f"ours, bf16, {number} steps"] = {"steps": number, "precision": "bf16", **common}
+    rows = official_formulation.compare(sizes, 20, named, 1, "cuda")
+    batch = official_formulation.Sizes(**{**vars(sizes), "frames": official_formulation.BATCH})
+    clip, pipeline = official_formulation.Clip(batch.frames, batch.size), batch.pipeline("cuda")
+    for number in released_steps:
+        began = time.monotonic()
+        official_formulation.official(pipeline, clip, number, "cuda")
+        took = 1000 * (time.monotonic() - began) / batch.frames
+        rows.append({"way": f"released inference, {number} steps", "ms": took})
+    return {"rows": rows}
+
+
+def kernels(call: Callable[[], object]) -> dict[str, float]:
+    """Milliseconds on the GPU of the fifteen kernels that take longest in a call, of all, and of the host."""
+    kinds = torch.profiler.ProfilerActivity
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA]) as profile:
+        began = time.monotonic()
+        call()
+        torch.cuda.synchronize()
+        took = 1000 * (time.monotonic() - began)
+    found = Counter[str]()
+    for event in profile.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            found[event.name[:100]] += event.self_device_time_total / 1000
+    return {
+        "call, with the profiler": took,
+        "all kernels": sum(found.values()),
+        **dict(found.most_common(15)),
     }
-    return {"rows": official_formulation.compare(sizes, 20, named, 2, "cuda")}
 
 
 def stages(args: argparse.Namespace) -> dict[str, Any]:
@@ -219,6 +270,8 @@ def shown(part: Any) -> str:
     ]
     if "table" in part:
         lines += ["", part["table"]]
+    for name, of in part.get("kernels", {}).items():
+        lines += ["", f"{name}, ms of kernels:"] + [f"- {_number(ms)}: {kernel}" for kernel, ms in of.items()]
     for row in part.get("rows", []):
         lines.append("- " + ", ".join(f"{k} {_number(v)}" for k, v in row.items()))
     return "\n".join(lines)
@@ -232,6 +285,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "rates": rates,
     "training": training,
     "sampling": sampling,
+    "compiled_training": compiled_training,
+    "compiled_sampling": compiled_sampling,
     "stages": stages,
     "paths": paths,
 }

@@ -159,6 +159,8 @@ def build(recipe: Recipe, nets: Denoiser, scheduler: DDIMScheduler, data: Data, 
     runner: Runner
 
     def step(number: int) -> float:
+        # `train` lets cuDNN try its kernels; in float32, unfused and at 64 frames, that takes over a minute.
+        torch.backends.cudnn.benchmark = CUDA and recipe.fused
         started = time.monotonic()
         batch = data.batch(batch_size, number)
         frames = None if recipe.cached else [x.to(DEVICE) for x in data.frames_in(batch.examples)]
