@@ -37,6 +37,7 @@ from difftalk.models.denoiser import build_unet, noise_schedule
 from difftalk.models.stable_syncnet import AUDIO, VISUAL, StableSyncExpert, StableSyncNet
 from difftalk.models.syncnet import SyncnetConfig, build_syncnet, load_syncnet, save_syncnet
 from difftalk.runtime.device import default_device
+from difftalk.sampling.clip_sampler import ClipSampler
 from difftalk.sampling.frame_sampler import FrameSampler
 from difftalk.sampling.inputs import FrameInputs
 from difftalk.sampling.pipeline import DiffTalkPipeline
@@ -124,12 +125,12 @@ def latents(folder: Path) -> Arrays:
     return {"latents": found.numpy(), "frames": decode_latents(model, found, 4, fill=True).astype(np.float32)}
 
 
-def sampled(folder: Path, **options: object) -> Arrays:
-    """Latents that a small untrained model samples for ten frames."""
+def sampler_and_inputs(**options: object) -> tuple[FrameSampler, FrameInputs]:
+    """A small untrained model, and the inputs of ten frames."""
     torch.manual_seed(0)
     unet, schedule = build_unet((32, 64), 1, 16, 128, 2, 16), noise_schedule("v_prediction")
-    pipeline = DiffTalkPipeline(unet, Conditioner(), schedule)
-    for part in (pipeline.unet, pipeline.conditioner):
+    pipeline = DiffTalkPipeline(unet, Conditioner(), schedule, vqvae=build_autoencoder((32, 64, 96), 1, 512))
+    for part in (pipeline.unet, pipeline.conditioner, pipeline.vqvae):
         part.eval().requires_grad_(False)
     pipeline.to(default_device())
     generator = torch.Generator().manual_seed(1)
@@ -142,9 +143,26 @@ def sampled(folder: Path, **options: object) -> Arrays:
         landmarks=torch.rand(10, 39, 2, generator=generator),
     )
     settings = from_dict(Sampling, {"steps": 10, "batch_size": 8, "compile": False, **options}, "benchmark")
-    sampler = FrameSampler(pipeline, settings)
+    return FrameSampler(pipeline, settings), inputs
+
+
+def sampled(folder: Path, **options: object) -> Arrays:
+    """Latents that a small untrained model samples for ten frames."""
+    sampler, inputs = sampler_and_inputs(**options)
     frames = [("clip", number) for number in range(10)]
-    return {"latents": sampler.sample(inputs, known[:1].expand(10, -1, -1, -1), frames).numpy()}
+    return {"latents": sampler.sample(inputs, inputs.known[:1].expand(10, -1, -1, -1), frames).numpy()}
+
+
+def sampled_progressively(folder: Path, progressive: str = "latent") -> Arrays:
+    """As `sampled`, three frames, each with the one before as its reference."""
+    sampler, inputs = sampler_and_inputs(progressive=progressive)
+    clip = ClipSampler(sampler, "clip", inputs.known[0])
+    return {"latents": clip.sample(inputs.take([0, 1, 2]), [0, 1, 2]).numpy()}
+
+
+def sampled_through_pixels(folder: Path) -> Arrays:
+    """As `sampled_progressively`, the frame before decoded and encoded again."""
+    return sampled_progressively(folder, "pixels")
 
 
 def sampled_dpm(folder: Path) -> Arrays:
@@ -251,9 +269,9 @@ def metric_networks(folder: Path) -> Arrays:
 PATHS: dict[str, Callable[[Path], Arrays]] = {
     function.__name__: function
     for function in (
-        latents, sampled, sampled_dpm, sampled_unipc, sampled_eta, sampled_bf16, denoiser_float32,
-        denoiser_bf16, first_stage, first_stage_bf16, sync_expert, landmark_networks, deepspeech,
-        sync_network, metric_networks, sampled_compiled,
+        latents, sampled, sampled_dpm, sampled_unipc, sampled_eta, sampled_bf16, sampled_progressively,
+        sampled_through_pixels, denoiser_float32, denoiser_bf16, first_stage, first_stage_bf16,
+        sync_expert, landmark_networks, deepspeech, sync_network, metric_networks, sampled_compiled,
     )
 }  # fmt: skip
 

@@ -16,8 +16,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Compilation is of kernels, which are not pretended.
 PATHS = (
-    "latents", "sampled", "sampled_dpm", "sampled_unipc", "sampled_eta", "sampled_bf16", "denoiser_float32",
-    "denoiser_bf16", "first_stage", "first_stage_bf16", "sync_expert", "landmark_networks", "deepspeech",
+    "latents", "sampled", "sampled_dpm", "sampled_unipc", "sampled_eta", "sampled_bf16",
+    "sampled_progressively", "sampled_through_pixels", "denoiser_float32", "denoiser_bf16",
+    "first_stage", "first_stage_bf16", "sync_expert", "landmark_networks", "deepspeech",
     "sync_network", "metric_networks",
 )  # fmt: skip
 STEPS = 8  # of the trainings
@@ -70,9 +71,16 @@ def test_the_denoisers_training_and_the_steps_of_sampling_wait_for_nothing(ran: 
     report, _, _ = ran
     for path in ("denoiser_float32", "denoiser_bf16"):
         assert report[path]["waits"] == {}
-    for path in PATHS:
-        if path.startswith("sampled"):
-            assert report[path]["waits"] == {"copied to the CPU at sampling/frame_sampler.py:sample": 1}
+    result = "copied to the CPU at sampling/frame_sampler.py:sample"
+    for path in ("sampled", "sampled_dpm", "sampled_unipc", "sampled_eta", "sampled_bf16"):
+        assert report[path]["waits"] == {result: 1}
+    # Each frame is the reference of the next one, and in pixels both ways through the first stage.
+    assert report["sampled_progressively"]["waits"] == {result: 3}
+    assert report["sampled_through_pixels"]["waits"] == {
+        result: 3,
+        "copied to the CPU at models/autoencoder.py:to_frames": 2,
+        "copied to the CPU at models/autoencoder.py:encode_frames": 2,
+    }
 
 
 def test_other_trainings_wait_for_what_they_log(ran: Any) -> None:
@@ -94,6 +102,13 @@ def test_passes_wait_for_their_results_only(ran: Any) -> None:
     assert report["sync_network"]["waits"] == {
         "copied to the CPU at models/syncnet.py:audio_embeddings": 1,
         "copied to the CPU at models/syncnet.py:video_embeddings": 1,
+    }
+    assert report["deepspeech"]["waits"] == {"copied to the CPU at elsewhere": 1}
+    assert report["landmark_networks"]["waits"] == {
+        "copied to the CPU at elsewhere": 2,
+        "copied to the CPU at face/face_alignment_backend.py:<genexpr>": 2,  # a batch of heat maps each
+        "copied to the CPU at face/face_alignment_backend.py:_detect": 4,
+        "size depends on data at face/face_alignment_backend.py:_boxes": 12,  # of six resolutions
     }
     assert report["metric_networks"]["waits"] == {
         "copied to the CPU at models/networks.py:gather": 5,
