@@ -13,6 +13,7 @@ from difftalk.reporting.funnel import first_rejects
 from difftalk.reporting.intervals import FEW
 from difftalk.reporting.methods import compared
 from difftalk.reporting.render import render
+from difftalk.reporting.summary import summary
 from difftalk.reporting.tables import Table, csv_columns, read_table, title
 from difftalk.runtime.files import finite, parse_csv, read_json
 from difftalk.runtime.rejects import REASONS, REJECTING_STAGES, read_rejects
@@ -57,6 +58,7 @@ def report_page(
         "report.html.j2",
         title=f"DiffTalk: {run}" if run else "DiffTalk",
         facts=_facts(protocol),
+        summary=summary(read["comparison"], read["cross_driven"], protocol),
         tables=[(table, _compares(table)) for table in read.values()],
         differences=wide_differences(read_table(tables / "differences.csv", protocol)),
         missing=[
