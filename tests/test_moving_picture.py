@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from drawn_clips import speaker
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from difftalk.media.clock import FPS
 from difftalk.reporting.moving import (
@@ -32,7 +32,7 @@ def test_a_clip_becomes_a_looping_picture_of_the_frames_over_the_waveform(tmp_pa
     with Image.open(tmp_path / "a.webp") as picture:
         side = frames.shape[1] * -(-96 // frames.shape[1])
         assert picture.size == (4 * side, LABEL_HEIGHT + side + WAVE_HEIGHT)
-        assert (picture.n_frames, picture.info["loop"]) == (len(frames), 0)
+        assert picture.info["loop"] == 0 and len(list(ImageSequence.Iterator(picture))) == len(frames)
         picture.seek(10)
         picture.load()
         assert picture.info["duration"] == 1000 // FPS
