@@ -1,6 +1,7 @@
 """The clips of a dataset, their splits and shards; sources are fetched once, and bad ones rejected."""
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ from difftalk.config.section import from_dict
 from difftalk.datasets import local
 from difftalk.datasets.clips import Clip, clips_with_sources, read_plan, source_file
 from difftalk.datasets.ids import safe_ids
-from difftalk.datasets.split import assign_shards, refuse_shared_identities, split_identities
+from difftalk.datasets.split import (
+    assign_shards,
+    placed,
+    refuse_shared_identities,
+    split_groups,
+    split_identities,
+)
 from difftalk.media.encode import encode_video
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.rejects import read_rejects
@@ -157,6 +164,35 @@ def test_shards_are_balanced_and_keep_sources_whole() -> None:
     sizes = {s: sum(c.shard == s for c in placed) // 2 for s in {c.shard for c in placed}}
     assert sorted(v for s, v in sizes.items() if s.startswith("train")) == [4, 5, 5, 5, 5]
     assert sorted(s for s in sizes if s.startswith("test")) == [f"test-{k:03d}" for k in range(6)]
+
+
+@pytest.mark.parametrize(("sources", "shards"), [(40, 8), (64, 56), (300, 20), (3, 5)])
+def test_a_list_that_grows_leaves_sources_in_their_shards(sources: int, shards: int) -> None:
+    names = [f"v{k}" for k in range(sources)]
+    before = placed(names, shards)
+    loads = Counter(before.values())
+    assert max(loads.values()) <= math.ceil(1.25 * sources / shards)
+    assert len(loads) == min(sources, shards)
+    moved = [
+        sum(
+            before[name] != number
+            for name, number in placed([*names, f"new{k}"], shards).items()
+            if name in before
+        )
+        for k in range(20)
+    ]
+    assert np.mean(moved) < 3, "dealt by rank, half of them move"
+
+
+def test_a_list_that_grows_leaves_groups_on_their_side() -> None:
+    moved = []
+    for k in range(20):
+        sizes = {f"g{k}-{number}": 1 + number % 3 for number in range(40)}
+        before, after = split_groups(sizes, 0.25, 1), split_groups({**sizes, "new": 1}, 0.25, 1)
+        tests = sum(size for group, size in sizes.items() if before[group] == "test")
+        assert 0.75 * 0.25 <= tests / sum(sizes.values()) <= 1.25 * 0.25
+        moved.append(sum(before[group] != after[group] for group in sizes))
+    assert np.mean(moved) < 0.3
 
 
 def test_a_source_that_the_split_cuts_through_has_a_shard_on_each_side() -> None:

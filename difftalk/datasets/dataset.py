@@ -1,6 +1,6 @@
 """What `plan` and `fetch` ask of a dataset, and which class a config's `dataset` section means.
 
-A dataset has two methods and one promise (`Dataset`), so a new one is a section of `difftalk.config.dataset`,
+A dataset has two methods and two promises (`Dataset`), so a new one is a section of `difftalk.config.dataset`,
 a module with its class, and one branch of `open_dataset`.
 """
 
@@ -18,6 +18,11 @@ class Dataset(Protocol):
     @property
     def shares_no_identity(self) -> bool:
         """Whether no identity is on both sides of the split; `plan` checks it."""
+        ...
+
+    @property
+    def grows(self) -> bool:
+        """Whether sources may be added to its list, which then leaves others in their shards."""
         ...
 
     def clips(self) -> list[Clip]:

@@ -50,6 +50,8 @@ class LocalDataset:
         self._monitor = monitor if settings.clip_at_cuts else None
         self._workers = workers
 
+    grows = True
+
     @property
     def shares_no_identity(self) -> bool:
         """Whether no identity is on both sides: the split by time has every one on both."""
@@ -87,8 +89,8 @@ class LocalDataset:
             usable = [name for name in usable if name not in copies]
         least = 1 if by_time else 2
         groups = _grouped(names, speakers, [*copies.items(), *repeated.items()], people, usable, least)
-        sides = self._sides(groups, usable, looks, repeated, ids)
         identities = _identities(groups, names, ids, speakers)
+        sides = self._sides(groups, usable, looks, repeated, identities)
         survey = Survey([], [(to_uri(name), why) for name, why in listed.others])
         for name in names:
             original = repeated.get(name, name)
@@ -123,9 +125,11 @@ class LocalDataset:
         usable: Sequence[str],
         looks: Mapping[str, FileFeatures],
         repeated: Mapping[str, str],
-        ids: Mapping[str, str],
+        identities: Mapping[str, str],
     ) -> dict[str, str]:
         """Return `{group: split}`. A file that will be lost does not count, unless nothing better is there.
+
+        It is drawn by the identity, so that a group stays where it is whichever of its files is the first.
 
         Of a split by time, none has a side as a whole.
 
@@ -140,9 +144,9 @@ class LocalDataset:
         for counted in (good, usable):
             sizes = groups.sizes(counted)
             if len(sizes) > 1:
-                of_id = {ids[group]: size for group, size in sizes.items()}
-                split = split_groups(of_id, self.settings.test_fraction, self.settings.seed)
-                return {group: split[ids[group]] for group in sizes}
+                of_identity = {identities[group]: size for group, size in sizes.items()}
+                split = split_groups(of_identity, self.settings.test_fraction, self.settings.seed)
+                return {group: split[identities[group]] for group in sizes}
         lost = {name: look.unusable.split(":")[0] for name, look in looks.items() if look.unusable}
         lost |= dict.fromkeys(repeated, "duplicate")
         examples: dict[str, list[str]] = {}

@@ -13,7 +13,7 @@ from difftalk.datasets.clips import Clip
 from difftalk.datasets.disjoint_sets import DisjointSets
 from difftalk.datasets.download import fetch_video
 from difftalk.datasets.ids import USABLE_ID, hash_of, reduced, safe_ids, unlike
-from difftalk.datasets.split import split_identities
+from difftalk.datasets.split import split_groups
 from difftalk.datasets.table_file import Row, read_rows, youtube_id
 from difftalk.media.boxes import iou
 from difftalk.media.clock import FPS
@@ -30,6 +30,8 @@ LONGEST_ID = 60
 
 class TableDataset:
     """The clips of a table."""
+
+    grows = True
 
     def __init__(self, settings: Table) -> None:
         self.settings = settings
@@ -159,7 +161,7 @@ class TableDataset:
         of_row = [group[f"identity {identity}"] for identity in identities]
         undecided = [name for name in of_row if name not in given]
         if not given or len(set(undecided)) > 1:
-            drawn = split_identities(undecided, self.settings.test_fraction, self.settings.seed)
+            drawn = split_groups(dict.fromkeys(undecided, 1), self.settings.test_fraction, self.settings.seed)
         else:
             drawn = dict.fromkeys(undecided, "train")
         return [row.split or given.get(name) or drawn[name] for row, name in zip(rows, of_row, strict=True)]

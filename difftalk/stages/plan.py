@@ -64,7 +64,8 @@ def run(
         write_csv(not_videos, OTHERS_COLUMNS, survey.others)
     if identities is not None:
         write_csv(identities, IDENTITY_COLUMNS, survey.identities)
-    write_plan(out, assign_shards(survey.clips, shards), shards.names())
+    placed = assign_shards(survey.clips, shards, grows=opened.grows and frozen is None)
+    write_plan(out, placed, shards.names())
 
 
 def _survey(dataset: LocalSettings, workers: int, cache: Path | None) -> "Survey":

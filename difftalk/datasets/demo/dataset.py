@@ -18,6 +18,7 @@ class DemoDataset:
     """The speakers that `settings` asks for. No identity is in both splits."""
 
     shares_no_identity = True
+    grows = False
 
     def __init__(self, settings: Demo) -> None:
         self.settings = settings

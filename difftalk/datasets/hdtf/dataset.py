@@ -27,6 +27,8 @@ REPEATED = ("duplicate_of", "overlaps")
 class HdtfDataset:
     """The annotated clips of HDTF, as `settings` splits them."""
 
+    grows = False
+
     def __init__(self, settings: Hdtf) -> None:
         self.settings = settings
 
