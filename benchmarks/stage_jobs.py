@@ -24,6 +24,8 @@ import difftalk
 
 CHECKOUT = Path(difftalk.__file__).resolve().parents[1]
 CONFIG = "small.yaml"
+# Of what a shard's jobs wait for, and do not read.
+DIGEST = ".sha256"
 MEMORY_BYTES = 12 << 30  # of one command: a damaged size must not take the machine down
 # Variables of the shell that the rules' commands take.
 VARIABLES = {
@@ -79,6 +81,10 @@ def jobs_of(tree: Path, config: Mapping[str, object], own_files: Collection[str]
             path = scratch / row["output_file"]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch() if path.suffix else path.mkdir(exist_ok=True)
+            if row["rule"] == "fetch" and not path.suffix:
+                digest = path.parents[1] / "plan/shards" / f"{path.name}{DIGEST}"
+                digest.parent.mkdir(parents=True, exist_ok=True)
+                digest.touch()
         _snakemake(scratch, "--touch", "--forceall")
         rows = _summary(scratch)
     of_log: dict[str, Job] = {}
@@ -92,7 +98,9 @@ def jobs_of(tree: Path, config: Mapping[str, object], own_files: Collection[str]
             raise RuntimeError(f"{row['rule']}: no value for {unknown}")
         outputs = (*of_log[log].outputs, row["output_file"]) if log in of_log else (row["output_file"],)
         label = " ".join(dict.fromkeys([row["rule"], *Path(log).stem.split(".")]))
-        inputs = tuple(f for f in row["input-file(s)"].split(",") if f not in ("-", ""))
+        inputs = tuple(
+            f for f in row["input-file(s)"].split(",") if f not in ("-", "") and not f.endswith(DIGEST)
+        )
         of_log[log] = Job(label, argv, inputs, outputs, tree)
     return list(of_log.values())
 

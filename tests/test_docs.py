@@ -89,7 +89,9 @@ def test_the_index_names_the_rule_the_log_and_the_outputs_of_each_stage() -> Non
     seen = set()
     for file in ROOT.glob("workflow/rules/*.smk"):
         for _, rule, body in re.findall(
-            r"^( *)rule (\w+):\n((?:\1[ \t].*\n|\n)*)", file.read_text(encoding="utf-8"), re.MULTILINE
+            r"^( *)(?:rule|checkpoint) (\w+):\n((?:\1[ \t].*\n|\n)*)",
+            file.read_text(encoding="utf-8"),
+            re.MULTILINE,
         ):
             if rule not in STAGES:
                 continue

@@ -222,7 +222,7 @@ def walk(root: Path, stage: str, modules: Mapping[str, Path], arrows: Arrows) ->
         SystemExit: where there is neither such a rule nor such a module.
     """
     rules = "\n".join(file.read_text(encoding="utf-8") for file in sorted(root.glob("workflow/rules/*.smk")))
-    rule = re.search(rf"^rule {re.escape(stage)}:\n((?:[ \t].*\n|\n)*)", rules, re.MULTILINE)
+    rule = re.search(rf"^(?:rule|checkpoint) {re.escape(stage)}:\n((?:[ \t].*\n|\n)*)", rules, re.MULTILINE)
     # A rule may name the module; where stages have a folder of their own, it is named after the stage.
     named = re.search(rf'"({PACKAGE}\.[\w.]+)"', rule[1]) if rule else None
     module = f"{PACKAGE}.stages.{stage}"
@@ -230,7 +230,9 @@ def walk(root: Path, stage: str, modules: Mapping[str, Path], arrows: Arrows) ->
     if module not in modules:
         raise SystemExit(f"no stage {stage}: neither a rule nor the module {module}")
     files = [
-        file for file in sorted(root.glob("workflow/rules/*.smk")) if f"\nrule {stage}:" in file.read_text()
+        file
+        for file in sorted(root.glob("workflow/rules/*.smk"))
+        if re.search(rf"^(?:rule|checkpoint) {re.escape(stage)}:", file.read_text(), re.MULTILINE)
     ]
     files += [modules[name] for name in (module, *sorted(arrows[module]))]
     for file in files:

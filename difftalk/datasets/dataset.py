@@ -1,9 +1,10 @@
 """What `plan` and `fetch` ask of a dataset, and which class a config's `dataset` section means.
 
-A dataset has two methods and two promises (`Dataset`), so a new one is a section of `difftalk.config.dataset`,
-a module with its class, and one branch of `open_dataset`.
+A dataset has three methods and two promises (`Dataset`), so a new one is a section of
+`difftalk.config.dataset`, a module with its class, and one branch of `open_dataset`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +32,10 @@ class Dataset(Protocol):
         Raises:
             UserError: where the settings cannot give both splits a clip.
         """
+        ...
+
+    def own_files(self, clips: Iterable[Clip]) -> dict[str, Path]:
+        """Return the file of each source, by its id, that is a file of the user's own and may be edited."""
         ...
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:

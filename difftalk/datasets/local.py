@@ -1,7 +1,7 @@
 """Your own videos: the video files of a folder, with who speaks in them, copies, and cuts."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from difftalk.config.dataset import LocalSettings
@@ -111,6 +111,10 @@ class LocalDataset:
                 )
             )
         return survey
+
+    def own_files(self, clips: Iterable[Clip]) -> dict[str, Path]:
+        """Return the file of each source, by its id."""
+        return {clip.source_id: Path(self.settings.videos) / from_uri(clip.uri) for clip in clips}
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
         """Return the file of a source, where it lies."""

@@ -76,6 +76,16 @@ class TableDataset:
         ]
         return [self._shortened(clip) for clip in mark_shared_stretches(clips)]
 
+    def own_files(self, clips: Iterable[Clip]) -> dict[str, Path]:
+        """Return the file of each source that is on this machine, by its id."""
+        found: dict[str, Path] = {}
+        for clip in clips:
+            if clip.uri.startswith("file:"):
+                found[clip.source_id] = self.root / clip.uri.removeprefix("file:")
+            elif clip.source_id not in found and (own := self._own_file(clip.source_id)) is not None:
+                found[clip.source_id] = own
+        return found
+
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
         """Return the file of a source, downloaded where it is no file of the user's own."""
         if source_id in self.settings.skip:

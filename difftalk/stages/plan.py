@@ -25,6 +25,7 @@ def run(
     frozen: InputFile | None = None,
     not_videos: OutputFile | None = None,
     identities: OutputFile | None = None,
+    digests: KeptFolder | None = None,
     cache: KeptFolder | None = None,
     workers: Workers = 1,
 ) -> None:
@@ -38,6 +39,7 @@ def run(
         not_videos: CSV file to write: the entries of a folder of videos that are none (name, why).
         identities: CSV file to write: of each file of a folder the speaker, the side of the split, the file
             with the most similar face, its distance, and the file of which it is a copy.
+        digests: folder for SHARD.sha256 of each shard, a hash over its rows and the user's files of them.
         cache: folder that keeps what was found in local files, so that another look at them is not needed.
         workers: processes that look at local files.
 
@@ -47,6 +49,7 @@ def run(
     from difftalk.datasets.clips import write_plan
     from difftalk.datasets.dataset import open_dataset
     from difftalk.datasets.frozen import read_frozen
+    from difftalk.datasets.shard_digests import write_digests
     from difftalk.datasets.split import assign_shards, refuse_shared_identities
     from difftalk.datasets.survey import IDENTITY_COLUMNS, OTHERS_COLUMNS, Survey
     from difftalk.runtime.files import write_csv
@@ -66,6 +69,8 @@ def run(
         write_csv(identities, IDENTITY_COLUMNS, survey.identities)
     placed = assign_shards(survey.clips, shards, grows=opened.grows and frozen is None)
     write_plan(out, placed, shards.names())
+    if digests is not None:
+        write_digests(digests, placed, shards.names(), opened.own_files(placed))
 
 
 def _survey(dataset: LocalSettings, workers: int, cache: Path | None) -> "Survey":

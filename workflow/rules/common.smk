@@ -219,6 +219,12 @@ def store_path(wildcards):
     return CONFIG.store
 
 
+def plan_of_shard(wildcards):
+    """What stands for the rows of a shard in the clip table: a job that reads others of them need not rerun."""
+    checkpoints.plan.get()
+    return "<run>/plan/shards/{shard}.sha256"
+
+
 def frozen_plan(wildcards):
     """The frozen plan. A function, as `dataset_json`."""
     return CONFIG.frozen_plan or []
@@ -378,7 +384,7 @@ def gpus_of(wildcards):
 
 def plan_of(wildcards):
     """The clip table, where a method from elsewhere is given whole frames or gives them."""
-    return "<run>/plan/clips.parquet" if GIVEN_METHODS[wildcards.method].needs_sources else []
+    return ancient("<run>/plan/clips.parquet") if GIVEN_METHODS[wildcards.method].needs_sources else []
 
 
 def sources_of(wildcards):

@@ -1,11 +1,14 @@
 # From the description of a dataset to shards for training.
 
 
-rule plan:
+# A checkpoint, since only then the jobs of unchanged shards are known and left out.
+checkpoint plan:
     output:
         plan="<run>/plan/clips.parquet",
         not_videos="<run>/plan/not_videos.csv",
         identities="<run>/plan/identities.csv",
+        # A folder: of a checkpoint all outputs are looked at for each job that waits for it.
+        digests=directory("<run>/plan/shards"),
     log:
         "<run>/logs/plan.log",
     # The files of a folder are looked at, which takes seconds each.
@@ -30,13 +33,14 @@ rule plan:
         """
         difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --frozen {params.frozen:q} \
             --out {output.plan} --not-videos {output.not_videos} --identities {output.identities} \
-            --cache "$looks" --workers {threads} --log {log}
+            --digests {output.digests} --cache "$looks" --workers {threads} --log {log}
         """
 
 
 rule fetch:
     input:
-        plan="<run>/plan/clips.parquet",
+        plan=ancient("<run>/plan/clips.parquet"),
+        rows=plan_of_shard,
     output:
         sources=directory("<run>/sources/{shard}"),
         manifest="<run>/sources/{shard}.csv",
@@ -57,7 +61,6 @@ rule fetch:
     params:
         dataset=dataset_json,
         store=store_path,
-        files=configuration.dataset_files(DATASET),
         code=fingerprint("difftalk.stages.fetch", without=OTHER_DATASETS),
     message:
         "Fetch the sources of {wildcards.shard}"
@@ -72,7 +75,8 @@ rule fetch:
 
 rule landmarks:
     input:
-        plan="<run>/plan/clips.parquet",
+        # Where rows of the shard have changed, `fetch` writes its sources again.
+        plan=ancient("<run>/plan/clips.parquet"),
         sources="<run>/sources/{shard}",
     output:
         landmarks="<run>/landmarks/{shard}.parquet",
@@ -134,7 +138,8 @@ rule gates:
 
 rule crops:
     input:
-        plan="<run>/plan/clips.parquet",
+        # Where rows of the shard have changed, `fetch` writes its sources again.
+        plan=ancient("<run>/plan/clips.parquet"),
         sources="<run>/sources/{shard}",
         landmarks="<run>/landmarks/{shard}.parquet",
         rejected="<run>/rejects/landmarks/{shard}.csv",

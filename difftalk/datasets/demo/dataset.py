@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from difftalk.config.dataset import Demo
@@ -37,6 +38,10 @@ class DemoDataset:
                     Clip(clip_id, speaker.source_id, start_s, end_s, speaker.identity, speaker.split, uri=uri)
                 )
         return clips
+
+    def own_files(self, clips: Iterable[Clip]) -> dict[str, Path]:
+        """Return none: all sources are rendered."""
+        return {}
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
         """Return a speaker's video and its true landmarks, rendered unless `store` holds them whole."""

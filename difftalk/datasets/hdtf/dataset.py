@@ -51,6 +51,10 @@ class HdtfDataset:
             for row in rows
         ]
 
+    def own_files(self, clips: Iterable[Clip]) -> dict[str, Path]:
+        """Return the files of the folder `files`, by the ids of their sources."""
+        return self._own_files()
+
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
         """Return the video of a source: the user's own file, or else the one that YouTube has."""
         if source_id in self.settings.skip:
