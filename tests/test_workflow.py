@@ -292,6 +292,13 @@ def test_steps_of_one_experiment_rerun_that_one_and_what_follows(tiny_run: Path)
     assert found.jobs == {"train": 1, "sample": 1, "score": 1, "tables": 1, "report": 1, "all": 1}
 
 
+def test_the_process_of_a_job_builds_no_graph_but_its_own(tiny_run: Path) -> None:
+    """As on a node of a cluster: with the checkpoint, Snakemake would build that of the whole run."""
+    job = ("--mode", "remote", "--nolock", "--allowed-rules", "train", "--target-jobs", "train:model=difftalk")
+    done = snakemake("-n", "--forceall", *job, "--configfile", TINY, directory=tiny_run)
+    assert done.jobs == {"train": 1}
+
+
 def test_how_jobs_run_reruns_nothing(tiny_run: Path) -> None:
     changed = ("max_reject_fraction=0.9", "training_threads=2", "gpu=1", "autoencoder_training={}")
     assert tiny(tiny_run, "-n", "--config", *changed).idle

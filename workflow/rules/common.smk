@@ -221,7 +221,8 @@ def store_path(wildcards):
 
 def plan_of_shard(wildcards):
     """What stands for the rows of a shard in the clip table: a job that reads others of them need not rerun."""
-    checkpoints.plan.get()
+    if workflow.is_main_process:
+        checkpoints.plan.get()
     return "<run>/plan/shards/{shard}.sha256"
 
 

@@ -37,6 +37,12 @@ checkpoint plan:
         """
 
 
+# In the process of a job, as on a node of a cluster, there is a plan. With a checkpoint, Snakemake would build the
+# whole graph for each job, and not that job alone.
+if not workflow.is_main_process:
+    rules.plan.rule.is_checkpoint = False
+
+
 rule fetch:
     input:
         plan=ancient("<run>/plan/clips.parquet"),
