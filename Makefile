@@ -1,12 +1,13 @@
 # make demo   from a fresh clone to trained models, tables and the report
 # make test   everything that must hold before a commit
+# make test-slurm   whole runs on a SLURM cluster that is pretended on this machine (docs/slurm.md)
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORES ?= all
 
-.PHONY: demo test constraints config-docs
+.PHONY: demo test test-slurm constraints config-docs
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -20,6 +21,10 @@ test: .venv/installed
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/pytest
+
+test-slurm: .venv/installed
+	$(BIN)/python -m pip install -c constraints.txt -e ".[slurm]"
+	$(BIN)/pytest -m "slurm_run or not slurm_run" tests/test_slurm.py
 
 # Once, and again when what is to be installed has changed.
 .venv/installed: pyproject.toml constraints.txt

@@ -31,6 +31,7 @@ MEMORY_BYTES = 12 << 30  # of one command: a damaged size must not take the mach
 VARIABLES = {
     "$looks": "results/store/looks",
     "$download": "{}", "$max_reject_fraction": "0.6", "$training_processes": "1", "$training_workers": "0",
+    "$training_nodes": "1",
 }  # fmt: skip
 
 

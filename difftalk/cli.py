@@ -22,7 +22,7 @@ from difftalk import __version__
 from difftalk.runtime import ancestors, arguments, device, faults, progress
 from difftalk.runtime.errors import UserError
 from difftalk.stages import STAGES
-from difftalk.training import launcher
+from difftalk.training import launcher, slurm
 from difftalk.training.signals import STOP_SIGNALS
 
 # Types that argparse reads by itself; a value of any other type is given as JSON.
@@ -77,25 +77,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, action, log = values.pop("verb"), values.pop("action", ""), values.pop("log")
     name = f"{verb} {action}".strip()
     device.begin(verb)
-    rank = launcher.rank()
-    launches = values.get("processes", 1) > 1 and rank is None
-    if not launches:
-        # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
-        for number in STOP_SIGNALS:
-            signal.signal(number, exit_on_signal)
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a closed terminal, without nohup
-            signal.signal(signal.SIGHUP, exit_on_signal)
-        if rank is None:  # its launcher watches for those that train together
-            ancestors.watch()
+    is_worker = launcher.rank() is not None
     try:
-        if log is not None and not launches:
-            label = "" if log.stem == verb else log.stem.replace(".", " ")
-            _log_to(log, label, is_second=bool(rank))
+        trains = "processes" in values
+        launches = trains and launcher.join(verb, values["processes"], values.get("nodes", 1))
+        if not launches:
+            # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
+            for number in STOP_SIGNALS:
+                signal.signal(number, exit_on_signal)
+            if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a closed terminal, without nohup
+                signal.signal(signal.SIGHUP, exit_on_signal)
+            if not is_worker:  # its launcher watches for those that train together
+                ancestors.watch()
+            if log is not None:
+                label = "" if log.stem == verb else log.stem.replace(".", " ")
+                _log_to(log, label, is_second=bool(launcher.rank()))
         function = functions(verb)[action]
         checked = _read(function, values)
-        if launches:
-            return launcher.launch(checked["processes"], argv)
-        function(**checked)
+        if trains and not is_worker:
+            with slurm.requeued_on_warning(verb, checked["state"]):
+                if launches:
+                    sys.exit(launcher.launch(checked["processes"], argv, nodes=checked.get("nodes", 1)))
+                function(**checked)
+        else:
+            function(**checked)
     except UserError as e:
         progress.say(f"difftalk {name}: {e}")
         return 2

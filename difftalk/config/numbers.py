@@ -7,6 +7,7 @@ from pydantic import Field
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Workers = Annotated[int, Field(ge=1, le=1024)]
 TrainingProcesses = Annotated[int, Field(ge=1, le=64)]
+TrainingNodes = Annotated[int, Field(ge=1, le=1024)]
 TrainingWorkers = Annotated[int, Field(ge=0, le=64)]
 Crf = Annotated[int, Field(ge=0, le=51)]
 Switch = Annotated[int, Field(ge=0, le=1)]

@@ -14,7 +14,7 @@ from difftalk.config.evaluation import Evaluation
 from difftalk.config.gates import Gates
 from difftalk.config.landmarks import Landmarks
 from difftalk.config.methods import Method
-from difftalk.config.numbers import Share, TrainingProcesses, TrainingWorkers
+from difftalk.config.numbers import Share, TrainingNodes, TrainingProcesses, TrainingWorkers
 from difftalk.config.report import Report
 from difftalk.config.sampling import Sampling
 from difftalk.config.section import Section
@@ -53,6 +53,10 @@ class Config(Section):
         1,
         description="Processes of each training, on one machine: as many GPUs, and no more than there are. "
         "On CPUs they share `training_threads`. The model is the same whatever their number, to rounding.",
+    )
+    training_nodes: TrainingNodes = Field(
+        1,
+        description="Nodes of each training, in a SLURM job: `training_processes` run on each of them.",
     )
     training_workers: TrainingWorkers = Field(
         0,

@@ -1,9 +1,8 @@
 """Train the denoiser of one experiment, fault-tolerant and resumable."""
 
-from difftalk.config.numbers import TrainingProcesses, TrainingWorkers
+from difftalk.config.numbers import TrainingNodes, TrainingProcesses, TrainingWorkers
 from difftalk.config.training import TrainingSettings
 from difftalk.runtime.arguments import InputFile, InputFolder, KeptFolder, OutputFolder
-from difftalk.runtime.errors import UserError
 from difftalk.training import launcher
 
 
@@ -17,6 +16,7 @@ def run(
     curves: KeptFolder | None = None,
     data_workers: TrainingWorkers = 0,
     processes: TrainingProcesses = 1,
+    nodes: TrainingNodes = 1,
     plan: InputFile | None = None,
     rejects: list[InputFile] = [],  # noqa: B006 - read, never changed
 ) -> None:
@@ -30,7 +30,8 @@ def run(
         out: folder of the model.
         curves: folder for TensorBoard.
         data_workers: worker processes that prepare batches ahead, for each that trains; 0: none.
-        processes: processes that train together, one a GPU.
+        processes: processes of each node that train together, one a GPU.
+        nodes: nodes of the SLURM job on which they are.
         plan: the clip table, where both sides of the split must have a clip left.
         rejects: rejects/STAGE/SHARD.csv of the stages before, to say why a side has none.
 
@@ -41,12 +42,7 @@ def run(
         SystemExit: with status 128 + the signal's number, when a step is saved after SIGTERM or SIGUSR1; with
             2 where the first process says why.
     """
-    started = launcher.world_size()
-    if processes not in (1, started):
-        raise UserError(
-            f"train: --processes {processes}, but {started} take part: start them by `difftalk train` or any "
-            "launcher that sets WORLD_SIZE and RANK"
-        )
+    launcher.check_started("train", processes, nodes)
     if plan is not None:
         from difftalk.datasets.sides import require_both_sides
 

@@ -99,6 +99,8 @@ DEEPSPEECH = CONFIG.speech.backend == "deepspeech"
 LARGE_CROPS = CONFIG.crops.size > 256
 # It decides whether a training starts, and nothing of what comes out of it.
 CHECK_OF_SIDES = ["difftalk.datasets.sides"]
+# How processes are started, which changes the result by rounding at most.
+HOW_IT_STARTS = ["difftalk.training.launcher", "difftalk.training.slurm"]
 # What the first stage and the sync expert import to be trained, and not to be copied.
 TRAINING_OF_PART = {
     "autoencoder": ["difftalk.training.first_stage", "difftalk.training.frames"],
@@ -113,12 +115,23 @@ GPUS = {
     "autoencoder": CONFIG.gpu if CONFIG.autoencoder == "train" else 0,
     "syncnet": CONFIG.gpu if CONFIG.syncnet == "train" else 0,
     "encode": CONFIG.gpu,
-    "train": CONFIG.gpu * CONFIG.training_processes,
+    "train": CONFIG.gpu * CONFIG.training_processes * CONFIG.training_nodes,
     "sample": CONFIG.gpu,
     "cross_drive": CONFIG.gpu,
     "cross_score": CONFIG.gpu if CONFIG.evaluation.device == "cuda" else 0,
     "score": CONFIG.gpu if CONFIG.evaluation.device == "cuda" else 0,
 }
+# A training on several nodes: the SLURM plugin leaves it to the job to call `srun`, and asks for GPUs by node.
+ON_NODES = (
+    {
+        "mpi": "srun",
+        "tasks": CONFIG.training_nodes,
+        "tasks_per_gpu": 0,
+        **({"gres": f"gpu:{CONFIG.training_processes}"} if CONFIG.gpu else {}),
+    }
+    if CONFIG.training_nodes > 1
+    else {}
+)
 # Columns appear when their weights do.
 WEIGHTS_OF_COLUMNS = {
     name: pretrained.recorded(name)
@@ -204,7 +217,8 @@ shell.prefix(
     f"download={literal(configuration.as_json(CONFIG.download))}; "
     # The sync expert judges crops: with its gate, there is nothing to cut before it is trained.
     f"early_crops={literal('' if SYNC_GATE else SETTINGS['crops'])} early_gates={literal(SETTINGS['gates'])}; "
-    f"training_processes={CONFIG.training_processes} training_workers={CONFIG.training_workers}; "
+    f"training_processes={CONFIG.training_processes} training_workers={CONFIG.training_workers} "
+    f"training_nodes={CONFIG.training_nodes}; "
     f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
 )
 

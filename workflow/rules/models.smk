@@ -86,17 +86,21 @@ rule train:
     priority: 10
     conda:
         "../../envs/difftalk.yaml"
-    threads: CONFIG.training_threads
+    # Of each node: a process and its workers, for each GPU.
+    threads: max(CONFIG.training_threads, CONFIG.training_processes * (1 + CONFIG.training_workers))
     resources:
+        **ON_NODES,
         mem_mb=(16000 if CONFIG.gpu else 4000) * CONFIG.training_processes,
         runtime=2880,
         gpu=GPUS["train"],
+        # Of one node where nothing else is said: else SLURM may take GPUs of several.
+        nodes=CONFIG.training_nodes,
     params:
         settings=train_settings,
         base=base_content,
         state=f"{RUN}/state/{{model}}",
         curves=f"{RUN}/logs/train/{{model}}",
-        code=fingerprint("difftalk.stages.train", without=CHECK_OF_SIDES),
+        code=fingerprint("difftalk.stages.train", without=CHECK_OF_SIDES + HOW_IT_STARTS),
     message:
         "Train {wildcards.model}"
     shell:
@@ -105,6 +109,6 @@ rule train:
         trap : TERM USR1
         difftalk train --shards {input.shards} --autoencoder {input.autoencoder} \
             --settings {params.settings:q} --state {params.state} --curves {params.curves} \
-            --processes $training_processes --data-workers $training_workers --plan {input.plan:q} \
+            --processes $training_processes --nodes $training_nodes --data-workers $training_workers --plan {input.plan:q} \
             --rejects {input.rejects} --out {output.model} --log {log}
         """
