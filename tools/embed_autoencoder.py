@@ -1,13 +1,17 @@
 """Make the first stage that the package embeds, from thousands of freshly drawn faces.
 
-The recorded command is in docs/embedded_weights.md. No face is a speaker of the demo: `random_frame` draws
-from seeds that the demo never uses.
+The recorded command is in docs/embedded_weights.md. No face is a speaker of the demo: `random_identity`
+draws from seeds that the demo never uses. An interrupted training resumes from the newest checkpoint in
+`--state`; `--settings '{"from": "embedded"}'` goes on from the embedded one.
 """
 
 import argparse
+import dataclasses
 import json
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,16 +19,22 @@ import torch
 
 from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.config.section import from_json
-from difftalk.datasets.demo.faces import random_frame
-from difftalk.models.autoencoder import decode_latents, encode_frames
-from difftalk.pretrained.model_folder import FIRST_STAGE
+from difftalk.datasets.demo.any_colour import in_any_colour
+from difftalk.datasets.demo.faces import random_frame, random_identity
+from difftalk.models.autoencoder import decode_latents, encode_frames, to_pixels
+from difftalk.pretrained.model_folder import FIRST_STAGE, folder_of
 from difftalk.runtime.files import atomic_folder, write_json
 from difftalk.runtime.progress import progress
 from difftalk.training.first_stage import train_autoencoder
-from difftalk.training.frames import Batches
 
-SOURCE_SIZE = 192  # pixels a face is drawn at before it is cropped
-HELD_OUT = 512  # faces that are measured on and not trained on
+SOURCE_SIZE = 256  # pixels a face is drawn at before it is cropped, as in the demo
+LARGEST = 128  # pixels of the crops that are held
+SIZES = (64, 96, 128)  # pixels of the crops that are trained and measured on
+# Of the batches: whole crops of 64, windows of 64 pixels of the largest crops, whole crops of 96 and of 128
+# pixels; and how many frames fewer a batch of them has, which costs about as much as the others.
+KINDS = ((0.65, 64, False, 1), (0.15, 64, True, 1), (0.12, 96, False, 2), (0.08, 128, False, 4))
+ANY_COLOUR = 0.75  # part of the faces in clothes and before walls of any colour; others have the demo's
+HELD_OUT = 256  # faces that are measured on and not trained on
 
 
 def drawn_crops(count: int, size: int, seed: int) -> np.ndarray:
@@ -32,7 +42,10 @@ def drawn_crops(count: int, size: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     crops = np.empty((count, size, size, 3), np.uint8)
     for i in range(count):
-        image, points = random_frame(rng, SOURCE_SIZE)
+        identity = random_identity(rng)
+        if rng.random() < ANY_COLOUR:
+            identity = in_any_colour(identity, rng)
+        image, points = random_frame(rng, SOURCE_SIZE, identity)
         low, high = points.min(0), points.max(0)
         side = (high - low).max() * rng.uniform(1.15, 1.75)
         centre = (low + high) / 2 + rng.uniform(-0.12, 0.12, 2) * side
@@ -57,30 +70,70 @@ def draw_many(count: int, size: int, seed: int, workers: int) -> np.ndarray:
         return np.concatenate(list(progress(parts, len(counts), "draw", "chunks")))
 
 
+def shrunk(frames: np.ndarray, size: int) -> np.ndarray:
+    """Resize frames (N, H, H, 3) uint8 to `size` pixels or leave them as they are."""
+    if frames.shape[1] == size:
+        return frames
+    return np.stack([cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA) for frame in frames])
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedBatches:
+    """Batches of several sizes (`KINDS`) out of the largest crops; a function of seed and step each."""
+
+    frames: np.ndarray  # (N, LARGEST, LARGEST, 3) uint8
+    batch_size: int  # of 64-px frames
+    seed: int
+
+    @property
+    def frames_per_epoch(self) -> int:
+        """Frames that are held."""
+        return len(self.frames)
+
+    def at(self, step: int) -> torch.Tensor:
+        """Draw a batch (B, 3, H, W) in [-1, 1] of one kind, each frame mirrored with probability one half."""
+        rng = np.random.default_rng((self.seed, step))
+        _, size, is_window, fewer = KINDS[rng.choice(len(KINDS), p=[part for part, *_ in KINDS])]
+        chosen = self.frames[rng.integers(len(self.frames), size=max(1, self.batch_size // fewer))]
+        if is_window:
+            y, x = rng.integers(LARGEST - size + 1, size=2)
+            chosen = chosen[:, y : y + size, x : x + size]
+        else:
+            chosen = shrunk(chosen, size)
+        mirrored = rng.random(len(chosen)) < 0.5
+        return to_pixels(np.where(mirrored[:, None, None, None], chosen[:, :, ::-1], chosen))
+
+    def identifying_arrays(self) -> Iterator[np.ndarray]:
+        """Yield the frames themselves."""
+        yield self.frames
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the first stage")
-    parser.add_argument("--faces", type=int, default=20000)
-    parser.add_argument("--size", type=int, default=64, help="pixels of a crop")
+    parser.add_argument("--faces", type=int, default=14000)
     parser.add_argument("--settings", default="{}", help="JSON of the section autoencoder_training")
     parser.add_argument("--state", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
 
     settings = from_json(AutoencoderTraining, args.settings)
-    frames = draw_many(args.faces + HELD_OUT, args.size, 1000 * settings.seed, args.workers)
+    frames = draw_many(args.faces + HELD_OUT, LARGEST, 1000 * settings.seed, args.workers)
     train, held_out = frames[:-HELD_OUT], frames[-HELD_OUT:]
-    trained = train_autoencoder(Batches(train, settings.batch_size, settings.seed), settings, args.state)
-    model, report = trained.model, trained.report
-    report["settings"] = settings.as_dict()
-    report["faces"] = args.faces
+    batches = MixedBatches(train, settings.batch_size, settings.seed)
+    base = None if settings.base is None else folder_of(settings.base, "autoencoder")
+    trained = train_autoencoder(batches, settings, args.state, held_out=shrunk(held_out[:64], 64), base=base)
+    model = trained.model
+    report: dict[str, Any] = trained.report | {"settings": settings.as_dict(), "faces": args.faces}
     with atomic_folder(args.out) as tmp:
         # Half precision halves the package; loading widens it again. Figures are taken from what is kept.
         model.half().save_pretrained(tmp, safe_serialization=True)
         model.float()
-        restored = decode_latents(model, encode_frames(model, held_out))
-        error = np.square(restored.astype(float) - held_out).mean(axis=(1, 2, 3))
-        report["held_out_psnr_db"] = round(float((10 * np.log10(255**2 / error)).mean()), 2)
+        for size in SIZES:
+            truth = shrunk(held_out, size)
+            restored = decode_latents(model, encode_frames(model, truth))
+            error = np.square(restored.astype(float) - truth).mean(axis=(1, 2, 3))
+            report[f"held_out_psnr_db_{size}"] = round(float((10 * np.log10(255**2 / error)).mean()), 2)
         report["parameters"] = sum(p.numel() for p in model.parameters())
         report["bytes"] = (tmp / FIRST_STAGE.weights_name).stat().st_size
         report["torch"] = torch.__version__.split("+")[0]

@@ -1,6 +1,6 @@
 """Section `autoencoder_training`: how the first stage is trained."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,11 @@ class AutoencoderTraining(Section):
         alias="from",
         description="First stage to start from: `embedded` (the one in the package) or a folder; with one, "
         "latents are quantised from the first step on. Null starts from random weights.",
+    )
+    initial: Literal["random", "block_means"] = Field(
+        "random",
+        description="Weights to start from without `from`: `random`, or `block_means`, where latents are the "
+        "mean colours of blocks before anything is learnt; it needs 16 channels or more at each resolution.",
     )
     channels: List[Annotated[int, Field(ge=4)]] = Field(
         (32, 64, 96),
@@ -44,6 +49,9 @@ class AutoencoderTraining(Section):
         1.0e-3,
         gt=0,
         description="Peak of the learning rate; warm-up over 5 % of the steps, then a cosine to zero.",
+    )
+    optimiser: Literal["adamw", "muon"] = Field(
+        "adamw", description="`muon` takes orthogonal steps with matrices and convolutions, at the same rate."
     )
     quantise_from: float = Field(
         0.3, ge=0, le=1, description="Part of the steps after which latents are quantised."

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.models.autoencoder import build_autoencoder, checkpoint_activations, load_autoencoder
+from difftalk.models.block_means import start_from_block_means
 from difftalk.models.discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
 from difftalk.models.perceptual import Perceptual
 from difftalk.models.quantiser import quantise
@@ -29,6 +30,7 @@ from difftalk.runtime.files import write_json_lines
 from difftalk.runtime.progress import Progress
 from difftalk.training.checkpoint import provenance, resume, save_checkpoint
 from difftalk.training.frames import FrameBatches, prepared
+from difftalk.training.muon import Muon
 from difftalk.training.reconstruction import codebook_use, measure, psnr_db
 from difftalk.training.schedule import warmup_cosine
 from difftalk.training.warm_start import start_network
@@ -139,16 +141,23 @@ class FirstStageTrainer:
         torch.manual_seed(settings.seed)
         self.settings, self.device = settings, device
         self.perceptual = None if perceptual is None else perceptual.to(device)
-        self.model = build_autoencoder(settings.channels, settings.layers, settings.codes).to(device)
+        self.model = build_autoencoder(settings.channels, settings.layers, settings.codes)
+        if settings.initial == "block_means":
+            start_from_block_means(self.model)
+        self.model.to(device)
         if base is not None:
             start_network(self.model, load_autoencoder(base), "autoencoder_training", base)
         if settings.gradient_checkpointing:
             checkpoint_activations(self.model)
         self.adversarial = settings.discriminator_weight > 0
         betas = ADVERSARIAL_BETAS if self.adversarial else (0.9, 0.999)
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.learning_rate, betas=betas, weight_decay=0.0
-        )
+        self.optimiser: torch.optim.AdamW
+        if settings.optimiser == "muon":
+            self.optimiser = Muon(self.model, settings.learning_rate, betas)
+        else:
+            self.optimiser = torch.optim.AdamW(
+                self.model.parameters(), lr=settings.learning_rate, betas=betas, weight_decay=0.0
+            )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser, lambda step: warmup_cosine(step, settings.steps)
         )

@@ -50,12 +50,25 @@ def draw_face(identity: Identity, pose: Pose, mouth: Mouth, size: int = 256) -> 
     return image, ((points + 0.5) / _FINE - 0.5).astype(np.float32)
 
 
-def random_frame(rng: np.random.Generator, size: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a random person with random pose and mouth, to train networks on.
+def random_identity(rng: np.random.Generator) -> Identity:
+    """Draw a random person to train networks on. Seeds are disjoint from those of the demo's speakers."""
+    return Identity.draw(TRAINING_SEEDS + int(rng.integers(TRAINING_SEEDS)))
 
-    Returns what `draw_face` returns. Seeds are disjoint from those of the demo's speakers.
+
+def random_frame(
+    rng: np.random.Generator, size: int = 256, identity: Identity | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a person with random pose and mouth, to train networks on.
+
+    Args:
+        rng: of the pose and the mouth, and of the person where none is given.
+        size: width and height in pixels.
+        identity: who is drawn; a random person by default.
+
+    Returns:
+        What `draw_face` returns.
     """
-    identity = Identity.draw(TRAINING_SEEDS + int(rng.integers(TRAINING_SEEDS)))
+    identity = identity or random_identity(rng)
     pose = Pose(
         shift_x=float(rng.uniform(-0.05, 0.05)),
         shift_y=float(rng.uniform(-0.04, 0.03)),
