@@ -136,7 +136,7 @@ def scores_of(folder: Path, crops: Path, expert: Path, methods: Sequence[str]) -
             syncnet=expert,
             settings=Evaluation(),
             out=out,
-            state=folder / "state",
+            cache=folder / "cache",
         )
         metrics.append(out)
     return read_scores(metrics)

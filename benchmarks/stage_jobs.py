@@ -29,7 +29,6 @@ DIGEST = ".sha256"
 MEMORY_BYTES = 12 << 30  # of one command: a damaged size must not take the machine down
 # Variables of the shell that the rules' commands take.
 VARIABLES = {
-    "$looks": "results/store/looks",
     "$download": "{}", "$max_reject_fraction": "0.6", "$training_processes": "1", "$training_workers": "0",
     "$training_nodes": "1",
 }  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from difftalk.config.backends import DATASET_MODULES, LANDMARK_MODULES, SPEECH_MODULES
 from difftalk.config.crops import CropsSettings
 from difftalk.config.dataset import DatasetSettings
 from difftalk.config.gates import FaceGates, FrameGates
@@ -17,9 +18,6 @@ from difftalk.config.schema import Schema, coerce, keys
 from difftalk.config.section import Section, from_dict, from_json
 from difftalk.config.training import TrainingSettings
 from difftalk.config.workflow import (
-    DATASET_MODULES,
-    LANDMARK_MODULES,
-    SPEECH_MODULES,
     as_given,
     config_schema,
     dataset_settings,

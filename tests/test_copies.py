@@ -22,6 +22,7 @@ from difftalk.face.scenes import CutFinder
 from difftalk.media.audio import read_audio
 from difftalk.media.encode import encode_video
 from difftalk.media.video import read_frames
+from difftalk.runtime.cache import Cache
 from difftalk.stages import plan
 
 NOTHING = np.zeros((0, 2, 64), bool)
@@ -118,7 +119,7 @@ def planned(videos: Path, out: Path, cache: Path | None, **settings: Any) -> lis
 
 def entries(cache: Path) -> dict[str, int]:
     """When each entry was written."""
-    return {str(entry): entry.stat().st_mtime_ns for entry in cache.glob("*/*")}
+    return {str(entry): entry.stat().st_mtime_ns for entry in cache.glob("plan/*/*")}
 
 
 def test_a_folder_with_one_more_file_costs_the_look_at_that_one(folder: Path, tmp_path: Path) -> None:
@@ -150,10 +151,11 @@ def test_a_changed_file_other_settings_and_a_damaged_entry_are_looked_at_again(
     planned(folder, tmp_path / "3", cache, near_duplicates="ignore")
     before = entries(cache)
     assert len(before) == 5
-    for entry in cache.glob("*/*"):
+    for entry in cache.glob("plan/*/*"):
+        entry.chmod(0o644)
         entry.write_bytes(entry.read_bytes()[:-20] + bytes(20))
     assert planned(folder, tmp_path / "4", cache) == first
-    whole = {name for name in before if recall(Path(name)) is not None}
+    whole = {name for name in before if recall(Cache(cache, "plan"), Path(name)) is not None}
     assert len(whole) == 2, "written again, those that were asked for"
 
 
@@ -161,6 +163,7 @@ def test_an_entry_is_that_of_one_file_and_way_to_look(folder: Path, tmp_path: Pa
     (folder / "a.mp4").write_bytes(video(1))
     cuts = partial(CutFinder, FrameGates.model_fields["scene_cut_ratio"].default)
     jobs = [FeaturesJob(folder / "a.mp4", faces, monitor=m) for faces in (False, True) for m in (None, cuts)]
-    assert len({entry_of(tmp_path, job) for job in jobs}) == 4
+    kept = Cache(tmp_path, "plan")
+    assert len({entry_of(kept, job) for job in jobs}) == 4
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
-    assert entry_of(tmp_path, FeaturesJob(tmp_path / "link/a.mp4")) == entry_of(tmp_path, jobs[0])
+    assert entry_of(kept, FeaturesJob(tmp_path / "link/a.mp4")) == entry_of(kept, jobs[0])

@@ -169,7 +169,7 @@ def score(made: Path, videos: Path, out: Path, method: str) -> dict[str, dict[st
         settings=Evaluation(),
         out_other=out / "other.parquet",
         out_silence=out / "silence.parquet",
-        state=out / "state",
+        cache=out / "state",
     )
     return {
         voice: {row["clip_id"]: row for row in pq.read_table(out / f"{voice}.parquet").to_pylist()}

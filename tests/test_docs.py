@@ -100,7 +100,7 @@ def test_the_index_names_the_rule_the_log_and_the_outputs_of_each_stage() -> Non
             assert f"../workflow/rules/{file.name}" in cells, rule
             log = re.search(r'log:\s+"<run>/([^"]+)"', body)
             assert log and f"`{log[1]}`" in cells, rule
-    assert seen == set(STAGES) - {"animate", "app", "dataset", "weights"}, (
+    assert seen == set(STAGES) - {"animate", "app", "cache", "dataset", "weights"}, (
         "which are for people, and no rules"
     )
 

@@ -10,7 +10,7 @@ from drawn_clips import speaker, write_crops, write_sample
 
 import difftalk
 from difftalk.config.evaluation import Evaluation
-from difftalk.evaluation import instruments, kept, motion
+from difftalk.evaluation import instruments, motion
 from difftalk.evaluation import landmark_metrics as lm
 from difftalk.evaluation.metrics import mouth_box
 from difftalk.evaluation.mouth import face_points, opening
@@ -20,7 +20,7 @@ from difftalk.evaluation.scores import read_scores, write_scores
 from difftalk.media.points68 import MOUTH
 from difftalk.media.shards import read_crops
 from difftalk.runtime import fingerprint as fingerprint_module
-from difftalk.runtime.errors import ClipError, UserError
+from difftalk.runtime.errors import ClipError
 
 EMBEDDED = Path(difftalk.__file__).parent / "assets" / "syncnet"
 FPS, RATE = 25, 16_000
@@ -133,47 +133,6 @@ def test_points_are_those_of_the_frame_and_not_of_the_landmarks_given() -> None:
     assert np.linalg.norm(found - landmarks[:5], axis=2).mean() < 2
 
 
-def test_what_is_kept_is_not_measured_again_until_something_changes(tmp_path: Path) -> None:
-    count = 0
-
-    def measure() -> kept.Arrays:
-        nonlocal count
-        count += 1
-        return {"values": np.array([1.0, np.nan]), "one": np.array(2.0)}
-
-    notes = kept.Kept(tmp_path)
-    for _ in range(2):
-        found = notes.measured("clip", "x", {"code": "a"}, measure)
-    assert count == 1
-    np.testing.assert_array_equal(found["values"], [1.0, np.nan])
-    notes.measured("clip", "y", {"code": "a"}, measure)
-    notes.measured("clip", "x", {"code": "b"}, measure)
-    entries = sorted(p.name[0] for p in tmp_path.rglob("*.npz"))
-    assert count == 3 and entries == ["x", "y"], "an outdated entry goes"
-    next(tmp_path.rglob("x-*.npz")).write_bytes(b"PK\x03\x04 cut short")
-    notes.measured("clip", "x", {"code": "b"}, measure)
-    assert count == 4, "a damaged entry is measured again"
-    kept.Kept(None).measured("clip", "x", {"code": "b"}, measure)
-    assert count == 5
-
-
-def test_what_cannot_be_kept_is_measured_all_the_same(tmp_path: Path) -> None:
-    blocked = tmp_path / "state"
-    blocked.write_text("a file where the folder should be")
-    found = kept.Kept(blocked).measured("clip", "x", {}, lambda: {"one": np.array(1.0)})
-    assert found["one"] == 1
-
-
-@pytest.mark.parametrize("method", ["..", "a/b", "../../elsewhere"])
-def test_nothing_is_kept_outside_of_the_folder(tmp_path: Path, method: str) -> None:
-    frames, landmarks, audio = speaker(1)
-    crops = write_crops(tmp_path / "test-000.tar", {"a": (frames[:2], landmarks[:2], audio[:1280])})
-    write_sample(tmp_path / "a.mp4", frames[:2])
-    scorer = Scorer.load(EMBEDDED, Evaluation(), tmp_path / "state")
-    with pytest.raises(UserError, match="would leave the folder"):
-        scorer.score(method, next(read_crops(crops)), tmp_path / "a.mp4")
-
-
 def test_an_entry_is_outdated_by_an_edit_of_all_that_its_measurement_goes_through() -> None:
     """Videos are read, and regions and formulas chosen, outside the module of the instrument."""
     found = {i.name: i for i in instruments.load_instruments(EMBEDDED, Evaluation())}
@@ -218,14 +177,20 @@ def test_a_method_is_measured_once_and_the_truth_once_for_all(tmp_path: Path) ->
     video = tmp_path / "a.mkv"
     write_sample(video, np.stack([cv2.GaussianBlur(f, (0, 0), 2) for f in frames]), audio)
     crop = next(read_crops(crops))
-    scorer = Scorer.load(EMBEDDED, Evaluation(), tmp_path / "state")
+    scorer = Scorer.load(EMBEDDED, Evaluation(), tmp_path / "cache")
+
+    def entries() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in (tmp_path / "cache" / "score").glob("*/*")}
+
     first = scorer.score("m", crop, video)
-    entries = {p: p.stat().st_mtime_ns for p in (tmp_path / "state").rglob("*.npz")}
-    assert scorer.score("m", crop, video) == first
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "state").rglob("*.npz")} == entries
-    scorer.score("other", crop, video)
-    of_truth = {p.name.rpartition("-")[0] for p in (tmp_path / "state" / "truth").rglob("*.npz")}
-    assert of_truth == {"true_points", "true_identity", "speech"}
+    before = entries()
+    assert scorer.score("m", crop, video) == first and entries() == before
+    scorer.score("the same under another name", crop, video)
+    assert entries() == before
+    write_sample(tmp_path / "b.mkv", frames, audio)
+    scorer.score("other", crop, tmp_path / "b.mkv")
+    of_truth = {"true_points", "true_identity", "speech"}
+    assert len(entries()) == 2 * len(before) - len(of_truth)
     without = Scorer.load(EMBEDDED, Evaluation())
     assert without.score("m", crop, video) == first, "what is kept is what is measured"
     row = first[-1]

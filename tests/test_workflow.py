@@ -294,7 +294,15 @@ def test_steps_of_one_experiment_rerun_that_one_and_what_follows(tiny_run: Path)
 
 def test_the_process_of_a_job_builds_no_graph_but_its_own(tiny_run: Path) -> None:
     """As on a node of a cluster: with the checkpoint, Snakemake would build that of the whole run."""
-    job = ("--mode", "remote", "--nolock", "--allowed-rules", "train", "--target-jobs", "train:model=difftalk")
+    job = (
+        "--mode",
+        "remote",
+        "--nolock",
+        "--allowed-rules",
+        "train",
+        "--target-jobs",
+        "train:model=difftalk",
+    )
     done = snakemake("-n", "--forceall", *job, "--configfile", TINY, directory=tiny_run)
     assert done.jobs == {"train": 1}
 

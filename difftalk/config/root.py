@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from difftalk.config.autoencoder import AutoencoderTraining
+from difftalk.config.cache import Cache
 from difftalk.config.crops import Crops
 from difftalk.config.dataset import Dataset, Demo, Shards
 from difftalk.config.download import Download
@@ -68,6 +69,9 @@ class Config(Section):
     )
     store: str = Field(
         "results/store", description="Folder that keeps every fetched source once, for all runs."
+    )
+    cache: Cache = Field(
+        Cache(), description="What is kept of clips for other runs (docs/reruns.md); causes no rerun."
     )
     weights: str = Field(
         "results/weights", description="Folder of pretrained weights; `difftalk weights` fills it."

@@ -28,23 +28,10 @@ from difftalk.runtime.tabular import read_tabular
 from difftalk.runtime.video_folder import SPEAKERS, list_videos
 
 __all__ = [
-    "UNTRAINED_METHODS", "as_given", "as_json", "coerce", "config_schema", "cross_driven", "dataset_files",
-    "dataset_settings", "expected_test_frames", "folder_digest", "given_methods", "load",
-    "method_files", "models", "read_yaml", "shards", "stage_settings", "unused_modules",
+    "UNTRAINED_METHODS", "as_given", "as_json", "cache_of", "coerce", "config_schema", "cross_driven",
+    "dataset_files", "dataset_settings", "expected_test_frames", "folder_digest", "given_methods", "load",
+    "method_files", "models", "read_yaml", "shards", "stage_settings",
 ]  # fmt: skip
-
-# The modules of which a stage uses one, so that its fingerprint can leave out the others.
-DATASET_MODULES = {
-    "demo": "difftalk.datasets.demo.dataset",
-    "local": "difftalk.datasets.local",
-    "hdtf": "difftalk.datasets.hdtf.dataset",
-    "table": "difftalk.datasets.table",
-}
-LANDMARK_MODULES = {
-    "dlib": "difftalk.face.dlib_backend",
-    "face_alignment": "difftalk.face.face_alignment_backend",
-}
-SPEECH_MODULES = {"mfcc": "difftalk.speech.mfcc", "deepspeech": "difftalk.speech.deepspeech"}
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -320,9 +307,10 @@ def shards(config: Config, *splits: str) -> list[str]:
     return config.shards.names(*splits)
 
 
-def unused_modules(modules: Mapping[str, str], chosen: str) -> list[str]:
-    """Return the modules that are not used where `chosen` is."""
-    return [module for name, module in modules.items() if name != chosen]
+def cache_of(config: Config, stage: str) -> str:
+    """Return the folder of the cache for a stage; empty where nothing of it is kept."""
+    folder = config.cache.folder or str(Path(config.store, "cache"))
+    return folder if stage in config.cache.keeps else ""
 
 
 def folder_digest(folder: str | Path) -> str:

@@ -15,6 +15,7 @@ from difftalk.datasets.ids import safe_identities, safe_ids, unlike
 from difftalk.datasets.split import split_groups
 from difftalk.datasets.survey import Survey
 from difftalk.media.clock import FPS
+from difftalk.runtime.cache import Cache
 from difftalk.runtime.errors import ClipError, UserError
 from difftalk.runtime.parallel import map_clips
 from difftalk.runtime.progress import say
@@ -46,7 +47,7 @@ class LocalDataset:
         cache: Path | None = None,
     ) -> None:
         self.settings = settings
-        self._cache = cache
+        self._cache = Cache(cache, "plan")
         self._monitor = monitor if settings.clip_at_cuts else None
         self._workers = workers
 
@@ -174,10 +175,10 @@ class LocalDataset:
         jobs = []
         for name in names:
             job = FeaturesJob(Path(settings.videos) / name, faces, compare, self._monitor)
-            entry = entry_of(self._cache, job) if self._cache is not None else None
-            known = recall(entry) if entry is not None else None
+            entry = entry_of(self._cache, job)
+            known = recall(self._cache, entry)
             if known is None:
-                jobs.append((name, CachedJob(job, entry)))
+                jobs.append((name, CachedJob(job, self._cache, entry)))
             else:
                 found[name] = known
         for name, features in map_clips(

@@ -15,7 +15,6 @@ from difftalk.config.evaluation import Evaluation
 from difftalk.evaluation.figures import mean
 from difftalk.evaluation.identity import id_distance
 from difftalk.evaluation.instruments import Instrument, of_landmarks
-from difftalk.evaluation.kept import Arrays
 from difftalk.evaluation.measures import in_sync
 from difftalk.evaluation.mouth import correlation, opening
 from difftalk.evaluation.pair import Pair
@@ -24,6 +23,7 @@ from difftalk.evaluation.scores import TRUTH
 from difftalk.media.clock import SAMPLES_PER_FRAME
 from difftalk.media.shards import Crop
 from difftalk.models.syncnet import SyncExpert, load_syncnet
+from difftalk.runtime.cache import Arrays
 from difftalk.runtime.checksums import digest_of_model
 from difftalk.runtime.errors import ClipError
 
@@ -72,15 +72,15 @@ class CrossScorer:
     Args:
         settings: the evaluation protocol.
         instruments: in the order in which they measure.
-        state: folder in which measurements are kept, that of `score`; None keeps nothing.
+        cache: folder in which measurements are kept, that of `score`; None keeps nothing.
     """
 
     settings: Evaluation
     instruments: list[Instrument]
-    state: Path | None = None
+    cache: Path | None = None
 
     @classmethod
-    def load(cls, syncnet: Path, settings: Evaluation, state: Path | None = None) -> "CrossScorer":
+    def load(cls, syncnet: Path, settings: Evaluation, cache: Path | None = None) -> "CrossScorer":
         """Load the sync expert of the folder `syncnet`.
 
         Raises:
@@ -95,7 +95,7 @@ class CrossScorer:
         }
         found = [i for i in of_landmarks(settings) if i.name in INSTRUMENTS]
         sync = Instrument("cross_sync", __name__, _sync_with_both(expert, settings), {}, depends_on)
-        return cls(settings, [*found, sync], state)
+        return cls(settings, [*found, sync], cache)
 
     def score(
         self, method: str, voice: str, clip: Crop, frames: int, path: Path | None, driving: np.ndarray
@@ -119,7 +119,7 @@ class CrossScorer:
         skipped = {"points"} if method == TRUTH else set()
         instruments = [i for i in self.instruments if i.name not in skipped]
         try:
-            found = measure(instruments, f"{method}@{voice}", pair, self.state, whole)
+            found = measure(instruments, f"{method}@{voice}", pair, self.cache, whole)
         except ClipError as e:
             return Scorer.problem(method, clip, e)
         count = pair.count

@@ -3,10 +3,10 @@
 import numpy as np
 
 from difftalk.evaluation import landmark_metrics as lm
-from difftalk.evaluation.kept import Arrays
 from difftalk.evaluation.mouth import correlation, opening
 from difftalk.media.clock import FPS, SAMPLE_RATE
 from difftalk.media.points68 import MOUTH
+from difftalk.runtime.cache import Arrays
 from difftalk.speech.vad import SPEECH_PROBABILITY, WINDOW
 
 ALL = slice(0, 68)

@@ -10,12 +10,12 @@ from typing import Any
 from difftalk.config.evaluation import Evaluation
 from difftalk.config.training import OWN_AUDIO
 from difftalk.evaluation import arcface, i3d, identity, inception, measures, metrics, st_lpips
-from difftalk.evaluation.kept import Arrays
 from difftalk.evaluation.landmark_metrics import MIN_SILENCE_S
 from difftalk.evaluation.pair import Pair
 from difftalk.models import stable_syncnet
 from difftalk.models.syncnet import load_syncnet
 from difftalk.pretrained import table as pretrained
+from difftalk.runtime.cache import Arrays
 from difftalk.runtime.checksums import checksum, digest_of_model
 from difftalk.runtime.fingerprint import fingerprint
 from difftalk.speech.vad import SPEECH_PROBABILITY

@@ -12,13 +12,13 @@ from difftalk.config.evaluation import Evaluation
 from difftalk.evaluation import metrics, motion
 from difftalk.evaluation.arcface import ArcFace
 from difftalk.evaluation.identity import descriptors
-from difftalk.evaluation.kept import Arrays
 from difftalk.evaluation.mouth import face_points
 from difftalk.evaluation.pair import Pair
 from difftalk.evaluation.st_lpips import StLpips
 from difftalk.evaluation.sync import measure_sync
 from difftalk.models.stable_syncnet import StableSyncExpert
 from difftalk.models.syncnet import SyncExpert
+from difftalk.runtime.cache import Arrays
 from difftalk.speech.vad import speech_probabilities
 
 Expert = SyncExpert | StableSyncExpert

@@ -4,8 +4,7 @@ import hashlib
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,16 @@ from difftalk.evaluation.arcface import csim
 from difftalk.evaluation.figures import landmark_figures, mean, motion_figures, none_for_nan
 from difftalk.evaluation.identity import id_distance
 from difftalk.evaluation.instruments import Instrument, load_instruments
-from difftalk.evaluation.kept import Arrays, Kept
 from difftalk.evaluation.mouth import opening
 from difftalk.evaluation.pair import Pair
 from difftalk.evaluation.samples import describe_file
 from difftalk.evaluation.scores import FEATURES, IMAGE_METRICS, TRUTH
 from difftalk.media.clock import SAMPLES_PER_FRAME
 from difftalk.media.shards import Crop
+from difftalk.runtime.cache import Arrays, Cache, versions
 from difftalk.runtime.checksums import checksum
 from difftalk.runtime.device import require_cuda, tell
 from difftalk.runtime.errors import ClipError
-from difftalk.runtime.files import inside
 
 PACKAGES = ("torch", "scikit-image", "lpips", "dlib-bin", "opencv-python", "difftalk")
 # Instruments whose arrays are columns, by their means.
@@ -39,15 +37,15 @@ class Scorer:
     Args:
         settings: the evaluation protocol.
         instruments: in the order in which they measure.
-        state: folder in which measurements are kept; None keeps nothing.
+        cache: folder in which measurements are kept; None keeps nothing.
     """
 
     settings: Evaluation
     instruments: list[Instrument]
-    state: Path | None = None
+    cache: Path | None = None
 
     @classmethod
-    def load(cls, syncnet: Path, settings: Evaluation, state: Path | None = None) -> "Scorer":
+    def load(cls, syncnet: Path, settings: Evaluation, cache: Path | None = None) -> "Scorer":
         """Load the networks; `syncnet` is the folder of the sync expert.
 
         Raises:
@@ -56,7 +54,7 @@ class Scorer:
         if settings.device == "cuda":
             require_cuda("score: evaluation.device is cuda", "set evaluation.device: cpu")
         tell("score", settings.device, "float32")
-        return cls(settings, load_instruments(syncnet, settings), state)
+        return cls(settings, load_instruments(syncnet, settings), cache)
 
     def protocol(self) -> dict[str, str]:
         """Describe how the figures are made, for the foot of the tables.
@@ -70,7 +68,7 @@ class Scorer:
             "of its longer side, fixed for a clip; SSIM and LPIPS are means of the full frame's map",
             "means": "per frame, then over the frames of a clip, then over clips",
             "max_missing_frames": str(self.settings.max_missing_frames),
-            "versions": f"{versions_of(PACKAGES)}, python {platform.python_version()}",
+            "versions": f"{versions(PACKAGES)}, python {platform.python_version()}",
         }
         for instrument in self.instruments:
             lines |= instrument.protocol
@@ -89,7 +87,7 @@ class Scorer:
             return [self.problem(method, clip, ClipError("cannot_fetch", "no video of this clip"))]
         try:
             pair = Pair(clip, path, self.settings, own_audio=method in OWN_AUDIO)
-            found = measure(self.instruments, method, pair, self.state)
+            found = measure(self.instruments, method, pair, self.cache)
             about_file = describe_file(path)
         except ClipError as e:
             return [self.problem(method, clip, e)]
@@ -145,22 +143,19 @@ def measure(
     instruments: Sequence[Instrument],
     method: str,
     pair: Pair,
-    state: Path | None,
+    cache: Path | None,
     truth: Pair | None = None,
 ) -> dict[str, Arrays]:
     """Return what each instrument finds, by its name: measured now, or before under the same conditions.
 
     Args:
         instruments: in the order in which they measure.
-        method: whose measurements are kept together.
+        method: its name.
         pair: the clip of the method beside the true one.
-        state: folder in which measurements are kept; None keeps nothing.
+        cache: folder in which measurements are kept; None keeps nothing.
         truth: what instruments look at that see the true clip alone, where that is longer than the pair's.
-
-    Raises:
-        UserError: if something is kept, and the method's or the clip's name leads out of the folder.
     """
-    clip_id = pair.clip.clip_id
+    kept = Cache(cache, "score")
     both = {
         "truth": _digest_of(pair.clip),
         "max_missing_frames": pair.settings.max_missing_frames,
@@ -171,24 +166,20 @@ def measure(
     if pair.driving is not None:
         both["audio"] = hashlib.sha256(pair.driving.tobytes()).hexdigest()
     # Another release of a package, or another device, rounds in another way.
-    machine = {"packages": versions_of(frozenset(PACKAGES) - {"difftalk"}), "device": pair.settings.device}
+    machine = {"packages": versions(frozenset(PACKAGES) - {"difftalk"}), "device": pair.settings.device}
     alone = {"truth": both["truth"] if truth is None else _digest_of(truth.clip)}
     found = {}
     for instrument in instruments:
         if instrument.measure is None or (instrument.of_methods and method == TRUTH):
             continue
         seen = truth if truth is not None and instrument.of_truth else pair
-        folder = None
-        if state is not None:
-            folder = state / "truth" if instrument.of_truth else inside(state / "methods", method)
         depends_on = (
             (alone if instrument.of_truth else both)
             | instrument.depends_on
             | machine
-            | {"code": instrument.code}
+            | {"instrument": instrument.name, "code": instrument.code}
         )
-        work = partial(instrument.measure, seen)
-        found[instrument.name] = Kept(folder).measured(clip_id, instrument.name, depends_on, work)
+        found[instrument.name] = kept.made(depends_on, partial(instrument.measure, seen))
     return found
 
 
@@ -207,15 +198,3 @@ def _digest_of(clip: Crop) -> str:
         whole.update(hashlib.sha256(clip.files.get(extension, b"")).digest())
     whole.update(str(clip.limit).encode())
     return whole.hexdigest()
-
-
-@cache
-def versions_of(packages: frozenset[str] | tuple[str, ...]) -> str:
-    """Return the names and versions of packages, of those installed."""
-    found = []
-    for package in sorted(packages):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)

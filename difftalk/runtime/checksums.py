@@ -53,10 +53,12 @@ def write_record(path: Path, line: str) -> None:
 def read_record(path: Path) -> dict[str, str] | None:
     """Return the record of a single file, the sha256 by name; None where there is none.
 
+    A link, such as Snakemake makes into its cache, has none: what lies beside it is that of an earlier file.
+
     Raises:
         UserError: if the record is damaged.
     """
-    return _read(record_of(path), remedy_of(path))
+    return None if path.is_symlink() else _read(record_of(path), remedy_of(path))
 
 
 def remedy_of(path: Path) -> str:
@@ -119,7 +121,8 @@ def verify(path: Path, remedy: str = "") -> Path:
         UserError: naming the file that is damaged or was edited.
     """
     record, own = record_of(path), path
-    listed = _read(record, remedy or remedy_of(own)) if path.exists() else None
+    is_own = path.exists() and not path.is_symlink()
+    listed = _read(record, remedy or remedy_of(own)) if is_own else None
     if listed is None:
         record, own = path.parent / SUMS, path.parent
         listed = _read(record, remedy or remedy_of(own))

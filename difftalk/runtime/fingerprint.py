@@ -12,13 +12,15 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# They speak to people, end what is not wanted any more, say where a file lies or a network runs, or check
-# values, and shape no output, so an edit in them causes no rerun. The values themselves, and what lies in the
-# file (`pretrained.recorded`), a rule has in its `params`; another device changes rounding, as the key `gpu`.
+# They speak to people, keep what others make, end what is not wanted any more, say where a file lies or a
+# network runs, or check values, and shape no output, so an edit in them causes no rerun. The values
+# themselves, and what lies in the file (`pretrained.recorded`), a rule has in its `params`; another device
+# changes rounding, as the key `gpu`.
 UNSEEN = frozenset(
     {
         "difftalk.runtime.ancestors",
         "difftalk.runtime.arguments",
+        "difftalk.runtime.cache",
         "difftalk.runtime.device",
         "difftalk.runtime.faults",
         "difftalk.runtime.progress",

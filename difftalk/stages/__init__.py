@@ -5,5 +5,5 @@ STAGES = (
     "plan", "fetch", "landmarks", "gates", "crops", "descriptors", "overlap", "speech", "autoencoder",
     "syncnet", "sync", "encode", "train", "evaluated", "sample", "run_method", "pairs", "cross_drive",
     "score", "cross_score", "tables", "funnel", "clip_scores", "freeze", "report", "animate", "app",
-    "dataset", "weights",
+    "dataset", "weights", "cache",
 )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 
 from difftalk.config.crops import CropsSettings
 from difftalk.config.numbers import Share, Workers
-from difftalk.runtime.arguments import InputFile, InputFolder, OutputFile
+from difftalk.runtime.arguments import InputFile, InputFolder, KeptFolder, OutputFile
 from difftalk.runtime.errors import UserError
 
 STAGE = "crops"
@@ -25,6 +25,7 @@ def run(
     workers: Workers = 1,
     syncnet: InputFolder | None = None,
     sync: OutputFile | None = None,
+    cache: KeptFolder | None = None,
 ) -> None:
     """Write the crops of the clips that have landmarks, as a WebDataset shard.
 
@@ -44,6 +45,7 @@ def run(
         workers: processes, each with one clip at a time.
         syncnet: folder of the sync expert; needed where `gates.sync` is on.
         sync: sync/SHARD.csv, to be written: what the gate `gates.sync` has measured.
+        cache: folder that keeps the crops of clips, for other runs.
 
     Raises:
         UserError: as `RejectLog`; if there is a sync gate and no expert.
@@ -51,11 +53,12 @@ def run(
     from difftalk.datasets.clips import clips_with_sources
     from difftalk.face.crops import CropJob, crop_clip
     from difftalk.face.early_crops import EarlyShard
+    from difftalk.face.kept_crops import entries_of, pack, unpack
     from difftalk.face.sync_table import write_sync
     from difftalk.face.table import read_landmarks
     from difftalk.media.shards import write_shard
+    from difftalk.runtime.cache import Cache, Keeping, map_kept
     from difftalk.runtime.device import default_device, tell
-    from difftalk.runtime.parallel import map_clips
     from difftalk.runtime.rejects import Reject, RejectLog, read_rejects
 
     if settings.gates.sync is not None and syncnet is None:
@@ -68,14 +71,19 @@ def run(
     pairs = [(clip, file) for clip, file in clips_with_sources(plan, shard, sources) if clip.clip_id in found]
     jobs = {c.clip_id: CropJob(c, file, *found[c.clip_id], settings, syncnet) for c, file in pairs}
     early = EarlyShard(landmarks, {} if settings.gates.sync else jobs)
+    keeping = Keeping(Cache(cache, STAGE), crop_clip, pack)
+    entries = dict(zip(jobs, entries_of(keeping.cache, list(jobs.values()), sources), strict=True))
     late = [(clip_id, job) for clip_id, job in jobs.items() if clip_id not in early.clip_ids]
     lengths = [job.clip.frames for _, job in late]
     measured: list[tuple[str, int, float]] = []
     with RejectLog(STAGE, rejects, max_reject_fraction, len(jobs)) as lost:
 
         def files() -> Iterator[tuple[str, dict[str, Any]]]:
-            clips = map_clips(crop_clip, late, stage=STAGE, workers=workers, lengths=lengths)
+            of_late = [entries[clip_id] for clip_id, _ in late]
+            clips = map_kept(keeping, unpack, late, of_late, lengths=lengths, stage=STAGE, workers=workers)
             for clip_id, cropped in lost.kept(early.merged(jobs, clips)):
+                if clip_id in early.clip_ids and entries[clip_id] is not None:
+                    keeping.cache.write(entries[clip_id], pack(cropped))
                 if (judged := cropped.sync) is not None:
                     measured.append((clip_id, judged.offset, judged.confidence))
                 if cropped.reject is not None:

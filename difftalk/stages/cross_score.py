@@ -19,7 +19,7 @@ def run(
     out_other: OutputFile,
     out_silence: OutputFile,
     only: InputFile | None = None,
-    state: KeptFolder | None = None,
+    cache: KeptFolder | None = None,
 ) -> None:
     """Write the metrics of one method on one shard for each voice, a row per clip.
 
@@ -35,7 +35,7 @@ def run(
         out_other: the parquet file to write for the other voices.
         out_silence: the parquet file to write for silence.
         only: plan/evaluated.csv: how much of each clip is evaluated; without, the whole.
-        state: folder in which what was measured is kept, that of `score`.
+        cache: folder in which what was measured is kept, that of `score`.
 
     Raises:
         UserError: where every clip failed with an unexpected error.
@@ -55,7 +55,7 @@ def run(
 
     paired = read_pairs(pairs, crops.stem)
     limits = read_chosen(only) if only is not None else None
-    voices, scorer = OtherVoices(voice_crops), CrossScorer.load(syncnet, settings, state)
+    voices, scorer = OtherVoices(voice_crops), CrossScorer.load(syncnet, settings, cache)
     for voice, folder, out in (("other", other, out_other), ("silence", silence, out_silence)):
         asked = {c for c, pair in paired.items() if voice == "silence" or pair.driven_by}
         check_folder(folder, sorted(asked))

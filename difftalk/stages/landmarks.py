@@ -7,7 +7,7 @@ from difftalk.config.crops import CropsSettings
 from difftalk.config.gates import GatesSettings
 from difftalk.config.landmarks import LandmarksSettings
 from difftalk.config.numbers import Workers
-from difftalk.runtime.arguments import InputFile, InputFolder, OutputFile
+from difftalk.runtime.arguments import InputFile, InputFolder, KeptFolder, OutputFile
 
 STAGE = "landmarks"
 
@@ -23,6 +23,7 @@ def run(
     scores: OutputFile,
     crops: CropsSettings | None = None,
     gates: GatesSettings | None = None,
+    cache: KeptFolder | None = None,
     workers: Workers = 1,
 ) -> None:
     """Write the landmarks and the scores of a shard; `difftalk gates` decides which clips are used.
@@ -44,22 +45,26 @@ def run(
         crops: settings of the stage `crops`: with `gates`, clips are cropped at once where their frames can
             be kept, and `crops` takes that over from landmarks/SHARD.crops.tar. It changes no result.
         gates: settings of the stage `gates`: clips that they reject are not cropped.
+        cache: folder that keeps the results of clips, for other runs; such a clip is not cropped at once.
         workers: processes, each with one clip at a time; fewer where a GPU has no memory for so many.
 
     Raises:
         UserError: where the weights of the backend are missing.
     """
-    from difftalk.runtime.parallel import map_clips, share
+    from difftalk.runtime.parallel import share
 
     shared = "difftalk.face.shared" if settings.backend == "dlib" else None
-    if shared is not None:
+    # What is in the cache needs no detector.
+    if shared is not None and not (cache is not None and (cache / STAGE).is_dir()):
         share(shared, workers)
     from difftalk.datasets.clips import clips_with_sources
     from difftalk.face.clip_scores import ClipScores, write_scores
     from difftalk.face.early_crops import EarlyCrops, code_of_package, write_early
     from difftalk.face.follow import TrackJob, processes, track_clip
+    from difftalk.face.kept_tracks import entries_of, pack, unpack
     from difftalk.face.quality import write_quality
     from difftalk.face.table import landmark_writer
+    from difftalk.runtime.cache import Cache, Keeping, map_kept
     from difftalk.runtime.rejects import Reject
 
     workers = processes(settings, workers)
@@ -68,13 +73,17 @@ def run(
     if crops is not None and gates is not None and settings.backend == "dlib":
         early = EarlyCrops(crops, gates, code_of_package())
     jobs = [(clip.clip_id, TrackJob(clip, source, settings, early)) for clip, source in pairs]
+    keeping = Keeping(Cache(cache, STAGE), track_clip, pack)
+    entries = entries_of(keeping.cache, [job for _, job in jobs], sources)
     lengths = [clip.frames for clip, _ in pairs]
     found: list[tuple[str, int, int, float | None]] = []
     measured: list[ClipScores] = []
     with landmark_writer(out) as write:
 
         def cropped() -> Iterator[tuple[str, dict[str, Any]]]:
-            clips = map_clips(track_clip, jobs, stage=STAGE, workers=workers, lengths=lengths, shared=shared)
+            clips = map_kept(
+                keeping, unpack, jobs, entries, lengths=lengths, stage=STAGE, workers=workers, shared=shared
+            )
             for clip_id, tracked in clips:
                 if isinstance(tracked, Reject):
                     measured.append(ClipScores(clip_id, tracked.reason, tracked.detail))

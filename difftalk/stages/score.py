@@ -16,7 +16,7 @@ def run(
     out: OutputFile,
     shard_file: InputFile | None = None,
     only: InputFile | None = None,
-    state: KeptFolder | None = None,
+    cache: KeptFolder | None = None,
 ) -> None:
     """Write the metrics of one method on one shard, a row per frame and a row per clip.
 
@@ -32,7 +32,7 @@ def run(
         out: the parquet file to write.
         shard_file: shards/SHARD.tar, where only its clips count; `speech` or `encode` may have rejected some.
         only: plan/evaluated.csv: the clips that are evaluated, and how much of each; without, all and whole.
-        state: folder in which what was measured is kept, for a killed command and for further columns.
+        cache: folder in which what was measured is kept, for a killed command and for further columns.
 
     Raises:
         UserError: if `samples` is no folder, or holds videos but none under the name of a clip; where every
@@ -56,7 +56,7 @@ def run(
     clips = list(read_crops(crops, encoded, limits))
     check_folder(samples, [clip.clip_id for clip in clips])
     rates, problems = read_rates(samples), read_problems(samples)
-    scorer = Scorer.load(syncnet, settings, state)
+    scorer = Scorer.load(syncnet, settings, cache)
     rows: list[dict[str, Any]] = []
     failed = 0
     for clip in progress(clips, len(clips), "score", "clips"):

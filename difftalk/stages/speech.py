@@ -2,13 +2,19 @@
 
 from difftalk.config.numbers import Share
 from difftalk.config.speech import Speech
-from difftalk.runtime.arguments import InputFile, OutputFile
+from difftalk.runtime.arguments import InputFile, KeptFolder, OutputFile
 
 STAGE = "speech"
 
 
 def run(
-    *, crops: InputFile, settings: Speech, out: OutputFile, rejects: OutputFile, max_reject_fraction: Share
+    *,
+    crops: InputFile,
+    settings: Speech,
+    out: OutputFile,
+    rejects: OutputFile,
+    max_reject_fraction: Share,
+    cache: KeptFolder | None = None,
 ) -> None:
     """Write the speech features of a shard, two steps per video frame.
 
@@ -22,27 +28,43 @@ def run(
         out: speech/SHARD.parquet, to be written.
         rejects: rejects/speech/SHARD.csv, to be written.
         max_reject_fraction: fail where more than this part of the clips is rejected.
+        cache: folder that keeps the features of clips, for other runs and sizes of crops.
 
     Raises:
         UserError: as `RejectLog`, and where the weights of the backend are missing.
     """
+    import functools
+
     from difftalk.media.shards import read_crops
+    from difftalk.runtime.cache import Cache, Keeping, map_kept
     from difftalk.runtime.device import default_device, tell
-    from difftalk.runtime.parallel import map_clips
     from difftalk.runtime.rejects import RejectLog
-    from difftalk.speech.features import SpeechJob, clip_features, load_backend
+    from difftalk.speech.features import Backend, SpeechJob, clip_features, load_backend
+    from difftalk.speech.kept_features import entries_of, pack, unpack
     from difftalk.speech.table import speech_writer
 
-    backend = load_backend(settings.backend)
-    if settings.backend == "deepspeech":
-        tell(STAGE, default_device(), "float32")
+    @functools.cache
+    def backend() -> Backend:
+        if settings.backend == "deepspeech":
+            tell(STAGE, default_device(), "float32")
+        return load_backend(settings.backend)
+
+    # Its weights are not read where all clips are in the cache.
     jobs = [
-        (crop.clip_id, SpeechJob(crop.without_video(), settings.silence_db, backend))
+        (
+            crop.clip_id,
+            SpeechJob(
+                crop.without_video(), settings.silence_db, lambda audio, steps: backend()(audio, steps)
+            ),
+        )
         for crop in read_crops(crops)
     ]
+    keeping = Keeping(Cache(cache, STAGE), clip_features, pack)
+    entries = entries_of(keeping.cache, [job.crop for _, job in jobs], settings)
     with (
         RejectLog(STAGE, rejects, max_reject_fraction, len(jobs)) as lost,
         speech_writer(out) as write,
     ):
-        for clip_id, features in lost.kept(map_clips(clip_features, jobs, stage=STAGE, workers=1)):
+        clips = map_kept(keeping, unpack, jobs, entries, stage=STAGE, workers=1)
+        for clip_id, features in lost.kept(clips):
             write(clip_id, features)

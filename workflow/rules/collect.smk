@@ -38,3 +38,9 @@ onerror:
         file=sys.stderr,
     )
     write_unfinished_funnel()
+
+
+# What is taken from its cache has no benchmark, and Snakemake refuses rules that have both.
+for rule_of in workflow.rules if MAY_BE_CACHED else ():
+    if rule_of.cache.output:
+        rule_of._benchmark = None

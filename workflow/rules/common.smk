@@ -11,6 +11,7 @@ from snakemake.utils import update_config
 # The code that is fingerprinted here and the code that the jobs run are this checkout's, whatever is installed.
 sys.path.insert(0, str(ROOT))
 
+from difftalk.config import backends
 from difftalk.config import workflow as configuration
 from difftalk.pretrained import table as pretrained
 from difftalk.pretrained.model_folder import folder_of
@@ -88,15 +89,21 @@ SYNC_EXPERT = CONFIG.syncnet != "train" and (
     not pretrained.stands_for("syncnet", CONFIG.syncnet) or pretrained.recorded(CONFIG.syncnet) is not None
 )
 SYNC_SCORES = expand("<run>/sync/{shard}.csv", shard=SHARDS) if SYNC_EXPERT or SYNC_GATE else []
-OTHER_DATASETS = configuration.unused_modules(configuration.DATASET_MODULES, DATASET.name)
+OTHER_DATASETS = backends.unused_modules(backends.DATASET_MODULES, DATASET.name)
 # Files of a folder alone are cut where the scene changes.
 NOT_PLANNED_WITH = OTHER_DATASETS + ([] if IS_FOLDER else ["difftalk.face.scenes"])
-OTHER_BACKENDS = configuration.unused_modules(configuration.LANDMARK_MODULES, CONFIG.landmarks.backend)
+OTHER_BACKENDS = backends.unused_modules(backends.LANDMARK_MODULES, CONFIG.landmarks.backend)
 FACE_ALIGNMENT = CONFIG.landmarks.backend == "face_alignment"
-OTHER_SPEECH = configuration.unused_modules(configuration.SPEECH_MODULES, CONFIG.speech.backend)
+OTHER_SPEECH = backends.unused_modules(backends.SPEECH_MODULES, CONFIG.speech.backend)
 DEEPSPEECH = CONFIG.speech.backend == "deepspeech"
 # A minute of crops of 512 px is 1.2 GB, and while it is decoded twice as much.
 LARGE_CROPS = CONFIG.crops.size > 256
+# Whose results for single clips other runs may take over.
+CACHED_STAGES = ("plan", "landmarks", "crops", "speech", "encode", "score")
+# `--cache` is given. Snakemake's hash is over the steps to a file and not over its content, so that nothing may be
+# cached that was made of downloads: a link that was dead for a day would be so in all other folders.
+IS_CACHING = workflow.enable_cache
+MAY_BE_CACHED = IS_CACHING and not IS_DOWNLOADED
 # It decides whether a training starts, and nothing of what comes out of it.
 CHECK_OF_SIDES = ["difftalk.datasets.sides"]
 # How processes are started, which changes the result by rounding at most.
@@ -213,7 +220,9 @@ device.announce(filter(has_gpu, GPUS))
 with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.deployment_method}
 shell.prefix(
     f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={literal(CONFIG.weights)}; "
-    f"max_reject_fraction={CONFIG.max_reject_fraction}; looks={literal(os.path.join(CONFIG.store, 'looks'))}; "
+    f"max_reject_fraction={CONFIG.max_reject_fraction}; "
+    # Empty where nothing of the stage is kept.
+    f"{' '.join(f'cache_{stage}={literal(configuration.cache_of(CONFIG, stage))}' for stage in CACHED_STAGES)}; "
     f"download={literal(configuration.as_json(CONFIG.download))}; "
     # The sync expert judges crops: with its gate, there is nothing to cut before it is trained.
     f"early_crops={literal('' if SYNC_GATE else SETTINGS['crops'])} early_gates={literal(SETTINGS['gates'])}; "

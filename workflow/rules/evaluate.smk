@@ -27,7 +27,6 @@ rule score:
         gpu=GPUS["score"],
     params:
         settings=SETTINGS["score"],
-        state=f"{RUN}/state/scores/{{shard}}",
         weights=WEIGHTS_OF_COLUMNS,
         code=fingerprint("difftalk.stages.score"),
     message:
@@ -36,7 +35,7 @@ rule score:
         """
         difftalk score --method {wildcards.method} --samples {input.samples} --crops {input.crops} \
             --shard-file {input.shard} --only {input.only} --syncnet {input.syncnet} --settings {params.settings:q} \
-            --state {params.state} --out {output.metrics} --log {log}
+            --out {output.metrics} --log {log} ${{cache_score:+--cache "$cache_score"}}
         """
 
 
@@ -67,7 +66,6 @@ if CROSS_DRIVEN:
             gpu=GPUS["cross_score"],
         params:
             settings=SETTINGS["score"],
-            state=f"{RUN}/state/scores/{{shard}}",
             code=fingerprint("difftalk.stages.cross_score"),
         message:
             "Score {wildcards.method} on {wildcards.shard}, driven by another voice and by silence"
@@ -76,7 +74,8 @@ if CROSS_DRIVEN:
             difftalk cross_score --method {wildcards.method} --other {input.other} --silence {input.silence} \
                 --crops {input.crops} --pairs {input.pairs} --voice-crops {input.voice_crops} \
                 --only {input.only} --syncnet {input.syncnet} --settings {params.settings:q} \
-                --state {params.state} --out-other {output.other} --out-silence {output.silence} --log {log}
+                --out-other {output.other} --out-silence {output.silence} --log {log} \
+                ${{cache_score:+--cache "$cache_score"}}
             """
 
 

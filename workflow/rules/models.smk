@@ -12,6 +12,7 @@ rule autoencoder:
         "<run>/logs/autoencoder.log",
     benchmark:
         "<run>/benchmarks/autoencoder.tsv"
+    cache: MAY_BE_CACHED
     conda:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
@@ -46,6 +47,7 @@ rule syncnet:
         "<run>/logs/syncnet.log",
     benchmark:
         "<run>/benchmarks/syncnet.tsv"
+    cache: MAY_BE_CACHED
     conda:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
@@ -82,6 +84,7 @@ rule train:
         "<run>/logs/train/{model}.log",
     benchmark:
         "<run>/benchmarks/train/{model}.tsv"
+    cache: MAY_BE_CACHED
     # Above the stages beside it: everything that follows waits for the last training.
     priority: 10
     conda:

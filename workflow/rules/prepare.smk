@@ -33,13 +33,14 @@ checkpoint plan:
         """
         difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --frozen {params.frozen:q} \
             --out {output.plan} --not-videos {output.not_videos} --identities {output.identities} \
-            --digests {output.digests} --cache "$looks" --workers {threads} --log {log}
+            --digests {output.digests} --workers {threads} --log {log} \
+            ${{cache_plan:+--cache "$cache_plan"}}
         """
 
 
 # In the process of a job, as on a node of a cluster, there is a plan. With a checkpoint, Snakemake would build the
-# whole graph for each job, and not that job alone.
-if not workflow.is_main_process:
+# whole graph for each job, and not that job alone. `--cache` needs that graph: it hashes all steps to an output.
+if not workflow.is_main_process and not IS_CACHING:
     rules.plan.rule.is_checkpoint = False
 
 
@@ -92,6 +93,7 @@ rule landmarks:
         "<run>/logs/landmarks/{shard}.log",
     benchmark:
         "<run>/benchmarks/landmarks/{shard}.tsv"
+    cache: MAY_BE_CACHED
     conda:
         "../../envs/difftalk.yaml"
     threads: 4
@@ -111,7 +113,8 @@ rule landmarks:
         difftalk landmarks --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
             --settings {params.settings:q} --out {output.landmarks} --quality {output.quality} \
             --scores {output.scores} --workers {threads} --log {log} \
-            ${{early_crops:+--crops "$early_crops" --gates "$early_gates"}}
+            ${{early_crops:+--crops "$early_crops" --gates "$early_gates"}} \
+            ${{cache_landmarks:+--cache "$cache_landmarks"}}
         """
 
 
@@ -151,13 +154,14 @@ rule crops:
         rejected="<run>/rejects/landmarks/{shard}.csv",
         syncnet="<run>/models/syncnet" if SYNC_GATE else [],
     output:
+        **({"sync": "<run>/sync/{shard}.csv"} if SYNC_GATE else {}),
         crops="<run>/crops/{shard}.tar",
         rejects="<run>/rejects/crops/{shard}.csv",
-        sync="<run>/sync/{shard}.csv" if SYNC_GATE else [],
     log:
         "<run>/logs/crops/{shard}.log",
     benchmark:
         "<run>/benchmarks/crops/{shard}.tsv"
+    cache: MAY_BE_CACHED
     conda:
         "../../envs/difftalk.yaml"
     threads: 4
@@ -174,9 +178,9 @@ rule crops:
         """
         difftalk crops --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
             --landmarks {input.landmarks} --rejected {input.rejected} --syncnet {input.syncnet} \
-            --settings {params.settings:q} --out {output.crops} --sync {output.sync} --rejects {output.rejects} \
-            --max-reject-fraction $max_reject_fraction --workers {threads} --log {log}
-        """
+            --settings {params.settings:q} --out {output.crops} --rejects {output.rejects} \
+            --max-reject-fraction $max_reject_fraction --workers {threads} --log {log} \
+            ${{cache_crops:+--cache "$cache_crops"}} """ + ("--sync {output.sync}" if SYNC_GATE else "")
 
 
 if OVERLAP != "ignore":
@@ -190,6 +194,7 @@ if OVERLAP != "ignore":
             "<run>/logs/descriptors/{shard}.log",
         benchmark:
             "<run>/benchmarks/descriptors/{shard}.tsv"
+        cache: MAY_BE_CACHED
         conda:
             "../../envs/difftalk.yaml"
         threads: 1
@@ -272,6 +277,7 @@ rule speech:
         "<run>/logs/speech/{shard}.log",
     benchmark:
         "<run>/benchmarks/speech/{shard}.tsv"
+    cache: MAY_BE_CACHED
     conda:
         "../../envs/difftalk.yaml"
     threads: 4 if DEEPSPEECH else 1
@@ -288,7 +294,8 @@ rule speech:
     shell:
         """
         difftalk speech --crops {input.crops} --settings {params.settings:q} --out {output.speech} \
-            --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --log {log}
+            --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --log {log} \
+            ${{cache_speech:+--cache "$cache_speech"}}
         """
 
 
@@ -305,6 +312,7 @@ rule encode:
         "<run>/logs/encode/{shard}.log",
     benchmark:
         "<run>/benchmarks/encode/{shard}.tsv"
+    cache: MAY_BE_CACHED
     conda:
         "../../envs/difftalk.yaml"
     threads: 2
@@ -315,14 +323,14 @@ rule encode:
     params:
         settings=SETTINGS["encode"],
         # It reads the features from their table, whichever backend wrote them.
-        code=fingerprint("difftalk.stages.encode", without=configuration.SPEECH_MODULES.values()),
+        code=fingerprint("difftalk.stages.encode", without=backends.SPEECH_MODULES.values()),
     message:
         "Encode {wildcards.shard} with the first stage"
     shell:
         """
         difftalk encode --crops {input.crops} --speech {input.speech} --autoencoder {input.autoencoder} \
             --rejected {input.rejected} --settings {params.settings:q} --out {output.shard} --rejects {output.rejects} \
-            --max-reject-fraction $max_reject_fraction --log {log}
+            --max-reject-fraction $max_reject_fraction --log {log} ${{cache_encode:+--cache "$cache_encode"}}
         """
 
 
