@@ -12,7 +12,7 @@ from difftalk.config.dataset import DatasetSettings, Shards
 from difftalk.config.download import Download
 from difftalk.config.section import from_dict
 from difftalk.datasets import local
-from difftalk.datasets.clips import Clip, clips_with_sources, read_plan, source_file
+from difftalk.datasets.clips import Clip, clips_with_sources, read_plan, source_files
 from difftalk.datasets.ids import safe_ids
 from difftalk.datasets.split import (
     assign_shards,
@@ -287,7 +287,7 @@ def test_demo_sources_are_rendered_once_with_their_truth(tmp_path: Path) -> None
 
     sources = run_fetch(tmp_path, "test-000", DEMO)
     ((source_id),) = {c.source_id for c in clips if c.shard == "test-000"}
-    film = source_file(sources, source_id)
+    film = source_files(sources).get(source_id)
     assert film is not None
     assert film.is_symlink()
     assert np.load(sources / f"{source_id}.landmarks.npy").shape == (20, 68, 2)

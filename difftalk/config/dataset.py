@@ -169,10 +169,17 @@ DatasetSettings = Annotated[Demo | LocalSettings | Hdtf | Table, Field(discrimin
 class Shards(Section):
     """Section `shards`: a shard is one job of each stage."""
 
-    train: int = Field(2, ge=1, le=1000, description="Shards of the training split.")
-    test: int = Field(1, ge=1, le=1000, description="Shards of the test split.")
+    train: int = Field(2, ge=1, le=100_000, description="Shards of the training split.")
+    test: int = Field(1, ge=1, le=100_000, description="Shards of the test split.")
 
     def names(self, *splits: str) -> list[str]:
-        """Return the names of the shards of some splits, or of both, such as `train-003`."""
-        chosen = splits or ("train", "test")
-        return [f"{split}-{number:03d}" for split in chosen for number in range(getattr(self, split))]
+        """Return the names of the shards of some splits, or of both, such as `train-003`.
+
+        Those of a split have as many digits as the last one needs, three at least: sorted, they are in order.
+        """
+        chosen = {split: getattr(self, split) for split in splits or ("train", "test")}
+        return [
+            f"{split}-{number:0{max(3, len(str(count - 1)))}d}"
+            for split, count in chosen.items()
+            for number in range(count)
+        ]

@@ -1,9 +1,12 @@
 """The clip table: one row per clip, read by every stage; and the folder of sources that it points into."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pyarrow as pa
 from difftalk.media.clock import FPS
 from difftalk.runtime.checksums import verify_folder
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.parquet import read_parquet, types_of, write_parquet
+from difftalk.runtime.parquet import parquet_writer, read_parquet, types_of
 from difftalk.runtime.suggest import did_you_mean
 
 SCHEMA = pa.schema(
@@ -39,13 +42,15 @@ SCHEMA = pa.schema(
 # Of a table that may be put together by hand.
 REQUIRED = ("clip_id", "source_id", "start_s", "end_s", "identity", "split")
 STAGE = "plan"
+# In a row group, at most, unless a single shard has more.
+ROWS_OF_GROUP = 8192
 # In the metadata of the table: the names of all shards, as JSON.
 SHARDS = b"shards"
 # No source's id holds a dot.
 USABLE = ".clips"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     """A stretch of a source with one speaker.
 
@@ -92,6 +97,19 @@ class Clip:
         return round((self.end_s - self.start_s) * FPS)
 
 
+FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
+# The values of a clip, in the order of its fields.
+values_of = attrgetter(*FIELDS)
+_AT_SHARD = FIELDS.index("shard")
+
+
+def in_shard(clip: Clip, shard: str) -> Clip:
+    """Return a clip with its shard; for a million, `dataclasses.replace` would be slow."""
+    values = list(values_of(clip))
+    values[_AT_SHARD] = shard
+    return Clip(*values)
+
+
 def write_plan(path: str | Path, clips: list[Clip], shards: Iterable[str] = ()) -> None:
     """Write the clip table, whole or not at all.
 
@@ -101,8 +119,31 @@ def write_plan(path: str | Path, clips: list[Clip], shards: Iterable[str] = ()) 
         shards: names of all shards, since one may have no clip.
     """
     names = sorted({*shards, *(clip.shard for clip in clips)})
-    table = pa.Table.from_pylist([dataclasses.asdict(c) for c in clips], schema=SCHEMA)
-    write_parquet(Path(path), table.replace_schema_metadata({SHARDS: json.dumps(names)}))
+    schema = SCHEMA.with_metadata({SHARDS: json.dumps(names)})
+    begin = 0
+    with parquet_writer(Path(path), schema) as writer:
+        for count in _row_groups(clip.shard for clip in clips):
+            group = clips[begin : begin + count]
+            begin += count
+            columns = [pa.array(list(map(attrgetter(field.name), group)), field.type) for field in SCHEMA]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _row_groups(shards: Iterable[str]) -> list[int]:
+    """Return the lengths of the row groups of a table by shard: each of whole shards, and some thousand rows.
+
+    A group a shard would make the footer, which every job reads, the larger part of the file.
+
+    >>> _row_groups(["a", "a", "b"])
+    [3]
+    """
+    lengths = [0]
+    for _, of_shard in itertools.groupby(shards):
+        count = sum(1 for _ in of_shard)
+        if lengths[-1] and lengths[-1] + count > ROWS_OF_GROUP:
+            lengths.append(0)
+        lengths[-1] += count
+    return lengths
 
 
 def read_plan(path: str | Path, shard: str | None = None) -> list[Clip]:
@@ -111,19 +152,22 @@ def read_plan(path: str | Path, shard: str | None = None) -> list[Clip]:
     Raises:
         UserError: if `path` is no clip table, or has no shard of that name.
     """
-    table = read_parquet(path, STAGE, types_of(SCHEMA, *REQUIRED))
+    if shard is None:
+        table = read_parquet(path, STAGE, types_of(SCHEMA, *REQUIRED))
+    else:
+        table = read_parquet(path, STAGE, types_of(SCHEMA, *REQUIRED, "shard"), only=("shard", shard))
     for name in REQUIRED:
         if table[name].null_count:
             raise UserError(f"{path} is no table of `difftalk {STAGE}`: a row has no {name}")
-    names = {f.name for f in dataclasses.fields(Clip)}
-    clips = [Clip(**{k: v for k, v in row.items() if k in names}) for row in table.to_pylist()]
-    if shard is None:
-        return clips
-    of_shard = [clip for clip in clips if clip.shard == shard]
-    known = {clip.shard for clip in clips} | _shards_of(table)
-    if shard not in known:
+    if shard is not None and not table.num_rows and shard not in (known := _shards_of(path, table)):
         raise UserError(f"{path}: the plan has no shard {shard}; {did_you_mean(shard, sorted(known))}")
-    return of_shard
+    names = [name for name in FIELDS if name in table.schema.names]
+    columns = [_values(table[name]) for name in names]
+    if "box" in names:
+        columns[names.index("box")] = [box and tuple(box) for box in columns[names.index("box")]]
+    if tuple(names) == FIELDS:
+        return list(map(Clip, *columns))
+    return [Clip(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
 
 
 def read_columns(path: str | Path, *required: str) -> list[dict[str, Any]]:
@@ -139,18 +183,29 @@ def read_columns(path: str | Path, *required: str) -> list[dict[str, Any]]:
     return read_parquet(path, STAGE, types_of(SCHEMA, *required)).to_pylist()
 
 
-def _shards_of(table: pa.Table) -> set[str]:
-    """Return the names of all shards of a plan; none where it does not say them."""
-    try:
-        return set(json.loads((table.schema.metadata or {}).get(SHARDS, b"[]")))
-    except (ValueError, TypeError):
-        return set()
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Return the values of a column, in which equal texts are one object: there may be a million rows."""
+    if not pa.types.is_string(column.type):
+        return column.to_pylist()
+    one: dict[str, str] = {}
+    return [one.setdefault(text, text) for chunk in column.chunks for text in chunk.to_pylist()]
 
 
-def source_file(sources: Path, source_id: str) -> Path | None:
-    """Return the video file of a source in a `sources/{shard}` folder; None where `fetch` rejected it."""
-    found = [p for p in sorted(sources.glob(f"{source_id}.*")) if p.stem == source_id and p.suffix != ".npy"]
-    return found[0] if found else None
+def _shards_of(path: str | Path, table: pa.Table) -> set[str]:
+    """Return the names of all shards of a plan: those of its clips, and those that it says that it has."""
+    with suppress(ValueError, TypeError):
+        if said := json.loads((table.schema.metadata or {}).get(SHARDS, b"[]")):
+            return set(said)
+    return set(read_parquet(path, STAGE, types_of(SCHEMA, "shard"))["shard"].to_pylist())
+
+
+def source_files(sources: Path) -> dict[str, Path]:
+    """Return the video file of each source in a `sources/{shard}` folder; `fetch` rejected the others."""
+    found: dict[str, Path] = {}
+    for path in sorted(sources.iterdir()):
+        if path.suffix not in ("", ".npy"):
+            found.setdefault(path.stem, path)
+    return found
 
 
 def write_usable(sources: Path, clip_ids: list[str]) -> None:
@@ -176,8 +231,9 @@ def clips_with_sources(plan: Path, shard: str, sources: Path) -> list[tuple[Clip
         planned = [c for c in planned if c.clip_id in usable]
     elif not any(sources.iterdir()):
         raise UserError(f"{sources}: an empty folder; `difftalk fetch` fills it")
-    pairs = [(c, source_file(sources, c.source_id)) for c in planned]
-    for _, path in pairs:
-        if path is not None and not path.exists():
+    files = source_files(sources)
+    pairs = [(clip, files[clip.source_id]) for clip in planned if clip.source_id in files]
+    for path in dict.fromkeys(path for _, path in pairs):
+        if not path.exists():
             raise UserError(f"{path}: the file that it links to is gone; delete {sources} and run again")
-    return [(c, path) for c, path in pairs if path is not None]
+    return pairs

@@ -115,7 +115,8 @@ class LocalDataset:
 
     def own_files(self, clips: Iterable[Clip]) -> dict[str, Path]:
         """Return the file of each source, by its id."""
-        return {clip.source_id: Path(self.settings.videos) / from_uri(clip.uri) for clip in clips}
+        uris = {clip.source_id: clip.uri for clip in clips}
+        return {source_id: Path(self.settings.videos) / from_uri(uri) for source_id, uri in uris.items()}
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
         """Return the file of a source, where it lies."""

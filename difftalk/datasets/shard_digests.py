@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from difftalk.datasets.clips import Clip
+from difftalk.datasets.clips import Clip, values_of
 
 
 def write_digests(
@@ -29,7 +29,7 @@ def write_digests(
     whole = {shard: hashlib.sha256() for shard in shards}
     stamps = {source_id: _stamp(file) for source_id, file in files.items()}
     for clip in clips:
-        facts = (*vars(clip).values(), stamps.get(clip.source_id))
+        facts = (*values_of(clip), stamps.get(clip.source_id))
         whole[clip.shard].update(f"{facts!a}\n".encode())
     folder.mkdir(parents=True, exist_ok=True)
     for shard, found in whole.items():

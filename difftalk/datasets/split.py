@@ -5,15 +5,14 @@ videos, each name has its place by its own hash, within bounds on how uneven tha
 leaves nearly all others on their side and in their shard, and so what was made of them.
 """
 
-import dataclasses
 import hashlib
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
 
 from difftalk.config.dataset import Shards
-from difftalk.datasets.clips import Clip
+from difftalk.datasets.clips import Clip, in_shard
 from difftalk.runtime.errors import UserError
 
 # Part of `test_fraction` by which the test side may be larger or smaller, so that groups need not change
@@ -94,16 +93,18 @@ def refuse_shared_identities(clips: Sequence[Clip]) -> None:
     Raises:
         UserError: naming some that are.
     """
-    splits: dict[str, set[str]] = defaultdict(set)
-    for clip in clips:
-        splits[f"identity {clip.identity}"].add(clip.split)
-        splits[f"source {clip.source_id}"].add(clip.split)
-    if shared := sorted(name for name, found in splits.items() if len(found) > 1):
-        raise UserError(f"dataset: on both sides of the split: {', '.join(shared[:5])}")
+    shared = set()
+    for kind, name_of in (("identity", attrgetter("identity")), ("source", attrgetter("source_id"))):
+        side: dict[str, str] = {}
+        for clip in clips:
+            if side.setdefault(name_of(clip), clip.split) != clip.split:
+                shared.add(f"{kind} {name_of(clip)}")
+    if shared:
+        raise UserError(f"dataset: on both sides of the split: {', '.join(sorted(shared)[:5])}")
 
 
 def assign_shards(clips: Sequence[Clip], shards: Shards, *, grows: bool = False) -> list[Clip]:
-    """Return the clips with their shard, `{split}-{number:03d}`, sorted by shard and clip.
+    """Return the clips with their shard, as `Shards.names` has it, sorted by shard and clip.
 
     None is empty where a split has as many sources as shards. The clips of a source share a shard: it is
     opened by one job. Where a split cuts through a source, each side has it.
@@ -122,10 +123,13 @@ def assign_shards(clips: Sequence[Clip], shards: Shards, *, grows: bool = False)
         sources = {c.source_id for c in clips if c.split == split}
         if not sources:
             raise UserError(f"dataset: no clip in the {split} split")
+        names = shards.names(split)
         for source_id, number in assign(sources, count).items():
-            shard_of[split, source_id] = f"{split}-{number:03d}"
-    assigned = [dataclasses.replace(c, shard=shard_of[c.split, c.source_id]) for c in clips]
-    return sorted(assigned, key=lambda c: (c.shard, c.clip_id))
+            shard_of[split, source_id] = names[number]
+    # Sorted by both, without a key of two parts for each clip.
+    ranked = sorted(clips, key=attrgetter("clip_id"))
+    ranked.sort(key=lambda c: shard_of[c.split, c.source_id])
+    return [in_shard(clip, shard_of[clip.split, clip.source_id]) for clip in ranked]
 
 
 def dealt(sources: Collection[str], count: int) -> dict[str, int]:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import os
+import sys
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
@@ -19,7 +22,7 @@ from difftalk.media.boxes import iou
 from difftalk.media.clock import FPS
 from difftalk.media.probe import length_s
 from difftalk.runtime.errors import ClipError, UserError
-from difftalk.runtime.video_folder import SUFFIXES
+from difftalk.runtime.video_folder import SUFFIXES, videos_by_stem
 
 # Folders of the store: YouTube's videos are shared with other datasets.
 YOUTUBE, WEB = "youtube", "web"
@@ -46,45 +49,23 @@ class TableDataset:
         """Return the clips of the table, in its order."""
         rows = read_rows(Path(self.settings.table))
         uris = self._one_of_each(self._uri(row) for row in rows)
-        sources = source_ids(uris)
-        spans = [self._span(row) for row in rows]
-        names = clip_ids(rows, [sources[uri] for uri in uris])
+        of_uri = source_ids(uris)
+        sources = [of_uri[uri] for uri in uris]
+        names = clip_ids(rows, sources)
         named = {row.identity for row in rows}
-        identities = [
-            row.identity or unlike(sources[uri], named) for row, uri in zip(rows, uris, strict=True)
-        ]
-        splits = self._splits(rows, [sources[uri] for uri in uris], identities)
-        clips = [
-            Clip(
-                clip_id=name,
-                source_id=sources[uri],
-                start_s=start_s,
-                end_s=end_s,
-                identity=identity,
-                split=split,
-                uri=uri,
-                box=row.box,
-                box_height=row.box_height,
-                subset=row.subset,
-                crop_ratio=row.crop_ratio,
-                tags=";".join(row.tags),
-                box_width=row.box_width,
-            )
-            for row, uri, name, (start_s, end_s), identity, split in zip(
-                rows, uris, names, spans, identities, splits, strict=True
-            )
-        ]
-        return [self._shortened(clip) for clip in mark_shared_stretches(clips)]
+        identities = [row.identity or unlike(s, named) for row, s in zip(rows, sources, strict=True)]
+        splits = self._splits(rows, sources, identities)
+        clips = list(map(self._clip, rows, uris, sources, names, identities, splits))
+        del rows, uris, sources, names, identities, splits  # as much memory as the clips
+        marked = mark_shared_stretches(clips)
+        return marked if self.settings.max_frames is None else list(map(self._shortened, marked))
 
     def own_files(self, clips: Iterable[Clip]) -> dict[str, Path]:
         """Return the file of each source that is on this machine, by its id."""
-        found: dict[str, Path] = {}
-        for clip in clips:
-            if clip.uri.startswith("file:"):
-                found[clip.source_id] = self.root / clip.uri.removeprefix("file:")
-            elif clip.source_id not in found and (own := self._own_file(clip.source_id)) is not None:
-                found[clip.source_id] = own
-        return found
+        uris = {clip.source_id: clip.uri for clip in clips}
+        named = {s: self.root / uri[len("file:") :] for s, uri in uris.items() if uri.startswith("file:")}
+        here = self._own_files() | named
+        return {source_id: here[source_id] for source_id in uris if source_id in here}
 
     def fetch(self, source_id: str, uri: str, store: Path, download: Download) -> dict[str, Path]:
         """Return the file of a source, downloaded where it is no file of the user's own."""
@@ -94,7 +75,7 @@ class TableDataset:
             file = self._file(uri.removeprefix("file:"), self.settings.table)
             if not file.is_file():
                 raise ClipError("cannot_fetch", f"no file {file}")
-        elif (own := self._own_file(source_id)) is not None:
+        elif (own := self._own_files().get(source_id)) is not None:
             file = own
         elif uri.startswith("youtube:"):
             file = fetch_video(source_id, store / YOUTUBE, download)
@@ -112,15 +93,37 @@ class TableDataset:
         video = youtube_id(row.url)
         return row.url if video is None else f"youtube:{video}"
 
+    def _clip(self, row: Row, uri: str, source_id: str, name: str, identity: str, split: str) -> Clip:
+        start_s, end_s = self._span(row)
+        return Clip(
+            clip_id=name,
+            source_id=source_id,
+            start_s=start_s,
+            end_s=end_s,
+            identity=identity,
+            split=split,
+            uri=uri,
+            box=row.box,
+            box_height=row.box_height,
+            subset=row.subset,
+            crop_ratio=row.crop_ratio,
+            tags=sys.intern(";".join(row.tags)),
+            box_width=row.box_width,
+        )
+
     def _one_of_each(self, uris: Iterable[str]) -> list[str]:
         """Return the sources, each under its first name: a file may have several, by links."""
         first: dict[object, str] = {}
-        return [first.setdefault(self._content_of(uri), uri) for uri in uris]
+        known: dict[str, str] = {}
+        named = []
+        for uri in uris:
+            if uri not in known:
+                known[uri] = first.setdefault(self._content_of(uri), uri) if uri.startswith("file:") else uri
+            named.append(known[uri])
+        return named
 
     def _content_of(self, uri: str) -> object:
-        """Return what tells a source apart from others, whatever its name."""
-        if not uri.startswith("file:"):
-            return uri
+        """Return what tells a file apart from others, whatever its name."""
         file = self.root / uri.removeprefix("file:")
         try:
             found = file.stat()
@@ -140,12 +143,9 @@ class TableDataset:
             )
         return self.root / pure
 
-    def _own_file(self, source_id: str) -> Path | None:
-        """Return the file of the folder `files` that stands for a download."""
-        if self.settings.files is None:
-            return None
-        found = [Path(self.settings.files, f"{source_id}{suffix}") for suffix in sorted(SUFFIXES)]
-        return next((file for file in found if file.is_file()), None)
+    def _own_files(self) -> dict[str, Path]:
+        """Return the files of the folder `files`, which stand for downloads, by the ids of their sources."""
+        return {} if self.settings.files is None else videos_by_stem(self.settings.files)
 
     def _span(self, row: Row) -> tuple[float, float]:
         """Return start and end of a clip in seconds."""
@@ -158,20 +158,17 @@ class TableDataset:
         return row.start_s, end_s
 
     def _shortened(self, clip: Clip) -> Clip:
-        if self.settings.max_frames is None:
-            return clip
+        assert self.settings.max_frames is not None
         return dataclasses.replace(clip, end_s=min(clip.end_s, clip.start_s + self.settings.max_frames / FPS))
 
     def _splits(self, rows: Sequence[Row], sources: list[str], identities: list[str]) -> list[str]:
         """Return the split of each row: the table's, else drawn, never through a speaker or a source."""
         group = linked(sources, identities)
-        given = {
-            group[f"identity {i}"]: row.split for i, row in zip(identities, rows, strict=True) if row.split
-        }
         of_row = [group[f"identity {identity}"] for identity in identities]
-        undecided = [name for name in of_row if name not in given]
-        if not given or len(set(undecided)) > 1:
-            drawn = split_groups(dict.fromkeys(undecided, 1), self.settings.test_fraction, self.settings.seed)
+        given = {name: row.split for name, row in zip(of_row, rows, strict=True) if row.split}
+        undecided = dict.fromkeys((name for name in of_row if name not in given), 1)
+        if not given or len(undecided) > 1:
+            drawn = split_groups(undecided, self.settings.test_fraction, self.settings.seed)
         else:
             drawn = dict.fromkeys(undecided, "train")
         return [row.split or given.get(name) or drawn[name] for row, name in zip(rows, of_row, strict=True)]
@@ -184,7 +181,8 @@ def linked(sources: Sequence[str], identities: Sequence[str]) -> dict[str, str]:
     >>> groups["identity ann"] == groups["identity bob"] != groups["identity carl"]
     True
     """
-    pairs = [(f"source {source}", f"identity {i}") for source, i in zip(sources, identities, strict=True)]
+    of_rows = dict.fromkeys(zip(sources, identities, strict=True))
+    pairs = [(f"source {source}", f"identity {identity}") for source, identity in of_rows]
     # Sorted, so that a group is called the same whatever the order of the rows.
     groups = DisjointSets(sorted({name for pair in pairs for name in pair}))
     for source, identity in pairs:
@@ -238,18 +236,19 @@ def clip_ids(rows: Sequence[Row], sources: Sequence[str]) -> list[str]:
                 )
         seen.setdefault(row.clip_id, row)
     count: dict[str, int] = defaultdict(int)
-    taken: set[str] = set()
+    # Names that are taken, of which some file systems ignore the case; and how often each was asked for.
+    taken: dict[str, int] = {}
     ids = []
     for row, source_id in zip(rows, sources, strict=True):
         name = row.clip_id or f"{source_id}-{count[source_id]:03d}"
         count[source_id] += 1
         usable = bool(USABLE_ID.fullmatch(name)) and len(name) <= LONGEST_ID + 20
         made = name if usable else f"{reduced(name) or 'clip'}_{hash_of(name)[:8]}"
-        clip_id, again = made, 1
-        while clip_id.lower() in taken:  # some file systems ignore case
-            again += 1
-            clip_id = f"{made}-{again}"
-        taken.add(clip_id.lower())
+        clip_id, key = made, made.lower()
+        while clip_id.lower() in taken:
+            taken[key] += 1
+            clip_id = f"{made}-{taken[key]}"
+        taken[clip_id.lower()] = 1
         ids.append(clip_id)
     return ids
 
@@ -259,17 +258,38 @@ def mark_shared_stretches(clips: Sequence[Clip]) -> list[Clip]:
 
     Two clips whose boxes are of two faces are not the same.
     """
-    kept: dict[str, list[Clip]] = defaultdict(list)
+    kept: dict[str, _Stretches] = defaultdict(_Stretches)
     marked = []
     for clip in clips:
-        other = next((k for k in kept[clip.source_id] if _is_same(clip, k)), None)
+        of_source = kept[clip.source_id]
+        other = next((k for k in of_source.around(clip) if _is_same(clip, k)), None)
         if other is None:
-            kept[clip.source_id].append(clip)
+            of_source.add(clip)
         else:
             detail = f"duplicate: shows a stretch that is in {other.clip_id} too"
             clip = dataclasses.replace(clip, left_out=detail)
         marked.append(clip)
     return marked
+
+
+class _Stretches:
+    """Clips of one source, of which those around another are found without a look at all."""
+
+    __slots__ = ("_by_start", "_longest_s")
+
+    def __init__(self) -> None:
+        self._by_start: list[tuple[float, int, Clip]] = []
+        self._longest_s = 0.0
+
+    def add(self, clip: Clip) -> None:
+        insort(self._by_start, (clip.start_s, len(self._by_start), clip))
+        self._longest_s = max(self._longest_s, clip.end_s - clip.start_s)
+
+    def around(self, clip: Clip) -> list[Clip]:
+        """Return the clips that may share time with one, in the order in which they were added."""
+        begin = bisect_left(self._by_start, (clip.start_s - self._longest_s,))
+        end = bisect_right(self._by_start, (clip.end_s, len(self._by_start)))
+        return [found for _, _, found in sorted(self._by_start[begin:end], key=itemgetter(1))]
 
 
 def _is_same(clip: Clip, other: Clip) -> bool:

@@ -3,10 +3,13 @@
 docs/datasets.md describes the columns.
 """
 
+import itertools
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -28,10 +31,12 @@ MAX_SIDE = 1e6  # of a box, pixels
 SHOWN = 5  # bad rows named in one message
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+# How most tables write its page, told without taking the address apart.
+YOUTUBE_PAGE = re.compile(r"https://www\.youtube\.com/watch\?v=([A-Za-z0-9_-]{11})")
 YOUTUBE_HOSTS = {"youtube.com", "youtube-nocookie.com"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """A clip as a table has it.
 
@@ -71,10 +76,11 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         UserError: naming the file and the line of each bad row, up to five, or the column that is missing.
     """
-    found = list(read_tabular(path))
-    if not found:
+    found = read_tabular(path)
+    first = next(found, None)
+    if first is None:
         raise UserError(f"{path}: no clip in it")
-    header = list(found[0][1])
+    header = list(first[1])
     if not {"url", "path"} & set(header):
         meant = next((f" (is {name!r} meant?)" for name in header if nearest(name, ("url", "path"))), "")
         raise UserError(f"{path}:1: neither a column url nor a column path{meant}")
@@ -82,7 +88,7 @@ def read_rows(path: Path) -> list[Row]:
         said = (f"{n} (is {near} meant?)" if (near := nearest(n, COLUMNS)) else n for n in unknown)
         say(f"{path}: columns that are not read: {', '.join(said)}")
     rows, bad = [], []
-    for where, values in found:
+    for where, values in itertools.chain([first], found):
         try:
             rows.append(_row(values, where))
         except ValueError as e:
@@ -119,6 +125,8 @@ def youtube_id(url: str) -> str | None:
     >>> youtube_id("https://youtu.be/XtySvTwIOfw")
     'XtySvTwIOfw'
     """
+    if page := YOUTUBE_PAGE.fullmatch(url):
+        return page[1]
     if url.startswith("youtube:"):
         found = url.removeprefix("youtube:")
     else:
@@ -143,15 +151,16 @@ def _row(values: Mapping[str, Any], where: str) -> Row:
         ValueError: saying what is wrong in it.
     """
     box, box_width, box_height = _box(values)
+    # Texts of several rows are one object: there may be a million rows.
     row = Row(
-        url=_text(values, "url"),
-        path=_text(values, "path"),
+        url=sys.intern(_text(values, "url")),
+        path=sys.intern(_text(values, "path")),
         start_s=_number(values, "start") or 0.0,
         end_s=_number(values, "end"),
         clip_id=_text(values, "clip_id"),
-        identity=_text(values, "identity"),
-        split=_text(values, "split"),
-        subset=_text(values, "subset"),
+        identity=sys.intern(_text(values, "identity")),
+        split=sys.intern(_text(values, "split")),
+        subset=sys.intern(_text(values, "subset")),
         tags=_tags(values.get("tags")),
         box=box,
         box_width=box_width,
@@ -200,6 +209,8 @@ def _check_url(url: str) -> None:
         if youtube_id(url) is None:
             raise ValueError(f"{url!a}: after youtube: comes an id of 11 characters")
         return
+    if YOUTUBE_PAGE.fullmatch(url):
+        return
     try:
         parts = urlsplit(url)
         is_web = parts.scheme in {"http", "https"} and bool(parts.hostname)
@@ -217,6 +228,8 @@ def _check_url(url: str) -> None:
 
 def _text(values: Mapping[str, Any], column: str) -> str:
     value = values.get(column)
+    if isinstance(value, str):
+        return value.strip()
     if isinstance(value, float) and math.isnan(value):  # how data frames write that there is none
         return ""
     if isinstance(value, float) and value.is_integer():  # a number of which Parquet made a float
@@ -238,8 +251,13 @@ def _number(values: Mapping[str, Any], column: str) -> float | None:
 
 
 def _tags(value: Any) -> tuple[str, ...]:
-    given = value if isinstance(value, list) else str(value or "").split(";")
-    tags = (" ".join(str(tag).replace(";", ",").split()) for tag in given)
+    return _split_tags(tuple(map(str, value)) if isinstance(value, list) else str(value or ""))
+
+
+@lru_cache
+def _split_tags(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    each = given.split(";") if isinstance(given, str) else given
+    tags = (" ".join(tag.replace(";", ",").split()) for tag in each)
     return tuple(dict.fromkeys(tag for tag in tags if tag))
 
 

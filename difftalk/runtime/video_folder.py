@@ -6,6 +6,7 @@ Light at import, since the workflow asks it when the rules are read.
 import os
 import urllib.parse
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from difftalk.runtime.errors import UserError
@@ -57,6 +58,27 @@ def list_videos(folder: str | Path) -> VideoFolder:
         elif name != SPEAKERS or not (folder / name).is_file():
             others.append((name, why))
     return VideoFolder(tuple(sorted(videos)), tuple(sorted(others)))
+
+
+def videos_by_stem(folder: str | Path) -> dict[str, Path]:
+    """Return the video files right in a folder by their names without suffix, of several the first by name.
+
+    It is listed once in a process, as long as nothing is added to it or taken away.
+
+    Raises:
+        UserError: if the folder cannot be listed.
+    """
+    try:
+        return _by_stem(os.fspath(folder), os.stat(folder).st_mtime_ns)
+    except OSError as e:
+        raise UserError(f"{folder}: not a folder that can be listed ({e.strerror})") from None
+
+
+@lru_cache
+def _by_stem(folder: str, mtime_ns: int) -> dict[str, Path]:
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if Path(e.name).suffix.lower() in SUFFIXES and e.is_file())
+    return {Path(name).stem: Path(folder, name) for name in reversed(names)}
 
 
 def _below(folder: Path, name: str) -> tuple[list[str], list[tuple[str, str]]]:

@@ -67,10 +67,10 @@ def run(
         write_csv(not_videos, OTHERS_COLUMNS, survey.others)
     if identities is not None:
         write_csv(identities, IDENTITY_COLUMNS, survey.identities)
-    placed = assign_shards(survey.clips, shards, grows=opened.grows and frozen is None)
-    write_plan(out, placed, shards.names())
+    survey.clips = assign_shards(survey.clips, shards, grows=opened.grows and frozen is None)
+    write_plan(out, survey.clips, shards.names())
     if digests is not None:
-        write_digests(digests, placed, shards.names(), opened.own_files(placed))
+        write_digests(digests, survey.clips, shards.names(), opened.own_files(survey.clips))
 
 
 def _survey(dataset: LocalSettings, workers: int, cache: Path | None) -> "Survey":

@@ -15,7 +15,7 @@ from difftalk.datasets.split import split_identities, stable_rank
 from difftalk.media.clock import FPS
 from difftalk.media.probe import length_s, probe
 from difftalk.runtime.errors import ClipError, UserError
-from difftalk.runtime.video_folder import SUFFIXES
+from difftalk.runtime.video_folder import videos_by_stem
 
 # The clips that DiffTalk was trained on, as its authors published them (names alone).
 TRAIN_NAMES = Path(__file__).with_name("train_names.txt")
@@ -88,7 +88,7 @@ class HdtfDataset:
         folder = Path(self.settings.files)
         if not folder.is_dir():
             raise UserError(f"config: dataset.files: no folder {folder}")
-        return {f.stem: f for f in sorted(folder.iterdir()) if f.suffix.lower() in SUFFIXES and f.is_file()}
+        return videos_by_stem(folder)
 
     def _clip(self, row: AnnotatedClip, identity: str, split: str, own: dict[str, Path]) -> Clip:
         assert row.start_s is not None and row.end_s is not None
