@@ -213,7 +213,12 @@ class Stage:
         return self._reasons("landmarks")
 
     def crops(
-        self, shard: str = "train-000", workers: int = 1, syncnet: Path | None = None, **settings: Any
+        self,
+        shard: str = "train-000",
+        workers: int = 1,
+        syncnet: Path | None = None,
+        cache: Path | None = None,
+        **settings: Any,
     ) -> dict[str, str]:
         crops.run(
             **self._common(shard, workers),
@@ -224,6 +229,7 @@ class Stage:
             settings=CropsSettings(**{"size": 64, "min_frames": 10, **settings}),
             out=self.folder / "crops.tar",
             syncnet=syncnet,
+            cache=cache,
         )
         return self._reasons("crops")
 

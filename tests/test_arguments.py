@@ -20,6 +20,7 @@ from difftalk.datasets.frozen import read_checksums
 from difftalk.face.quality import QUALITY_COLUMNS, read_quality
 from difftalk.face.sync_table import read_sync
 from difftalk.runtime.arguments import (
+    CACHE_FOLDER,
     INPUT_FILE,
     INPUT_FOLDER,
     KEPT_FOLDER,
@@ -87,6 +88,7 @@ def said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Verb, 
         OUTPUT_FILE: tmp_path / "new" / "file",
         OUTPUT_FOLDER: tmp_path / "new" / "folder",
         KEPT_FOLDER: folder,
+        CACHE_FOLDER: folder,
         "number": 1,
         "text": "text",
     }
@@ -141,7 +143,7 @@ def test_what_is_read_is_there_and_of_its_kind(kind: str, said: Callable[..., st
             assert said(verb, name, path).startswith(f"{flag_of(verb, name)}: {path}: {problem}")
 
 
-@pytest.mark.parametrize("kind", [OUTPUT_FILE, OUTPUT_FOLDER, KEPT_FOLDER])
+@pytest.mark.parametrize("kind", [OUTPUT_FILE, OUTPUT_FOLDER, KEPT_FOLDER, CACHE_FOLDER])
 def test_what_is_written_can_be(kind: str, said: Callable[..., str], tmp_path: Path) -> None:
     file, folder = tmp_path / "other", tmp_path / "folder"
     file.touch()
@@ -163,6 +165,7 @@ def test_permissions_are_checked_first(said: Callable[..., str], tmp_path: Path)
     secret.write_text("x")
     secret.chmod(0)
     assert said(("freeze", ""), "out", locked / "x").endswith(f"no permission to write in {locked}\n")
+    assert said(("fetch", ""), "store", locked).endswith(f"no permission to write in {locked}\n")
     assert said(("freeze", ""), "plan", secret).endswith("no permission to read it\n")
 
 

@@ -12,14 +12,20 @@ import pytest
 from conftest import Stage
 from drawn_clips import speaker, write_crops
 
+import difftalk
 from difftalk.cli import main
+from difftalk.config.crops import CropsSettings
+from difftalk.config.encode import Encode
+from difftalk.config.gates import GatesSettings
 from difftalk.config.speech import Speech
+from difftalk.runtime import arguments
 from difftalk.runtime.cache import Arrays, Cache, Keeping, map_kept
 from difftalk.runtime.errors import ClipError
 from difftalk.runtime.rejects import Reject
-from difftalk.speech.table import read_speech
-from difftalk.stages import speech
+from difftalk.speech.table import read_speech, speech_writer
+from difftalk.stages import encode, speech
 
+AUTOENCODER = Path(difftalk.__file__).parent / "assets" / "autoencoder"
 ONE = {"values": np.array([1.0, np.nan]), "text": np.frombuffer(b"a", np.uint8)}
 
 
@@ -75,6 +81,21 @@ def test_a_folder_of_a_group_is_one_for_all_of_it_and_entries_are_for_reading(tm
     modes = {p.name[:5]: stat.S_IMODE(p.stat().st_mode) for p in shared.rglob("*")}
     assert set(modes.values()) == {0o2770, 0o440}
     assert {stat.S_IMODE(p.stat().st_mode) for p in own.rglob("*")} == {0o700, 0o400}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_cache_of_others_is_of_use_without_the_permission_to_write_in_it(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", "score")
+    cache.write(cache.entry({"a": 1}), ONE)
+    for folder in (tmp_path / "cache" / "score", tmp_path / "cache"):
+        folder.chmod(0o500)
+    try:
+        arguments.check_path(arguments.CACHE_FOLDER, tmp_path / "cache", "--cache")
+        assert cache.made({"a": 1}, lambda: pytest.fail("made again")).keys() == ONE.keys()
+        assert cache.made({"a": 2}, lambda: ONE) is ONE and cache.read(cache.entry({"a": 2})) is None
+    finally:
+        for folder in (tmp_path / "cache", tmp_path / "cache" / "score"):
+            folder.chmod(0o700)
 
 
 def test_writers_at_the_same_time_leave_one_whole_entry(tmp_path: Path) -> None:
@@ -148,6 +169,55 @@ def test_landmarks_from_the_cache_are_those_that_were_found(
     assert "landmarks: 1 of 1 clips are in the cache" in capsys.readouterr().err
     stage.landmarks(early={"cache": cache}, detect_every=3)
     assert "in the cache" not in capsys.readouterr().err, "other settings"
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_crops_from_the_cache_are_those_that_were_cut(
+    stage: Stage, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], early: bool
+) -> None:
+    stage.add("a", film)
+    size = CropsSettings(size=64, min_frames=10)
+    stage.landmarks(early={"crops": size, "gates": GatesSettings()} if early else None)
+    assert (tmp_path / "landmarks.crops.tar").exists() == early
+    stage.crops(cache=tmp_path / "cache")
+    first = (tmp_path / "crops.tar").read_bytes()
+    stage.crops(cache=tmp_path / "cache")
+    assert "crops: 1 of 1 clips are in the cache" in capsys.readouterr().err
+    assert (tmp_path / "crops.tar").read_bytes() == first
+    stage.crops(cache=tmp_path / "cache", crf=20)
+    assert "in the cache" not in capsys.readouterr().err and (tmp_path / "crops.tar").read_bytes() != first
+
+
+def test_latents_from_the_cache_are_those_that_were_encoded(tmp_path: Path) -> None:
+    frames, landmarks, audio = speaker(1)
+    count = len(frames) // 2
+    clip = (frames[:count], landmarks[:count], audio[: count * 640])
+    write_crops(tmp_path / "crops.tar", {"a": clip})
+    with speech_writer(tmp_path / "speech.parquet") as write:
+        write("a", np.zeros((2 * count, 39), np.float32))
+
+    def run(settings: Encode, cache: Path | None) -> bytes:
+        encode.run(
+            crops=tmp_path / "crops.tar",
+            speech=tmp_path / "speech.parquet",
+            autoencoder=AUTOENCODER,
+            settings=settings,
+            out=tmp_path / "shard.tar",
+            rejects=tmp_path / "rejects.csv",
+            max_reject_fraction=0.0,
+            cache=cache,
+        )
+        return (tmp_path / "shard.tar").read_bytes()
+
+    def entries() -> list[float]:
+        return sorted(p.stat().st_ctime_ns for p in (tmp_path / "cache").rglob("*") if p.is_file())
+
+    without = run(Encode(), None)
+    assert run(Encode(), tmp_path / "cache") == without
+    before = entries()
+    assert run(Encode(), tmp_path / "cache") == without and entries() == before
+    run(Encode(dtype="float32"), tmp_path / "cache")
+    assert len(entries()) == 2
 
 
 def test_speech_is_kept_by_the_audio_whatever_the_size_of_the_crop(

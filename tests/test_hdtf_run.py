@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date, timedelta
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from difftalk.media.shards import read_crops
 from difftalk.media.video import read_frames
 from difftalk.models.autoencoder import build_autoencoder
 from difftalk.runtime.errors import ClipError, UserError
+from difftalk.runtime.files import read_json, write_json
 from difftalk.runtime.rejects import read_rejects
 
 CONFIG = ROOT / "tests" / "config" / "hdtf.yaml"
@@ -368,6 +370,27 @@ def test_a_site_that_stays_busy_fails_the_job_and_loses_nothing(tmp_path: Path) 
         asked = site.asked["alive-00001"]
         fetch_video("alive-00001", tmp_path / "store", how)
         assert site.asked["alive-00001"] == asked
+
+
+def test_a_link_that_is_dead_for_a_day_is_asked_for_again_on_the_next(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", np.zeros((10, 32, 32, 3), np.uint8))
+    site = Site(files={"a.mp4": tmp_path / "a.mp4"})
+    site.pages = {"revived-000": fails(404)}
+    gone = tmp_path / "store" / "revived-000.gone.json"
+    with running(site):
+        how = Download(url=site.url, sleep_s=0, request_sleep_s=0, attempts=1, timeout_s=5)
+
+        def fetched() -> Path:
+            return fetch_video("revived-000", tmp_path / "store", how)
+
+        for _ in range(2):
+            with pytest.raises(ClipError, match="404"):
+                fetched()
+        assert site.asked["revived-000"] == 1, "on the same day, by whichever run"
+        site.pages = {"revived-000": plays("a.mp4")}
+        note = read_json(gone)
+        write_json(gone, {**note, "asked": (date.today() - timedelta(1)).isoformat()})
+        assert fetched().is_file() and not gone.exists()
 
 
 @pytest.mark.parametrize(

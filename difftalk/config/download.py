@@ -29,6 +29,12 @@ class Download(Section):
     backoff_s: float = Field(
         30.0, ge=0, description="Wait before the second attempt, seconds; doubled each time after."
     )
+    ask_again_days: int = Field(
+        1,
+        ge=0,
+        description="A video that the site does not give (removed, private, ...) is asked for again when so "
+        "many days have passed: a job that is killed does not ask twice, another run may find it there.",
+    )
     timeout_s: float = Field(30.0, gt=0, description="Wait for a response, seconds.")
     cookies: str | None = Field(
         None, description="File of cookies in Netscape's format; it is read, never changed or kept."

@@ -2,8 +2,9 @@
 
 Of a video `ID` the store holds `ID.mp4` (or another suffix) and `ID.json`, which says where it came from and
 what its checksum is: a file that is torn or has changed is downloaded again. Or it holds `ID.gone.json` with
-the reason for which the site does not give it. A partial download lies in `.ID.part/` and is resumed.
-No ffmpeg program is needed: separate video and audio streams are put into one file with PyAV.
+the reason for which the site does not give it, and the day: after `ask_again_days` it is asked again. A
+partial download lies in `.ID.part/` and is resumed. No ffmpeg program is needed: separate video and audio
+streams are put into one file with PyAV.
 """
 
 import json
@@ -12,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def fetch_video(video_id: str, folder: Path, settings: Download, url: str | None
 
     Raises:
         ClipError: with the site's words, where it does not give the video: `removed`, `private`,
-            `geo_blocked`, `age_restricted`; this is remembered. `cannot_fetch` where it forbids it, or has no
-            format that decodes.
+            `geo_blocked`, `age_restricted`; this is remembered for some days. `cannot_fetch` where it
+            forbids it, or has no format that decodes.
         UserError: where the site was busy, or not understood, at every attempt. A partial download is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,16 +71,17 @@ def fetch_video(video_id: str, folder: Path, settings: Download, url: str | None
         if (file := stored(video_id, folder)) is not None:
             return file
         gone = folder / f"{video_id}.gone.json"
-        if {"reason", "detail", "asked"} <= (said := _note(gone)).keys():
-            detail = f"{said['detail']} (asked on {said['asked']}; to ask again, delete {gone})"
-            raise ClipError(said["reason"], detail)
+        if (refused := _refused(gone, settings.ask_again_days)) is not None:
+            raise refused
         try:
-            return fetch_with_retries(video_id, folder, settings, url)
+            file = fetch_with_retries(video_id, folder, settings, url)
         except ClipError as e:
             shutil.rmtree(_partial(video_id, folder), ignore_errors=True)
             if e.reason in GONE:
                 write_json(gone, {"reason": e.reason, "detail": e.detail, "asked": date.today().isoformat()})
             raise
+        gone.unlink(missing_ok=True)
+        return file
 
 
 def stored(video_id: str, folder: Path) -> Path | None:
@@ -93,6 +95,19 @@ def stored(video_id: str, folder: Path) -> Path | None:
         return file
     say(f"fetch: {file} is not what was downloaded on {note.get('fetched')}: it is downloaded again")
     return None
+
+
+def _refused(gone: Path, days: int) -> ClipError | None:
+    """Return why the site did not give a video, less than so many days ago; None where it is to be asked."""
+    said = _note(gone)
+    try:
+        reason, detail, asked = said["reason"], said["detail"], date.fromisoformat(said["asked"])
+    except (KeyError, ValueError, TypeError):
+        return None
+    if (date.today() - asked).days >= days:
+        return None
+    again = asked + timedelta(days)
+    return ClipError(reason, f"{detail} (asked on {asked}, again from {again}; or delete {gone})")
 
 
 def _note(path: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from difftalk.runtime.faults import REASONS
 
 INPUT_FILE, INPUT_FOLDER = "a file to read", "a folder to read"
 OUTPUT_FILE, OUTPUT_FOLDER, KEPT_FOLDER = "a file to write", "a folder to write", "a folder to write in"
-KINDS = (INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, OUTPUT_FOLDER, KEPT_FOLDER)
+CACHE_FOLDER = "a folder to write in, where that is allowed"
+KINDS = (INPUT_FILE, INPUT_FOLDER, OUTPUT_FILE, OUTPUT_FOLDER, KEPT_FOLDER, CACHE_FOLDER)
 
 InputFile = Annotated[Path, INPUT_FILE]
 InputFolder = Annotated[Path, INPUT_FOLDER]
@@ -19,6 +20,8 @@ OutputFile = Annotated[Path, OUTPUT_FILE]
 OutputFolder = Annotated[Path, OUTPUT_FOLDER]
 # Files are added to it.
 KeptFolder = Annotated[Path, KEPT_FOLDER]
+# As a `KeptFolder`; that of others is of use, too, without the permission to write in it.
+CacheFolder = Annotated[Path, CACHE_FOLDER]
 
 
 def path_kind(hint: Any) -> str | None:
@@ -70,6 +73,8 @@ def _problem_to_write(kind: str, path: Path) -> str:
     around = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     if not around.is_dir():
         return f"{around} is a file, not a folder"
-    if not os.access(around, os.W_OK | os.X_OK):
+    if kind == KEPT_FOLDER and path.is_dir():
+        around = path
+    if kind != CACHE_FOLDER and not os.access(around, os.W_OK | os.X_OK):
         return f"no permission to write in {around}"
     return ""

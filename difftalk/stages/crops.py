@@ -5,7 +5,7 @@ from typing import Any
 
 from difftalk.config.crops import CropsSettings
 from difftalk.config.numbers import Share, Workers
-from difftalk.runtime.arguments import InputFile, InputFolder, KeptFolder, OutputFile
+from difftalk.runtime.arguments import CacheFolder, InputFile, InputFolder, OutputFile
 from difftalk.runtime.errors import UserError
 
 STAGE = "crops"
@@ -25,7 +25,7 @@ def run(
     workers: Workers = 1,
     syncnet: InputFolder | None = None,
     sync: OutputFile | None = None,
-    cache: KeptFolder | None = None,
+    cache: CacheFolder | None = None,
 ) -> None:
     """Write the crops of the clips that have landmarks, as a WebDataset shard.
 

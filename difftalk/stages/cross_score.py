@@ -3,7 +3,7 @@
 from typing import Any
 
 from difftalk.config.evaluation import Evaluation
-from difftalk.runtime.arguments import InputFile, InputFolder, KeptFolder, OutputFile
+from difftalk.runtime.arguments import CacheFolder, InputFile, InputFolder, OutputFile
 
 
 def run(
@@ -19,7 +19,7 @@ def run(
     out_other: OutputFile,
     out_silence: OutputFile,
     only: InputFile | None = None,
-    cache: KeptFolder | None = None,
+    cache: CacheFolder | None = None,
 ) -> None:
     """Write the metrics of one method on one shard for each voice, a row per clip.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from difftalk.config.encode import Encode
 from difftalk.config.numbers import Share
-from difftalk.runtime.arguments import InputFile, InputFolder, KeptFolder, OutputFile
+from difftalk.runtime.arguments import CacheFolder, InputFile, InputFolder, OutputFile
 
 if TYPE_CHECKING:
     from difftalk.runtime.rejects import Reject
@@ -24,7 +24,7 @@ def run(
     rejects: OutputFile,
     max_reject_fraction: Share,
     rejected: InputFile | None = None,
-    cache: KeptFolder | None = None,
+    cache: CacheFolder | None = None,
 ) -> None:
     """Write a training shard: one sample per clip that has a crop and speech features.
 

@@ -7,7 +7,7 @@ from difftalk.config.crops import CropsSettings
 from difftalk.config.gates import GatesSettings
 from difftalk.config.landmarks import LandmarksSettings
 from difftalk.config.numbers import Workers
-from difftalk.runtime.arguments import InputFile, InputFolder, KeptFolder, OutputFile
+from difftalk.runtime.arguments import CacheFolder, InputFile, InputFolder, OutputFile
 
 STAGE = "landmarks"
 
@@ -23,7 +23,7 @@ def run(
     scores: OutputFile,
     crops: CropsSettings | None = None,
     gates: GatesSettings | None = None,
-    cache: KeptFolder | None = None,
+    cache: CacheFolder | None = None,
     workers: Workers = 1,
 ) -> None:
     """Write the landmarks and the scores of a shard; `difftalk gates` decides which clips are used.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from difftalk.config.dataset import DatasetSettings, LocalSettings, Shards
 from difftalk.config.numbers import Workers
-from difftalk.runtime.arguments import InputFile, KeptFolder, OutputFile
+from difftalk.runtime.arguments import CacheFolder, InputFile, KeptFolder, OutputFile
 
 if TYPE_CHECKING:
     from difftalk.datasets.survey import Survey
@@ -26,7 +26,7 @@ def run(
     not_videos: OutputFile | None = None,
     identities: OutputFile | None = None,
     digests: KeptFolder | None = None,
-    cache: KeptFolder | None = None,
+    cache: CacheFolder | None = None,
     workers: Workers = 1,
 ) -> None:
     """Write the clip table.

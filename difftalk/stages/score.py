@@ -3,7 +3,7 @@
 from typing import Any
 
 from difftalk.config.evaluation import Evaluation
-from difftalk.runtime.arguments import InputFile, InputFolder, KeptFolder, OutputFile
+from difftalk.runtime.arguments import CacheFolder, InputFile, InputFolder, OutputFile
 
 
 def run(
@@ -16,7 +16,7 @@ def run(
     out: OutputFile,
     shard_file: InputFile | None = None,
     only: InputFile | None = None,
-    cache: KeptFolder | None = None,
+    cache: CacheFolder | None = None,
 ) -> None:
     """Write the metrics of one method on one shard, a row per frame and a row per clip.
 

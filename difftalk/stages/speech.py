@@ -2,7 +2,7 @@
 
 from difftalk.config.numbers import Share
 from difftalk.config.speech import Speech
-from difftalk.runtime.arguments import InputFile, KeptFolder, OutputFile
+from difftalk.runtime.arguments import CacheFolder, InputFile, OutputFile
 
 STAGE = "speech"
 
@@ -14,7 +14,7 @@ def run(
     out: OutputFile,
     rejects: OutputFile,
     max_reject_fraction: Share,
-    cache: KeptFolder | None = None,
+    cache: CacheFolder | None = None,
 ) -> None:
     """Write the speech features of a shard, two steps per video frame.
 
