@@ -24,7 +24,7 @@ test: .venv/installed
 
 test-slurm: .venv/installed
 	$(BIN)/python -m pip install -c constraints.txt -e ".[slurm]"
-	$(BIN)/pytest -m "slurm_run or not slurm_run" tests/test_slurm.py
+	$(BIN)/pytest -m "slurm_run or not slurm_run" tests/test_slurm.py tests/test_slurm_run.py
 
 # Once, and again when what is to be installed has changed.
 .venv/installed: pyproject.toml constraints.txt

@@ -29,6 +29,7 @@ rule sample_all:
 
 
 onstart:
+    check_accounting()
     say_what_sampling_costs()
 
 

@@ -16,7 +16,7 @@ from difftalk.config import workflow as configuration
 from difftalk.pretrained import table as pretrained
 from difftalk.pretrained.model_folder import folder_of
 from difftalk.reporting import published
-from difftalk.runtime import ancestors, device
+from difftalk.runtime import accounting, ancestors, device
 from difftalk.runtime.checksums import digest_of_model
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.fingerprint import fingerprint, fingerprint_files
@@ -178,6 +178,14 @@ def write_unfinished_funnel():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-m", "difftalk", "funnel", *words], env=environment, check=False)
     print(f"The clips so far, and why others are not among them: {RUN}/funnel.html", file=sys.stderr)
+
+
+def check_accounting():
+    """End the run where it submits jobs to SLURM and would not learn how they end."""
+    try:
+        accounting.check_status_command(getattr(workflow.executor_settings, "status_command", None))
+    except UserError as error:
+        sys.exit(f"difftalk: {error}")
 
 
 def say_what_sampling_costs():

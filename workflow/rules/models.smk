@@ -13,6 +13,8 @@ rule autoencoder:
     benchmark:
         "<run>/benchmarks/autoencoder.tsv"
     cache: MAY_BE_CACHED
+    # One that is copied waits for no node.
+    localrule: CONFIG.autoencoder != "train"
     conda:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
@@ -48,6 +50,8 @@ rule syncnet:
     benchmark:
         "<run>/benchmarks/syncnet.tsv"
     cache: MAY_BE_CACHED
+    # One that is copied waits for no node.
+    localrule: CONFIG.syncnet != "train"
     conda:
         "../../envs/difftalk.yaml"
     threads: CONFIG.training_threads
