@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sysconfig
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,8 @@ from typing import Literal
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import note
 
-# Names of stages: in the workflow, those whose jobs have a GPU; in a command, its own or none.
+# Names of stages: as the workflow gives it to each command, those whose jobs have a GPU; from `begin` on, the
+# command's own or none.
 VARIABLE = "DIFFTALK_GPU"
 # The key `precision` of a section, in words.
 PRECISIONS = {"no": "float32", "bf16": "bf16"}
@@ -81,14 +81,6 @@ class Found:
             f"{known}, but shows this process no GPU",
             "See what nvidia-smi lists; on a cluster, ask for a GPU in the profile",
         )
-
-
-def announce(stages: Iterable[str]) -> None:
-    """Tell the commands that this process starts for which stages a GPU is reserved.
-
-    The Snakefile calls this; jobs of a cluster parse it once more where they run.
-    """
-    os.environ[VARIABLE] = " ".join(stages)
 
 
 def begin(stage: str) -> None:

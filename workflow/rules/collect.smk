@@ -9,7 +9,7 @@ rule prepare_all:
         expand("<run>/shards/{shard}.tar", shard=SHARDS),
     localrule: True
     message:
-        "Done: the data of the run {config[run]} is prepared"
+        f"Done: the data of the run {CONFIG.run} is prepared"
 
 
 rule train_all:
@@ -17,7 +17,7 @@ rule train_all:
         expand("<run>/models/{model}", model=MODELS),
     localrule: True
     message:
-        "Done: the models of the run {config[run]} are trained"
+        f"Done: the models of the run {CONFIG.run} are trained"
 
 
 rule sample_all:
@@ -25,7 +25,7 @@ rule sample_all:
         expand("<run>/samples/{method}/{shard}", method=METHODS, shard=TEST_SHARDS),
     localrule: True
     message:
-        "Done: the test clips of the run {config[run]} are sampled"
+        f"Done: the test clips of the run {CONFIG.run} are sampled"
 
 
 onstart:

@@ -25,7 +25,12 @@ from difftalk.runtime.suggest import did_you_mean
 
 
 def config_sources(schema):
-    """What the configuration is merged from, the strongest last: for the error that names the file."""
+    """What the configuration is merged from, the strongest last: for the error that names the file.
+
+    A module is given its own by the workflow that uses it, whose files and `--config` are not meant for it.
+    """
+    if IS_MODULE:
+        return [(f"config of the module {workflow.modifier.namespace}", dict(config))]
     files = list(dict.fromkeys(map(str, [*workflow.configfiles[-1:], *workflow.overwrite_configfiles])))
     sources = [(os.path.relpath(f), configuration.read_yaml(f)) for f in files]
     # Snakemake hands on what is inside {} as text, and reads other values as numbers: run=007 as 7.
@@ -68,6 +73,14 @@ config.update(CONFIG.as_dict())
 pretrained.use_folder(CONFIG.weights)
 
 RUN = f"results/{CONFIG.run}"
+
+
+def placed(path):
+    """A path that is no input or output, where those of this workflow are: under the prefix of a module."""
+    return path and workflow.modifier.path_modifier.replace_prefix(path)
+
+
+STATE, LOGS, STORE = placed(f"{RUN}/state"), placed(f"{RUN}/logs"), placed(CONFIG.store)
 TRAIN_SHARDS = configuration.shards(CONFIG, "train")
 TEST_SHARDS = configuration.shards(CONFIG, "test")
 SHARDS = TRAIN_SHARDS + TEST_SHARDS
@@ -204,39 +217,64 @@ def say_what_sampling_costs():
         print(cost.line(), file=sys.stderr)
 
 
-def literal(text):
-    """A text as one word of a shell command in which Snakemake fills in what is between braces."""
-    return shlex.quote(text.replace("{", "{{").replace("}", "}}"))
-
-
 def has_gpu(stage):
     """Whether the jobs of a stage get a GPU: as the configuration says, if no profile takes it off them.
 
     A profile that asks for one in another way, such as by `gres`, sets `gpu: 0` as well.
     """
-    given = workflow.resource_settings.overwrite_resources.get(stage, {})
+    rule_name = workflow.modifier.modify_rulename(stage)
+    given = workflow.resource_settings.overwrite_resources.get(rule_name, {})
     said = {name: str(getattr(value, "raw", value)) for name, value in given.items()}
     in_another_way = any("gpu" in said.get(name, "") for name in ("gres", "slurm_extra"))
     return GPUS[stage] > 0 and (said.get("gpu") != "0" or in_another_way)
 
 
-# In the environment and not in `shell.prefix`, which is printed where a command fails.
+# In the environment, as nothing else reaches what a killed job leaves behind.
 ancestors.announce()
-device.announce(filter(has_gpu, GPUS))
 
-# How commands run, as opposed to what they make: a change here reruns nothing.
 with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.deployment_method}
-shell.prefix(
-    f"export PYTHONPATH={shlex.quote(str(ROOT))} DIFFTALK_WEIGHTS={literal(CONFIG.weights)}; "
-    f"max_reject_fraction={CONFIG.max_reject_fraction}; "
-    # Empty where nothing of the stage is kept.
-    f"{' '.join(f'cache_{stage}={literal(configuration.cache_of(CONFIG, stage))}' for stage in CACHED_STAGES)}; "
-    f"download={literal(configuration.as_json(CONFIG.download))}; "
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT),
+    "DIFFTALK_WEIGHTS": CONFIG.weights,
+    device.VARIABLE: " ".join(filter(has_gpu, GPUS)),
+}
+
+
+class How(dict):
+    """How commands run, as opposed to what they make: the param `how` of each rule.
+
+    An empty dictionary with attributes. What is in it, nothing, is what Snakemake records and compares, and
+    what it hashes for `--cache`: a change here reruns nothing. Not in `shell.prefix`, which all modules of a
+    workflow share.
+    """
+
+    def __init__(self, **values):
+        super().__init__()
+        self.__dict__.update(values)
+
+
+def flags(**values):
+    """Flags of a command, those with a value, as words of a shell."""
+    return shlex.join(word for name, value in values.items() if value for word in (f"--{name}", str(value)))
+
+
+HOW = How(
+    difftalk=" ".join(
+        [
+            *(f"{name}={shlex.quote(value)}" for name, value in ENVIRONMENT.items()),
+            "python" if with_conda else shlex.quote(sys.executable),
+            "-m difftalk",
+        ]
+    ),
+    max_reject_fraction=CONFIG.max_reject_fraction,
+    # Nothing where nothing of the stage is kept.
+    cache={stage: flags(cache=placed(configuration.cache_of(CONFIG, stage))) for stage in CACHED_STAGES},
+    download=configuration.as_json(CONFIG.download),
     # The sync expert judges crops: with its gate, there is nothing to cut before it is trained.
-    f"early_crops={literal('' if SYNC_GATE else SETTINGS['crops'])} early_gates={literal(SETTINGS['gates'])}; "
-    f"training_processes={CONFIG.training_processes} training_workers={CONFIG.training_workers} "
-    f"training_nodes={CONFIG.training_nodes}; "
-    f"difftalk() {{{{ {'python' if with_conda else shlex.quote(sys.executable)} -m difftalk \"$@\"; }}}}; "
+    early_crops="" if SYNC_GATE else flags(crops=SETTINGS["crops"], gates=SETTINGS["gates"]),
+    processes=CONFIG.training_processes,
+    workers=CONFIG.training_workers,
+    nodes=CONFIG.training_nodes,
 )
 
 
@@ -247,7 +285,7 @@ def dataset_json(wildcards):
 
 def store_path(wildcards):
     """The folder `store`. A function, as `dataset_json`."""
-    return CONFIG.store
+    return STORE
 
 
 def plan_of_shard(wildcards):

@@ -26,6 +26,7 @@ rule score:
         runtime=480,
         gpu=GPUS["score"],
     params:
+        how=HOW,
         settings=SETTINGS["score"],
         weights=WEIGHTS_OF_COLUMNS,
         code=fingerprint("difftalk.stages.score"),
@@ -33,9 +34,9 @@ rule score:
         "Score {wildcards.method} on {wildcards.shard}"
     shell:
         """
-        difftalk score --method {wildcards.method} --samples {input.samples} --crops {input.crops} \
+        {params.how.difftalk} score --method {wildcards.method} --samples {input.samples} --crops {input.crops} \
             --shard-file {input.shard} --only {input.only} --syncnet {input.syncnet} --settings {params.settings:q} \
-            --out {output.metrics} --log {log} ${{cache_score:+--cache "$cache_score"}}
+            --out {output.metrics} --log {log} {params.how.cache[score]}
         """
 
 
@@ -65,17 +66,18 @@ if CROSS_DRIVEN:
             runtime=480,
             gpu=GPUS["cross_score"],
         params:
+            how=HOW,
             settings=SETTINGS["score"],
             code=fingerprint("difftalk.stages.cross_score"),
         message:
             "Score {wildcards.method} on {wildcards.shard}, driven by another voice and by silence"
         shell:
             """
-            difftalk cross_score --method {wildcards.method} --other {input.other} --silence {input.silence} \
+            {params.how.difftalk} cross_score --method {wildcards.method} --other {input.other} --silence {input.silence} \
                 --crops {input.crops} --pairs {input.pairs} --voice-crops {input.voice_crops} \
                 --only {input.only} --syncnet {input.syncnet} --settings {params.settings:q} \
                 --out-other {output.other} --out-silence {output.silence} --log {log} \
-                ${{cache_score:+--cache "$cache_score"}}
+                {params.how.cache[score]}
             """
 
 
@@ -110,6 +112,7 @@ rule tables:
         mem_mb=8000 if WEIGHTS_OF_COLUMNS["inception-fid"] else 2000,
         runtime=30,
     params:
+        how=HOW,
         folder=subpath(output.protocol, parent=True),
         settings=SETTINGS["tables"],
         code=fingerprint("difftalk.stages.tables"),
@@ -118,7 +121,7 @@ rule tables:
         "Average the scores into tables"
     shell:
         """
-        difftalk tables --metrics {input.metrics} {input.cross} --plan {input.plan} --settings {params.settings:q} \
+        {params.how.difftalk} tables --metrics {input.metrics} {input.cross} --plan {input.plan} --settings {params.settings:q} \
             --out {params.folder} --log {log}
         """
 
@@ -152,6 +155,7 @@ rule report:
         mem_mb=4000,
         runtime=120,
     params:
+        how=HOW,
         folder=subpath(input.protocol, parent=True),
         settings=SETTINGS["report"],
         code=fingerprint("difftalk.stages.report"),
@@ -160,7 +164,7 @@ rule report:
         "Write the report"
     shell:
         """
-        difftalk report --tables {params.folder} --funnel {input.funnel} --quality {input.quality} \
+        {params.how.difftalk} report --tables {params.folder} --funnel {input.funnel} --quality {input.quality} \
             --models {input.models} --samples {input.samples} --crops {input.crops} \
             --metrics {input.metrics} --rejects {input.rejects} \
             --settings {params.settings:q} --out {output.page} --zip {output.zip} --log {log}

@@ -23,17 +23,18 @@ rule autoencoder:
         runtime=1440,
         gpu=GPUS["autoencoder"],
     params:
+        how=HOW,
         source=part_source("autoencoder"),
         settings=part_settings("autoencoder"),
-        state=f"{RUN}/state/autoencoder",
+        state=f"{STATE}/autoencoder",
         weights=part_weights("autoencoder"),
         base=part_base("autoencoder"),
         code=part_code("autoencoder"),
     message:
-        "Get the first stage ({config[autoencoder]})"
+        "Get the first stage ({params.source})"
     shell:
         """
-        difftalk autoencoder --crops {input.crops} --plan {input.plan:q} --rejects {input.rejects} --settings {params.settings:q} --source {params.source:q} \
+        {params.how.difftalk} autoencoder --crops {input.crops} --plan {input.plan:q} --rejects {input.rejects} --settings {params.settings:q} --source {params.source:q} \
             --state {params.state} --out {output.model} --log {log}
         """
 
@@ -60,17 +61,18 @@ rule syncnet:
         runtime=1440,
         gpu=GPUS["syncnet"],
     params:
+        how=HOW,
         source=part_source("syncnet"),
         settings=part_settings("syncnet"),
-        state=f"{RUN}/state/syncnet",
+        state=f"{STATE}/syncnet",
         weights=part_weights("syncnet"),
         base=part_base("syncnet"),
         code=part_code("syncnet"),
     message:
-        "Get the sync expert ({config[syncnet]})"
+        "Get the sync expert ({params.source})"
     shell:
         """
-        difftalk syncnet --crops {input.crops} --plan {input.plan:q} --rejects {input.rejects} --settings {params.settings:q} --source {params.source:q} \
+        {params.how.difftalk} syncnet --crops {input.crops} --plan {input.plan:q} --rejects {input.rejects} --settings {params.settings:q} --source {params.source:q} \
             --state {params.state} --out {output.model} --log {log}
         """
 
@@ -103,10 +105,11 @@ rule train:
         # Of one node where nothing else is said: else SLURM may take GPUs of several.
         nodes=CONFIG.training_nodes,
     params:
+        how=HOW,
         settings=train_settings,
         base=base_content,
-        state=f"{RUN}/state/{{model}}",
-        curves=f"{RUN}/logs/train/{{model}}",
+        state=f"{STATE}/{{model}}",
+        curves=f"{LOGS}/train/{{model}}",
         code=fingerprint("difftalk.stages.train", without=CHECK_OF_SIDES + HOW_IT_STARTS),
     message:
         "Train {wildcards.model}"
@@ -114,8 +117,8 @@ rule train:
         # Signals that SLURM sends to every process end the training when it has saved, and this shell after it.
         """
         trap : TERM USR1
-        difftalk train --shards {input.shards} --autoencoder {input.autoencoder} \
+        {params.how.difftalk} train --shards {input.shards} --autoencoder {input.autoencoder} \
             --settings {params.settings:q} --state {params.state} --curves {params.curves} \
-            --processes $training_processes --nodes $training_nodes --data-workers $training_workers --plan {input.plan:q} \
+            --processes {params.how.processes} --nodes {params.how.nodes} --data-workers {params.how.workers} --plan {input.plan:q} \
             --rejects {input.rejects} --out {output.model} --log {log}
         """

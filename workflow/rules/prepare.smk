@@ -20,6 +20,7 @@ checkpoint plan:
         mem_mb=4000 if IS_FOLDER else 1000,
         runtime=480 if IS_FOLDER else 30,
     params:
+        how=HOW,
         dataset=dataset_json,
         shards=configuration.as_json(CONFIG.shards),
         files=configuration.dataset_files(DATASET),
@@ -28,13 +29,13 @@ checkpoint plan:
         frozen_content=frozen_content(),
         code=fingerprint("difftalk.stages.plan", without=NOT_PLANNED_WITH),
     message:
-        "Plan the clips of the dataset {config[dataset][name]}"
+        f"Plan the clips of the dataset {DATASET.name}"
     shell:
         """
-        difftalk plan --dataset {params.dataset:q} --shards {params.shards:q} --frozen {params.frozen:q} \
+        {params.how.difftalk} plan --dataset {params.dataset:q} --shards {params.shards:q} --frozen {params.frozen:q} \
             --out {output.plan} --not-videos {output.not_videos} --identities {output.identities} \
             --digests {output.digests} --workers {threads} --log {log} \
-            ${{cache_plan:+--cache "$cache_plan"}}
+            {params.how.cache[plan]}
         """
 
 
@@ -66,6 +67,7 @@ rule fetch:
         runtime=1440 if IS_DOWNLOADED else 240,
         downloads=1 if IS_DOWNLOADED else 0,
     params:
+        how=HOW,
         dataset=dataset_json,
         store=store_path,
         code=fingerprint("difftalk.stages.fetch", without=OTHER_DATASETS),
@@ -73,9 +75,9 @@ rule fetch:
         "Fetch the sources of {wildcards.shard}"
     shell:
         """
-        difftalk fetch --plan {input.plan} --shard {wildcards.shard} --dataset {params.dataset:q} \
-            --download "$download" --store {params.store:q} --out {output.sources} \
-            --manifest {output.manifest} --rejects {output.rejects} --max-reject-fraction $max_reject_fraction \
+        {params.how.difftalk} fetch --plan {input.plan} --shard {wildcards.shard} --dataset {params.dataset:q} \
+            --download {params.how.download:q} --store {params.store:q} --out {output.sources} \
+            --manifest {output.manifest} --rejects {output.rejects} --max-reject-fraction {params.how.max_reject_fraction} \
             --workers {threads} --log {log}
         """
 
@@ -102,6 +104,7 @@ rule landmarks:
         runtime=480,
         gpu=GPUS["landmarks"],
     params:
+        how=HOW,
         settings=SETTINGS["landmarks"],
         weights=[pretrained.recorded(name) for name in ("s3fd", "2dfan4")] if FACE_ALIGNMENT else None,
         # What is cropped early changes no output of this rule.
@@ -110,11 +113,11 @@ rule landmarks:
         "Find faces and landmarks in {wildcards.shard}"
     shell:
         """
-        difftalk landmarks --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
+        {params.how.difftalk} landmarks --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
             --settings {params.settings:q} --out {output.landmarks} --quality {output.quality} \
             --scores {output.scores} --workers {threads} --log {log} \
-            ${{early_crops:+--crops "$early_crops" --gates "$early_gates"}} \
-            ${{cache_landmarks:+--cache "$cache_landmarks"}}
+            {params.how.early_crops} \
+            {params.how.cache[landmarks]}
         """
 
 
@@ -134,14 +137,15 @@ rule gates:
         mem_mb=1000,
         runtime=30,
     params:
+        how=HOW,
         settings=SETTINGS["gates"],
         code=fingerprint("difftalk.stages.gates"),
     message:
         "Apply the gates to {wildcards.shard}"
     shell:
         """
-        difftalk gates --scores {input.scores} --settings {params.settings:q} --rejects {output.rejects} \
-            --max-reject-fraction $max_reject_fraction --log {log}
+        {params.how.difftalk} gates --scores {input.scores} --settings {params.settings:q} --rejects {output.rejects} \
+            --max-reject-fraction {params.how.max_reject_fraction} --log {log}
         """
 
 
@@ -170,17 +174,18 @@ rule crops:
         runtime=240,
         gpu=GPUS["crops"],
     params:
+        how=HOW,
         settings=SETTINGS["crops"],
         code=fingerprint("difftalk.stages.crops", without=[] if SYNC_GATE else ["difftalk.face.sync_gate"]),
     message:
         "Cut the face crops of {wildcards.shard}"
     shell:
         """
-        difftalk crops --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
+        {params.how.difftalk} crops --plan {input.plan} --shard {wildcards.shard} --sources {input.sources} \
             --landmarks {input.landmarks} --rejected {input.rejected} --syncnet {input.syncnet} \
             --settings {params.settings:q} --out {output.crops} --rejects {output.rejects} \
-            --max-reject-fraction $max_reject_fraction --workers {threads} --log {log} \
-            ${{cache_crops:+--cache "$cache_crops"}} """ + ("--sync {output.sync}" if SYNC_GATE else "")
+            --max-reject-fraction {params.how.max_reject_fraction} --workers {threads} --log {log} \
+            {params.how.cache[crops]} """ + ("--sync {output.sync}" if SYNC_GATE else "")
 
 
 if OVERLAP != "ignore":
@@ -202,12 +207,13 @@ if OVERLAP != "ignore":
             mem_mb=4000,
             runtime=120,
         params:
+            how=HOW,
             code=fingerprint("difftalk.stages.descriptors"),
         message:
             "Describe content and speakers of {wildcards.shard}"
         shell:
             """
-            difftalk descriptors --crops {input.crops} --out {output.descriptors} --log {log}
+            {params.how.difftalk} descriptors --crops {input.crops} --out {output.descriptors} --log {log}
             """
 
     rule overlap:
@@ -227,14 +233,15 @@ if OVERLAP != "ignore":
             mem_mb=4000,
             runtime=60,
         params:
+            how=HOW,
             settings=SETTINGS["overlap"],
             code=fingerprint("difftalk.stages.overlap"),
         message:
             "Find what both sides of the split have in common"
         shell:
             """
-            difftalk overlap --plan {input.plan} --descriptors {input.descriptors} --settings {params.settings:q} \
-                --out {output.overlap} --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --log {log}
+            {params.how.difftalk} overlap --plan {input.plan} --descriptors {input.descriptors} --settings {params.settings:q} \
+                --out {output.overlap} --rejects {output.rejects} --max-reject-fraction {params.how.max_reject_fraction} --log {log}
             """
 
 
@@ -258,12 +265,13 @@ if SYNC_EXPERT and not SYNC_GATE:
             runtime=240,
             gpu=GPUS["sync"],
         params:
+            how=HOW,
             code=fingerprint("difftalk.stages.sync"),
         message:
             "Measure the sync of {wildcards.shard}"
         shell:
             """
-            difftalk sync --crops {input.crops} --syncnet {input.syncnet} --out {output.sync} --log {log}
+            {params.how.difftalk} sync --crops {input.crops} --syncnet {input.syncnet} --out {output.sync} --log {log}
             """
 
 
@@ -286,6 +294,7 @@ rule speech:
         runtime=120,
         gpu=GPUS["speech"],
     params:
+        how=HOW,
         settings=SETTINGS["speech"],
         weights=pretrained.recorded("deepspeech-0.1.0") if DEEPSPEECH else None,
         code=fingerprint("difftalk.stages.speech", without=OTHER_SPEECH),
@@ -293,9 +302,9 @@ rule speech:
         "Compute the speech features of {wildcards.shard}"
     shell:
         """
-        difftalk speech --crops {input.crops} --settings {params.settings:q} --out {output.speech} \
-            --rejects {output.rejects} --max-reject-fraction $max_reject_fraction --log {log} \
-            ${{cache_speech:+--cache "$cache_speech"}}
+        {params.how.difftalk} speech --crops {input.crops} --settings {params.settings:q} --out {output.speech} \
+            --rejects {output.rejects} --max-reject-fraction {params.how.max_reject_fraction} --log {log} \
+            {params.how.cache[speech]}
         """
 
 
@@ -321,6 +330,7 @@ rule encode:
         runtime=240,
         gpu=GPUS["encode"],
     params:
+        how=HOW,
         settings=SETTINGS["encode"],
         # It reads the features from their table, whichever backend wrote them.
         code=fingerprint("difftalk.stages.encode", without=backends.SPEECH_MODULES.values()),
@@ -328,9 +338,9 @@ rule encode:
         "Encode {wildcards.shard} with the first stage"
     shell:
         """
-        difftalk encode --crops {input.crops} --speech {input.speech} --autoencoder {input.autoencoder} \
+        {params.how.difftalk} encode --crops {input.crops} --speech {input.speech} --autoencoder {input.autoencoder} \
             --rejected {input.rejected} --settings {params.settings:q} --out {output.shard} --rejects {output.rejects} \
-            --max-reject-fraction $max_reject_fraction --log {log} ${{cache_encode:+--cache "$cache_encode"}}
+            --max-reject-fraction {params.how.max_reject_fraction} --log {log} {params.how.cache[encode]}
         """
 
 
@@ -364,13 +374,14 @@ rule funnel:
         mem_mb=1000,
         runtime=30,
     params:
+        how=HOW,
         code=fingerprint("difftalk.stages.funnel"),
         templates=TEMPLATES,
     message:
         "Count the clips rejected at each stage, by reason"
     shell:
         """
-        difftalk funnel --plan {input.plan} --rejects {input.rejects} --quality {input.quality} \
+        {params.how.difftalk} funnel --plan {input.plan} --rejects {input.rejects} --quality {input.quality} \
             --crops {input.crops} --not-videos {input.not_videos} --out {output.funnel} \
             --by-subset {output.by_subset} --page {output.page} --log {log}
         """
@@ -401,6 +412,7 @@ rule clip_scores:
         mem_mb=2000,
         runtime=30,
     params:
+        how=HOW,
         settings=SETTINGS["gates"],
         code=fingerprint("difftalk.stages.clip_scores"),
         templates=TEMPLATES,
@@ -408,7 +420,7 @@ rule clip_scores:
         "Gather what was measured of each clip"
     shell:
         """
-        difftalk clip_scores --plan {input.plan} --scores {input.scores} --rejects {input.rejects} --sync {input.sync} \
+        {params.how.difftalk} clip_scores --plan {input.plan} --scores {input.scores} --rejects {input.rejects} --sync {input.sync} \
             --overlap {input.overlap} --settings {params.settings:q} --out {output.table} --page {output.page} --log {log}
         """
 
@@ -430,11 +442,12 @@ rule freeze:
         mem_mb=1000,
         runtime=30,
     params:
+        how=HOW,
         code=fingerprint("difftalk.stages.freeze"),
     message:
         "Write out the clips that were kept, with checksums"
     shell:
         """
-        difftalk freeze --plan {input.plan} --manifests {input.manifests} --rejects {input.rejects} \
+        {params.how.difftalk} freeze --plan {input.plan} --manifests {input.manifests} --rejects {input.rejects} \
             --out {output.plan} --log {log}
         """

@@ -19,13 +19,14 @@ if EVALUATED:
             mem_mb=1000,
             runtime=30,
         params:
+            how=HOW,
             settings=configuration.as_json(CONFIG.evaluation.clips),
             code=fingerprint("difftalk.stages.evaluated"),
         message:
             "Choose the test clips that are evaluated"
         shell:
             """
-            difftalk evaluated --plan {input.plan} --shards {input.shards} --settings {params.settings:q} \
+            {params.how.difftalk} evaluated --plan {input.plan} --shards {input.shards} --settings {params.settings:q} \
                 --out {output.chosen} --log {log}
             """
 
@@ -54,14 +55,15 @@ rule sample:
         runtime=720,
         gpu=GPUS["sample"],
     params:
+        how=HOW,
         settings=SETTINGS["sample"],
-        state=f"{RUN}/state/samples/{{method}}/{{shard}}",
+        state=f"{STATE}/samples/{{method}}/{{shard}}",
         code=fingerprint("difftalk.stages.sample"),
     message:
         "Sample {wildcards.shard} with {wildcards.method}"
     shell:
         """
-        difftalk sample --method {wildcards.method} --crops {input.crops} --shard-file {input.shard} \
+        {params.how.difftalk} sample --method {wildcards.method} --crops {input.crops} --shard-file {input.shard} \
             --autoencoder {input.autoencoder} --model {input.model} --references {input.references} \
             --settings {params.settings:q} --only {input.only} \
             --state {params.state} --out {output.samples} --log {log}
@@ -94,15 +96,16 @@ if GIVEN_METHODS:
             runtime=720,
             gpu=gpus_of,
         params:
+            how=HOW,
             entry=entry_of,
             files=files_of,
-            state=f"{RUN}/state/samples/{{method}}/{{shard}}",
+            state=f"{STATE}/samples/{{method}}/{{shard}}",
             code=fingerprint("difftalk.stages.run_method"),
         message:
             "Videos of {wildcards.method} for {wildcards.shard}"
         shell:
             """
-            difftalk run_method --method {wildcards.method} --entry {params.entry:q} --crops {input.crops} \
+            {params.how.difftalk} run_method --method {wildcards.method} --entry {params.entry:q} --crops {input.crops} \
                 --shard-file {input.shard} --only {input.only} --plan {input.plan} --sources {input.sources} \
                 --landmarks {input.landmarks} --state {params.state} --out {output.samples} --log {log}
             """
@@ -127,12 +130,13 @@ if CROSS_DRIVEN:
             mem_mb=1000,
             runtime=30,
         params:
+            how=HOW,
             code=fingerprint("difftalk.stages.pairs"),
         message:
             "Choose the voice that drives each test clip besides its own"
         shell:
             """
-            difftalk pairs --plan {input.plan} --shards {input.shards} --only {input.only} \
+            {params.how.difftalk} pairs --plan {input.plan} --shards {input.shards} --only {input.only} \
                 --out {output.pairs} --log {log}
             """
 
@@ -164,15 +168,16 @@ if CROSS_DRIVEN:
             runtime=1440,
             gpu=GPUS["cross_drive"],
         params:
+            how=HOW,
             settings=SETTINGS["sample"],
             speech=SETTINGS["speech"],
-            state=f"{RUN}/state/cross_driven/{{method}}/{{shard}}",
+            state=f"{STATE}/cross_driven/{{method}}/{{shard}}",
             code=fingerprint("difftalk.stages.cross_drive", without=OTHER_SPEECH),
         message:
             "Sample {wildcards.shard} with {wildcards.method}, driven by another voice and by silence"
         shell:
             """
-            difftalk cross_drive --method {wildcards.method} --crops {input.crops} --shard-file {input.shard} \
+            {params.how.difftalk} cross_drive --method {wildcards.method} --crops {input.crops} --shard-file {input.shard} \
                 --pairs {input.pairs} --voice-crops {input.voice_crops} --voice-shards {input.voice_shards} \
                 --only {input.only} --autoencoder {input.autoencoder} --model {input.model} \
                 --references {input.references} --settings {params.settings:q} --speech {params.speech:q} \
