@@ -19,7 +19,7 @@ from typing import Any
 
 import difftalk.stages
 from difftalk import __version__
-from difftalk.runtime import ancestors, arguments, device, faults, progress
+from difftalk.runtime import ancestors, arguments, device, faults, lease, progress
 from difftalk.runtime.errors import UserError
 from difftalk.stages import STAGES
 from difftalk.training import launcher, slurm
@@ -94,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _log_to(log, label, is_second=bool(launcher.rank()))
         function = functions(verb)[action]
         checked = _read(function, values)
+        if not is_worker:
+            lease.lease(verb, values.get("processes") or 1)
         if trains and not is_worker:
             with slurm.requeued_on_warning(verb, checked["state"]):
                 if launches:
