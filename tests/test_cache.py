@@ -188,7 +188,9 @@ def test_crops_from_the_cache_are_those_that_were_cut(
     assert "in the cache" not in capsys.readouterr().err and (tmp_path / "crops.tar").read_bytes() != first
 
 
-def test_latents_from_the_cache_are_those_that_were_encoded(tmp_path: Path) -> None:
+def test_latents_from_the_cache_are_those_that_were_encoded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     frames, landmarks, audio = speaker(1)
     count = len(frames) // 2
     clip = (frames[:count], landmarks[:count], audio[: count * 640])
@@ -215,7 +217,9 @@ def test_latents_from_the_cache_are_those_that_were_encoded(tmp_path: Path) -> N
     without = run(Encode(), None)
     assert run(Encode(), tmp_path / "cache") == without
     before = entries()
+    assert "in the cache" not in capsys.readouterr().err
     assert run(Encode(), tmp_path / "cache") == without and entries() == before
+    assert "encode: 1 of 1 clips were in the cache" in capsys.readouterr().err
     run(Encode(dtype="float32"), tmp_path / "cache")
     assert len(entries()) == 2
 

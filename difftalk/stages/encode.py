@@ -67,7 +67,7 @@ def _encoded(
     from difftalk.runtime.device import default_device, tell
     from difftalk.runtime.errors import ClipError
     from difftalk.runtime.parallel import guarded, one_ahead
-    from difftalk.runtime.progress import progress
+    from difftalk.runtime.progress import progress, say
     from difftalk.runtime.rejects import Reject
 
     device = default_device()
@@ -87,9 +87,11 @@ def _encoded(
 
     # While one clip is encoded, the next is decoded and masked.
     clips = one_ahead(prepare, read_crops(crops, features))
+    taken_over = 0
     for clip_id, entry, clip in progress(clips, len(features), STAGE, "clips"):
         if isinstance(clip, dict):
             yield clip_id, unpack(clip)
+            taken_over += 1
             continue
         if isinstance(clip, ClipError):
             yield clip_id, Reject.of(clip_id, STAGE, clip)
@@ -101,3 +103,5 @@ def _encoded(
         if entry is not None:
             kept.write(entry, pack(done))
         yield clip_id, done
+    if taken_over:
+        say(f"{STAGE}: {taken_over} of {len(features)} clips were in the cache")
