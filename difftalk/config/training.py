@@ -12,6 +12,8 @@ CONDITIONS: tuple[str, ...] = get_args(Condition)
 Auto = Literal["auto", True, False]
 # Methods that have no model: the truth, the ceiling and the floor.
 UNTRAINED_METHODS = ("ground_truth", "reconstruction", "reference_copy", "recompressed")
+# Of these, those that need no network.
+COPIED_METHODS = ("ground_truth", "reference_copy", "recompressed")
 # Scored with the audio of their own files, and not with that of the true clips.
 OWN_AUDIO = frozenset({"recompressed"})
 RESERVED = (*UNTRAINED_METHODS, "autoencoder", "syncnet")

@@ -20,7 +20,7 @@ from difftalk.config.report import ReportSettings, TablesSettings
 from difftalk.config.root import Config
 from difftalk.config.schema import Schema, coerce, plain
 from difftalk.config.section import Section
-from difftalk.config.training import UNTRAINED_METHODS, TrainingSettings
+from difftalk.config.training import COPIED_METHODS, UNTRAINED_METHODS, TrainingSettings
 from difftalk.media.clock import FPS
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.suggest import did_you_mean
@@ -28,8 +28,9 @@ from difftalk.runtime.tabular import read_tabular
 from difftalk.runtime.video_folder import SPEAKERS, list_videos
 
 __all__ = [
-    "UNTRAINED_METHODS", "as_given", "as_json", "cache_of", "coerce", "config_schema", "cross_driven",
-    "dataset_files", "dataset_settings", "expected_test_frames", "folder_digest", "given_methods", "load",
+    "COPIED_METHODS", "UNTRAINED_METHODS", "as_given", "as_json", "cache_of", "coerce", "config_schema",
+    "cross_driven", "dataset_files", "dataset_settings", "expected_test_frames", "folder_digest",
+    "given_methods", "load",
     "method_files", "models", "read_yaml", "shards", "stage_settings",
 ]  # fmt: skip
 

@@ -233,11 +233,6 @@ def has_gpu(stage):
 ancestors.announce()
 
 with_conda = "conda" in {str(m).lower() for m in workflow.deployment_settings.deployment_method}
-ENVIRONMENT = {
-    "PYTHONPATH": str(ROOT),
-    "DIFFTALK_WEIGHTS": CONFIG.weights,
-    device.VARIABLE: " ".join(filter(has_gpu, GPUS)),
-}
 
 
 class How(dict):
@@ -258,24 +253,44 @@ def flags(**values):
     return shlex.join(word for name, value in values.items() if value for word in (f"--{name}", str(value)))
 
 
-HOW = How(
-    difftalk=" ".join(
-        [
-            *(f"{name}={shlex.quote(value)}" for name, value in ENVIRONMENT.items()),
-            "python" if with_conda else shlex.quote(sys.executable),
-            "-m difftalk",
-        ]
-    ),
-    max_reject_fraction=CONFIG.max_reject_fraction,
-    # Nothing where nothing of the stage is kept.
-    cache={stage: flags(cache=placed(configuration.cache_of(CONFIG, stage))) for stage in CACHED_STAGES},
-    download=configuration.as_json(CONFIG.download),
-    # The sync expert judges crops: with its gate, there is nothing to cut before it is trained.
-    early_crops="" if SYNC_GATE else flags(crops=SETTINGS["crops"], gates=SETTINGS["gates"]),
-    processes=CONFIG.training_processes,
-    workers=CONFIG.training_workers,
-    nodes=CONFIG.training_nodes,
-)
+def how(stages):
+    """How commands run where these stages have a GPU."""
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "DIFFTALK_WEIGHTS": CONFIG.weights,
+        device.VARIABLE: " ".join(stages),
+    }
+    return How(
+        difftalk=" ".join(
+            [
+                *(f"{name}={shlex.quote(value)}" for name, value in environment.items()),
+                "python" if with_conda else shlex.quote(sys.executable),
+                "-m difftalk",
+            ]
+        ),
+        max_reject_fraction=CONFIG.max_reject_fraction,
+        # Nothing where nothing of the stage is kept.
+        cache={stage: flags(cache=placed(configuration.cache_of(CONFIG, stage))) for stage in CACHED_STAGES},
+        download=configuration.as_json(CONFIG.download),
+        # The sync expert judges crops: with its gate, there is nothing to cut before it is trained.
+        early_crops="" if SYNC_GATE else flags(crops=SETTINGS["crops"], gates=SETTINGS["gates"]),
+        processes=CONFIG.training_processes,
+        workers=CONFIG.training_workers,
+        nodes=CONFIG.training_nodes,
+    )
+
+
+HOW, HOW_WITHOUT_GPU = how(filter(has_gpu, GPUS)), how([])
+
+
+def how_to_sample(wildcards):
+    """Frames that are copied need no GPU, and wait for none."""
+    return HOW_WITHOUT_GPU if wildcards.method in configuration.COPIED_METHODS else HOW
+
+
+def gpus_to_sample(stage):
+    """GPUs that a job of `sample` or `cross_drive` requests: a function of its method."""
+    return lambda wildcards: 0 if wildcards.method in configuration.COPIED_METHODS else GPUS[stage]
 
 
 def dataset_json(wildcards):

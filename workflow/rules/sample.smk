@@ -53,9 +53,9 @@ rule sample:
     resources:
         mem_mb=(12000 if LARGE_CROPS else 8000) if CONFIG.gpu else 4000,
         runtime=720,
-        gpu=GPUS["sample"],
+        gpu=gpus_to_sample("sample"),
     params:
-        how=HOW,
+        how=how_to_sample,
         settings=SETTINGS["sample"],
         state=f"{STATE}/samples/{{method}}/{{shard}}",
         code=fingerprint("difftalk.stages.sample"),
@@ -166,9 +166,9 @@ if CROSS_DRIVEN:
         resources:
             mem_mb=(12000 if LARGE_CROPS else 8000) if CONFIG.gpu else 4000,
             runtime=1440,
-            gpu=GPUS["cross_drive"],
+            gpu=gpus_to_sample("cross_drive"),
         params:
-            how=HOW,
+            how=how_to_sample,
             settings=SETTINGS["sample"],
             speech=SETTINGS["speech"],
             state=f"{STATE}/cross_driven/{{method}}/{{shard}}",
