@@ -191,8 +191,8 @@ def test_a_run_through_all_that_happens_has_the_tables_of_a_local_one(
     groups = submissions_of(cluster, "evaluate_")
     assert len(groups) >= 5, "one for each method"
     for group in groups:
-        # Two shards, each sampled in 120 minutes and scored in 30, one after the other: of one GPU, not two.
-        assert "-t 300 --mem 4000 --nodes=1" in group
+        # Two shards, each sampled in 20 minutes and scored in 10, one after the other: of one GPU, not two.
+        assert "-t 60 --mem 4000 --nodes=1" in group
         assert group.endswith("--gpus=1")
 
 

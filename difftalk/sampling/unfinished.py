@@ -148,17 +148,24 @@ class Unfinished:
         with atomic_file(self._latents(clip_id), recorded=True) as tmp, tmp.open("wb") as file:
             np.save(file, job.latents().numpy())
 
-    def move_videos(self, clip_ids: Collection[str], out: Path) -> None:
-        """Link the videos of clips into the folder `out`, or copy them to another file system."""
+    def link_videos(self, clip_ids: Collection[str], out: Path) -> bool:
+        """Link the videos of clips into the folder `out`, or copy them to another file system.
+
+        Returns:
+            Whether they are links, so that to keep them here takes no space.
+        """
+        linked = True
         for clip_id in sorted(clip_ids):
             target = inside(out, f"{clip_id}.mp4")
             try:
                 os.link(self.video(clip_id), target)
             except OSError:
+                linked = False
                 shutil.copyfile(self.video(clip_id), target)
+        return linked
 
     def remove(self) -> None:
-        """Delete the folder: the sampling is done."""
+        """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _latents(self, clip_id: str) -> Path:

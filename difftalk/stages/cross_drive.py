@@ -42,7 +42,8 @@ def run(
         model: folder of the trained model, for methods that have one.
         references: crops/SHARD.tar of the training split, for `reference: training`.
         only: plan/evaluated.csv: how much of each clip is evaluated; without, the whole.
-        state: folder for videos and latents until all are done; a killed command goes on from there.
+        state: folder for latents until a clip is done, and for links to the videos: a killed command goes on
+            from there, and one whose output was deleted samples nothing again.
 
     Raises:
         UserError: where a method has no model; where no clip could be sampled.
@@ -65,6 +66,7 @@ def run(
     driver = Driver(crops, sources, read_pairs(pairs, crops.stem), limits, settings)  # type: ignore[arg-type]
     inputs = [crops, shard_file, pairs, *voice_crops, *voice_shards, *references]
     networks = [folder for folder in (autoencoder, model) if folder is not None]
+    linked = True
     for voice, out in zip(VOICES, (other, silence), strict=True):
         with atomic_folder(out) as tmp:
             made_from = provenance(f"{method} {voice}", settings, inputs, networks, __name__)
@@ -78,8 +80,8 @@ def run(
                     f"cross_drive: none of {len(failed)} clips could be sampled by {method} with the voice "
                     f"{voice}; the log says why"
                 )
-            unfinished.move_videos(wanted - failed.keys(), tmp)
+            linked = unfinished.link_videos(wanted - failed.keys(), tmp) and linked
             if state is None:
                 unfinished.remove()
-    if state is not None:  # not before the outputs are in their places
+    if state is not None and not linked:  # as in `sample`
         shutil.rmtree(state, ignore_errors=True)

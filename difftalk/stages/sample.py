@@ -32,7 +32,8 @@ def run(
         model: folder of the trained model, for methods that have one.
         references: crops/SHARD.tar of the training split, for `reference: training`.
         only: plan/evaluated.csv: the clips that are evaluated, and how much of each; without, all and whole.
-        state: folder for videos and latents until all are done; a killed command goes on from there.
+        state: folder for latents until a clip is done, and for links to the videos: a killed command goes on
+            from there, and one whose output was deleted samples nothing again.
 
     Raises:
         UserError: where no clip could be sampled.
@@ -68,9 +69,10 @@ def run(
             raise UserError(
                 f"sample: none of {len(failed)} clips could be sampled with {method}; the log says why"
             )
-        unfinished.move_videos(wanted - failed.keys(), tmp)
+        linked = unfinished.link_videos(wanted - failed.keys(), tmp)
         write_timing(tmp, unfinished.times(wanted - failed.keys()))
         if state is None:
             unfinished.remove()
-    if state is not None:  # not before the output is in its place
+    # Links stay: where Snakemake loses track of the job, or of one of its group, it deletes the output.
+    if state is not None and not linked:
         unfinished.remove()
