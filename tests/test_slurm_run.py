@@ -1,5 +1,6 @@
 """Whole runs on a pretended SLURM cluster, with what happens to them on a real one."""
 
+import csv
 import importlib.util
 import os
 import re
@@ -118,9 +119,18 @@ def submissions_of(cluster: Cluster, rule: str) -> list[str]:
     return [line for line in lines if f"--comment rule_{rule}" in line]
 
 
-def kill_step(job: str) -> None:
-    """SIGKILL for the processes of the first step of a job."""
+def figures(table: Path) -> list[dict[str, str]]:
+    """The rows of a table, without how fast samples were made."""
+    with table.open(newline="") as file:
+        return [
+            {k: v for k, v in row.items() if not k.startswith("method_fps")} for row in csv.DictReader(file)
+        ]
+
+
+def kill_step(job: str) -> bool:
+    """SIGKILL for the processes of the first step of a job; whether there were any yet."""
     marks = (f"SLURM_JOB_ID={job}".encode(), b"SLURM_STEP_ID=0")
+    killed = False
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             variables = (entry / "environ").read_bytes().split(b"\0")
@@ -128,6 +138,8 @@ def kill_step(job: str) -> None:
             continue
         if all(mark in variables for mark in marks):
             os.kill(int(entry.name), signal.SIGKILL)
+            killed = True
+    return killed
 
 
 def test_a_run_through_all_that_happens_has_the_tables_of_a_local_one(
@@ -140,8 +152,7 @@ def test_a_run_through_all_that_happens_has_the_tables_of_a_local_one(
     happened: dict[str, str] = {}
 
     def once(what: str, rule: str, act: Callable[[str], object]) -> None:
-        if what not in happened and (jobs := running(cluster, rule)):
-            act(jobs[0])
+        if what not in happened and (jobs := running(cluster, rule)) and act(jobs[0]) is not False:
             happened[what] = jobs[0]
 
     restarts: dict[str, int] = {}
@@ -175,6 +186,8 @@ def test_a_run_through_all_that_happens_has_the_tables_of_a_local_one(
         if "drained" in happened:
             cluster.say("scontrol", "update", "node=n2", "state=resume")
     assert happened.keys() == {"cancelled", "step killed", "drained", "head killed"}
+    assert "Error in rule encode" in said and "Error in rule fetch" in said, "both were retried"
+    assert "Error in rule train" not in said
     assert max(restarts.values()) >= 2, "the time limit is shorter than the training"
 
     local = snakemake("tables", "--configfile", folder / "demo.yaml", directory=tmp_path)
@@ -182,7 +195,7 @@ def test_a_run_through_all_that_happens_has_the_tables_of_a_local_one(
     expected = sorted((tmp_path / "results/demo/tables").glob("*.csv"))
     assert expected
     for table in expected:
-        assert (folder / "results/demo/tables" / table.name).read_bytes() == table.read_bytes(), table.name
+        assert figures(folder / "results/demo/tables" / table.name) == figures(table), table.name
 
     (train,) = {re.sub(r"^.*-p ", "-p ", line) for line in submissions_of(cluster, "train")}
     assert "-p gpu -t 2 --mem 4000 --nodes=1 --requeue" in train
