@@ -79,8 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device.begin(verb)
     is_worker = launcher.rank() is not None
     try:
-        trains = "processes" in values
-        launches = trains and launcher.join(verb, values["processes"], values.get("nodes", 1))
+        launches = "processes" in values and launcher.join(verb, values["processes"], values.get("nodes", 1))
         if not launches:
             # Ends like any other exit: unfinished outputs are cleared away and worker processes ended.
             for number in STOP_SIGNALS:
@@ -96,12 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         checked = _read(function, values)
         if not is_worker:
             lease.lease(verb, values.get("processes") or 1)
-        if trains and not is_worker:
-            with slurm.requeued_on_warning(verb, checked["state"]):
-                if launches:
-                    sys.exit(launcher.launch(checked["processes"], argv, nodes=checked.get("nodes", 1)))
-                function(**checked)
-        else:
+        with slurm.requeued_on_warning(verb, None if is_worker else checked.get("state")):
+            if launches:
+                sys.exit(launcher.launch(checked["processes"], argv, nodes=checked.get("nodes", 1)))
             function(**checked)
     except UserError as e:
         progress.say(f"difftalk {name}: {e}")

@@ -103,7 +103,7 @@ def command_on(nodes: int) -> list[str]:
 
 
 @contextmanager
-def requeued_on_warning(stage: str, state: Path) -> Iterator[None]:
+def requeued_on_warning(stage: str, state: Path | None) -> Iterator[None]:
     """Put a job of the workflow back into the queue, where SLURM warned it and its training got further.
 
     So a time limit below the length of a training is no failure. A job that is cancelled, or over its limit,
@@ -111,7 +111,7 @@ def requeued_on_warning(stage: str, state: Path) -> Iterator[None]:
 
     Args:
         stage: what trains in the block, until `SystemExit` with 128 + the number of a signal.
-        state: folder of its checkpoints.
+        state: folder of its checkpoints; None, or one without any, for what does not train.
     """
     before = steps_saved(state)
     try:
@@ -119,13 +119,15 @@ def requeued_on_warning(stage: str, state: Path) -> Iterator[None]:
     except SystemExit as e:
         job = os.environ.get("SLURM_JOB_ID")
         warned = e.code in {128 + number for number in STOP_SIGNALS}
-        if job and warned and os.environ.get(ancestors.VARIABLE) and steps_saved(state) > before:
-            _requeue(stage, job, steps_saved(state))
+        if job and warned and os.environ.get(ancestors.VARIABLE) and (saved := steps_saved(state)) > before:
+            _requeue(stage, job, saved)
         raise
 
 
-def steps_saved(state: Path) -> int:
+def steps_saved(state: Path | None) -> int:
     """Return the step of the newest checkpoint in a folder; 0 where there is none."""
+    if state is None:
+        return 0
     found = (re.fullmatch(r"step-(\d+)\.pt", path.name) for path in state.glob("step-*.pt"))
     return max((int(match[1]) for match in found if match), default=0)
 
