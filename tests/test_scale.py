@@ -1,17 +1,22 @@
 """A million clips, thousands of shards: what one job reads, and how names are found, grows with its share."""
 
 import random
+import re
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from difftalk.config import own_files
 from difftalk.config.dataset import Shards
 from difftalk.datasets.clips import Clip, read_plan, write_plan
 from difftalk.datasets.disjoint_sets import DisjointSets
 from difftalk.datasets.split import assign_shards
 from difftalk.datasets.table import _is_same, clip_ids, mark_shared_stretches
 from difftalk.datasets.table_file import Row
+from difftalk.runtime import fingerprint as fingerprints
+from difftalk.runtime import remembered
 from difftalk.runtime.checksums import record_of
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.video_folder import videos_by_stem
@@ -113,3 +118,71 @@ def test_a_folder_of_files_is_listed_once(tmp_path: Path) -> None:
     assert videos_by_stem(tmp_path) is found
     (tmp_path / "b.MP4").touch()
     assert videos_by_stem(tmp_path) == {"a": tmp_path / "a.mov", "b": tmp_path / "b.MP4"}
+
+
+@pytest.mark.parametrize("count", [1, 7, 10, 20, 999, 1000, 1001, 1234, 3600, 10_000, 20_500])
+def test_the_pattern_of_shards_fits_their_names_alone(count: int) -> None:
+    shards = Shards(train=count, test=3)
+    pattern = re.compile(shards.pattern())
+    digits = len(shards.names("train")[0]) - len("train-")
+    found = [number for number in range(10**digits) if pattern.fullmatch(f"train-{number:0{digits}d}")]
+    assert found == list(range(count))
+    assert not any(map(pattern.fullmatch, ("test-003", "train-00", "train-0000000", "train-", "test-000x")))
+    assert len(shards.pattern()) < 200
+
+
+def test_what_was_computed_of_code_and_files_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second reading of the workflow parses no module and hashes no weights; the values are the same."""
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"1")
+    known = tmp_path / "known.json"
+
+    def both() -> tuple[str, str]:
+        fingerprints._read.cache_clear()
+        remembered.use_file(known)
+        found = fingerprints.fingerprint("difftalk.stages.encode"), fingerprints.fingerprint_files(weights)
+        remembered.save()
+        return found
+
+    try:
+        plain = fingerprints.fingerprint("difftalk.stages.encode"), fingerprints.fingerprint_files(weights)
+        assert both() == plain
+        asked: list[str] = []
+        sys.addaudithook(lambda event, _: asked.append(event) if event == "compile" else None)
+        assert both() == plain
+        assert not asked
+        weights.write_bytes(b"22")
+        assert both()[1] != plain[1]
+        known.write_text("damaged")
+        assert both()[0] == plain[0]
+    finally:
+        remembered.use_file(None)
+        fingerprints._read.cache_clear()
+
+
+def test_a_large_folder_is_listed_again_when_one_of_its_folders_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hash over its files is remembered as long as nothing is added, removed or renamed."""
+    monkeypatch.setattr(own_files, "LOOKED_AT", 3)
+    monkeypatch.setattr(own_files, "SETTLED_S", 0.0)
+    (tmp_path / "videos" / "ann").mkdir(parents=True)
+    for name in ("a.mp4", "b.mp4", "ann/c.mp4", "ann/d.mp4"):
+        (tmp_path / "videos" / name).touch()
+    try:
+        remembered.use_file(tmp_path / "known.json")
+        before = own_files.folder_digest(tmp_path / "videos")
+        remembered.save()
+        remembered.use_file(tmp_path / "known.json")
+        listed: list[str] = []
+        sys.addaudithook(lambda event, of: listed.append(str(of[0])) if event == "os.scandir" else None)
+        assert own_files.folder_digest(tmp_path / "videos") == before
+        assert not [name for name in listed if "videos" in name]
+        (tmp_path / "videos" / "ann" / "e.mp4").touch()
+        assert own_files.folder_digest(tmp_path / "videos") != before
+        remembered.use_file(None)
+        assert own_files.folder_digest(tmp_path / "videos") != before
+    finally:
+        remembered.use_file(None)

@@ -179,7 +179,35 @@ class Shards(Section):
         """
         chosen = {split: getattr(self, split) for split in splits or ("train", "test")}
         return [
-            f"{split}-{number:0{max(3, len(str(count - 1)))}d}"
+            f"{split}-{number:0{_digits(count)}d}"
             for split, count in chosen.items()
             for number in range(count)
         ]
+
+    def pattern(self) -> str:
+        r"""Return a regular expression of the names of all shards.
+
+        One that lists thousands of names would be compiled for every file of every rule.
+
+        >>> print(Shards(train=1234, test=20).pattern())
+        train-(?:0\d\d\d|1[0-1]\d\d|12[0-2]\d|123[0-3])|test-(?:0[0-1]\d)
+        """
+        return "|".join(f"{split}-(?:{_below(getattr(self, split))})" for split in ("train", "test"))
+
+
+def _digits(count: int) -> int:
+    """Digits of the numbers of some shards."""
+    return max(3, len(str(count - 1)))
+
+
+def _below(count: int) -> str:
+    """A regular expression of the numbers of some shards: those that first differ from `count` in a digit."""
+    width = _digits(count)
+    if count == 10**width:
+        return r"\d" * width
+    limit = f"{count:0{width}d}"
+    return "|".join(
+        limit[:at] + ("0" if digit == "1" else f"[0-{int(digit) - 1}]") + r"\d" * (width - at - 1)
+        for at, digit in enumerate(limit)
+        if digit != "0"
+    )

@@ -1,7 +1,6 @@
 """What the Snakefile asks of the configuration: checked, complete, and cut into what each stage reads."""
 
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from difftalk.config.explain import dotted, explain, origin
 from difftalk.config.gates import AudioGates, FaceGates, FrameGates, GatesSettings, OverlapSettings
 from difftalk.config.landmarks import LandmarksSettings
 from difftalk.config.methods import Method, MethodSettings
+from difftalk.config.own_files import dataset_files, folder_digest, own_paths
 from difftalk.config.report import ReportSettings, TablesSettings
 from difftalk.config.root import Config
 from difftalk.config.schema import Schema, coerce, plain
@@ -24,8 +24,6 @@ from difftalk.config.training import COPIED_METHODS, UNTRAINED_METHODS, Training
 from difftalk.media.clock import FPS
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.suggest import did_you_mean
-from difftalk.runtime.tabular import read_tabular
-from difftalk.runtime.video_folder import SPEAKERS, list_videos
 
 __all__ = [
     "COPIED_METHODS", "UNTRAINED_METHODS", "as_given", "as_json", "cache_of", "coerce", "config_schema",
@@ -108,45 +106,10 @@ def dataset_settings(config: Config) -> Section:
         if not Path(config.videos).is_dir():
             raise UserError(f"config: videos: no folder {config.videos} (seen from {Path.cwd()})")
         dataset = LocalSettings(**config.dataset.model_dump(), videos=config.videos)
-    for key, path in _own_paths(dataset).items():
+    for key, path in own_paths(dataset).items():
         if not Path(path).exists():
             raise UserError(f"config: dataset.{key}: {path} does not exist (seen from {Path.cwd()})")
     return dataset
-
-
-def dataset_files(dataset: Section) -> str | None:
-    """Return a hash over the files of the user's own that a dataset reads; None without any."""
-    digests = [folder_digest(path) for key, path in _own_paths(dataset).items() if key != "root"]
-    if isinstance(dataset, Table):
-        digests.append(_digest_of_named_files(dataset))
-    return " ".join(digests) or None
-
-
-def _digest_of_named_files(dataset: Table) -> str:
-    """Return a hash over sizes and times of the files that a table names; `plan` refuses what is no table."""
-    root = Path(dataset.table).parent if dataset.root is None else Path(dataset.root)
-    try:
-        rows = read_tabular(Path(dataset.table))
-        # A table of addresses alone is not read whole: it may have a million rows.
-        named = {
-            str(row["path"] or "") for _, row in itertools.takewhile(lambda found: "path" in found[1], rows)
-        }
-    except UserError:
-        return ""
-    lines = []
-    for name in sorted(named - {""}):
-        try:
-            found = (root / name).stat()
-        except (OSError, ValueError):
-            lines.append(f"{name} -")
-        else:
-            lines.append(f"{name} {found.st_size} {found.st_mtime_ns}")
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _own_paths(dataset: Section) -> dict[str, str]:
-    paths = {key: getattr(dataset, key, None) for key in ("videos", "files", "table", "root")}
-    return {key: path for key, path in paths.items() if path is not None}
 
 
 def stage_settings(config: Config, stage: str) -> Section:
@@ -312,23 +275,6 @@ def cache_of(config: Config, stage: str) -> str:
     """Return the folder of the cache for a stage; empty where nothing of it is kept."""
     folder = config.cache.folder or str(Path(config.store, "cache"))
     return folder if stage in config.cache.keeps else ""
-
-
-def folder_digest(folder: str | Path) -> str:
-    """Return a hash over names, sizes and times of the videos of `folder`, which may be a file.
-
-    None is read. Of a folder that has a `speakers.csv`, that counts too. Nothing else in it does.
-    """
-    names = [".", SPEAKERS]
-    if Path(folder).is_dir():
-        names += list_videos(folder).videos
-    lines = []
-    for name in names:
-        path = Path(folder) / name
-        if path.is_file():
-            at = path.stat()
-            lines.append(f"{name} {at.st_size} {at.st_mtime_ns}")
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def as_json(section: Section) -> str:

@@ -6,9 +6,14 @@ notice it. Modules are read, never imported: this is quick enough to happen when
 
 import ast
 import hashlib
+import json
+import os
+import sys
 from collections.abc import Collection, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+
+from difftalk.runtime.remembered import remembered
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -24,6 +29,7 @@ UNSEEN = frozenset(
         "difftalk.runtime.device",
         "difftalk.runtime.faults",
         "difftalk.runtime.progress",
+        "difftalk.runtime.remembered",
         "difftalk.runtime.errors",
         "difftalk.runtime.suggest",
         "difftalk.pretrained.table",
@@ -85,11 +91,17 @@ def fingerprint_files(*paths: str | Path) -> str:
     for path in map(Path, paths):
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
-            with file.open("rb") as source:
-                content = hashlib.file_digest(source, "sha256").hexdigest()
+            about = file.stat()
+            signature = (os.path.realpath(file), about.st_ino, about.st_size, about.st_mtime_ns)
+            content = remembered(f"file {signature}", partial(_sha256, file))
             name = file.relative_to(path) if path.is_dir() else file.name
             whole.update(f"{name} {content}\n".encode())
     return whole.hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 @cache
@@ -97,11 +109,25 @@ def _read(module: str) -> tuple[str, frozenset[str]]:
     """The hash of one module's code, and the modules of this package that it imports itself."""
     path = _path(module)
     assert path is not None, module
-    tree = ast.parse(path.read_bytes(), filename=str(path))
+    code = path.read_bytes()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    imports = {name for name in _imports(tree, package) if _path(name) is not None}
+    # `ast.dump` differs between versions of Python.
+    key = f"code {package} {hashlib.sha256(code).hexdigest()} {_own_code()} {sys.version_info[:3]}"
+    digest, *names = json.loads(remembered(key, lambda: json.dumps(_parsed(code, str(path), package))))
+    return digest, frozenset(name for name in names if _path(name) is not None) - {module}
+
+
+def _parsed(code: bytes, file: str, package: str) -> list[str]:
+    """The hash of some code, and the names of what may be modules of this package that it imports."""
+    tree = ast.parse(code, filename=file)
+    names = {name for name in _imports(tree, package) if name.split(".")[0] == PACKAGE.name}
     _forget_what_does_nothing(tree)
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(imports - {module})
+    return [hashlib.sha256(ast.dump(tree).encode()).hexdigest(), *sorted(names)]
+
+
+@cache
+def _own_code() -> str:
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 def _imports(node: ast.AST, package: str) -> Iterator[str]:
@@ -138,9 +164,9 @@ def _path(module: str) -> Path | None:
     first, *rest = module.split(".")
     if first != PACKAGE.name:
         return None
-    base = PACKAGE.joinpath(*rest)
-    candidates = [base / "__init__.py"] + ([base.with_suffix(".py")] if rest else [])
-    return next((path for path in candidates if path.is_file()), None)
+    base = os.path.join(PACKAGE, *rest)
+    candidates = [os.path.join(base, "__init__.py")] + ([f"{base}.py"] if rest else [])
+    return next((Path(file) for file in candidates if os.path.isfile(file)), None)
 
 
 def _forget_what_does_nothing(tree: ast.Module) -> None:

@@ -5,8 +5,10 @@ Light at import, since the workflow asks it when the rules are read.
 
 import os
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 
 from difftalk.runtime.errors import UserError
@@ -42,22 +44,31 @@ def list_videos(folder: str | Path) -> VideoFolder:
     Raises:
         UserError: if the folder cannot be listed.
     """
-    folder = Path(folder)
-    try:
-        top = sorted(os.listdir(folder))
-    except OSError as e:
-        raise UserError(f"{folder}: not a folder that can be listed ({e.strerror})") from None
-    videos, others = [], []
-    for name in top:
-        if (folder / name).is_dir() and not name.startswith("."):
-            inner, said = _below(folder, name)
+    top = _listed(folder)
+    videos: list[str] = []
+    others: list[tuple[str, str]] = []
+    for entry in top:
+        if _is_entered(entry):
+            inner, said = _below(entry)
             videos += inner
             others += said
-        elif (why := _no_video(folder / name)) is None:
-            videos.append(name)
-        elif name != SPEAKERS or not (folder / name).is_file():
-            others.append((name, why))
+        elif (why := _no_video(entry)) is None:
+            videos.append(entry.name)
+        elif entry.name != SPEAKERS or not _holds(entry.is_file):
+            others.append((entry.name, why))
     return VideoFolder(tuple(sorted(videos)), tuple(sorted(others)))
+
+
+def sub_folders(folder: str | Path) -> list[str]:
+    """Return the paths of the folders in which `list_videos` looks besides `folder`."""
+    return [entry.path for entry in _listed(folder) if _is_entered(entry)]
+
+
+def _listed(folder: str | Path) -> list[os.DirEntry[str]]:
+    try:
+        return _entries(folder)
+    except OSError as e:
+        raise UserError(f"{folder}: not a folder that can be listed ({e.strerror})") from None
 
 
 def videos_by_stem(folder: str | Path) -> dict[str, Path]:
@@ -77,33 +88,60 @@ def videos_by_stem(folder: str | Path) -> dict[str, Path]:
 @lru_cache
 def _by_stem(folder: str, mtime_ns: int) -> dict[str, Path]:
     with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries if Path(e.name).suffix.lower() in SUFFIXES and e.is_file())
+        names = sorted(e.name for e in entries if _suffix(e.name).lower() in SUFFIXES and _holds(e.is_file))
     return {Path(name).stem: Path(folder, name) for name in reversed(names)}
 
 
-def _below(folder: Path, name: str) -> tuple[list[str], list[tuple[str, str]]]:
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder by name. They know what they are, so that no file need be asked for it."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=attrgetter("name"))
+
+
+def _is_entered(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and _holds(entry.is_dir)
+
+
+def _holds(asked: Callable[[], bool]) -> bool:
+    """Whether an entry is of a kind; a link that leads in a circle is of none."""
     try:
-        entries = [f"{name}/{entry}" for entry in sorted(os.listdir(folder / name))]
+        return asked()
+    except OSError:
+        return False
+
+
+def _below(folder: os.DirEntry[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    name = folder.name
+    try:
+        entries = _entries(folder.path)
     except OSError as e:
         return [], [(name, f"folder that cannot be listed ({e.strerror})")]
-    whys = {entry: _no_video(folder / entry) for entry in entries}
+    whys = {f"{name}/{entry.name}": _no_video(entry) for entry in entries}
     videos = [entry for entry, why in whys.items() if why is None]
     if not videos:
         return [], [(name, "folder without videos")]
     return videos, [(entry, why) for entry, why in whys.items() if why is not None]
 
 
-def _no_video(path: Path) -> str | None:
+def _no_video(entry: os.DirEntry[str]) -> str | None:
     """Return why an entry is not taken for a video; None for a video."""
-    if path.name.startswith("."):
+    if entry.name.startswith("."):
         return "hidden"
-    if path.is_dir():
+    if _holds(entry.is_dir):
         return "folder"
-    if not path.exists():
+    is_file = _holds(entry.is_file)
+    if not is_file and not os.path.exists(entry.path):
         return "dangling link"
-    if path.suffix.lower() not in SUFFIXES:
-        return f"unknown suffix {path.suffix}" if path.suffix else "no suffix"
-    return None if path.is_file() else "no regular file"
+    suffix = _suffix(entry.name)
+    if suffix.lower() not in SUFFIXES:
+        return f"unknown suffix {suffix}" if suffix else "no suffix"
+    return None if is_file else "no regular file"
+
+
+def _suffix(name: str) -> str:
+    """As `Path(name).suffix`, which takes much longer."""
+    at = name.rfind(".")
+    return name[at:] if 0 < at < len(name) - 1 else ""
 
 
 def to_uri(name: str) -> str:

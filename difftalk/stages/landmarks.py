@@ -54,9 +54,8 @@ def run(
     from difftalk.runtime.parallel import share
 
     shared = "difftalk.face.shared" if settings.backend == "dlib" else None
-    # What is in the cache needs no detector, no GPU and no weights.
-    may_be_kept = cache is not None and (cache / STAGE).is_dir()
-    if shared is not None and not may_be_kept:
+    # What is in the cache needs no detector.
+    if shared is not None and not (cache is not None and (cache / STAGE).is_dir()):
         share(shared, workers)
     from difftalk.datasets.clips import clips_with_sources
     from difftalk.face.clip_scores import ClipScores, write_scores
@@ -68,8 +67,7 @@ def run(
     from difftalk.runtime.cache import Cache, Keeping, map_kept
     from difftalk.runtime.rejects import Reject
 
-    if not may_be_kept:
-        workers = processes(settings, workers)
+    workers = processes(settings, workers)
     pairs = clips_with_sources(plan, shard, sources)
     early = None
     if crops is not None and gates is not None and settings.backend == "dlib":
@@ -77,8 +75,6 @@ def run(
     jobs = [(clip.clip_id, TrackJob(clip, source, settings, early)) for clip, source in pairs]
     keeping = Keeping(Cache(cache, STAGE), track_clip, pack)
     entries = entries_of(keeping.cache, [job for _, job in jobs], sources)
-    if may_be_kept and not all(entry is not None and entry.is_file() for entry in entries):
-        workers = processes(settings, workers)
     lengths = [clip.frames for clip, _ in pairs]
     found: list[tuple[str, int, int, float | None]] = []
     measured: list[ClipScores] = []

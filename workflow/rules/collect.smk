@@ -45,3 +45,6 @@ onerror:
 for rule_of in workflow.rules if MAY_BE_CACHED else ():
     if rule_of.cache.output:
         rule_of._benchmark = None
+
+
+remembered.save()

@@ -16,12 +16,15 @@ from difftalk.config import workflow as configuration
 from difftalk.pretrained import table as pretrained
 from difftalk.pretrained.model_folder import folder_of
 from difftalk.reporting import published
-from difftalk.runtime import accounting, ancestors, device
+from difftalk.runtime import accounting, ancestors, device, remembered
 from difftalk.runtime.checksums import digest_of_model
 from difftalk.runtime.errors import UserError
 from difftalk.runtime.fingerprint import fingerprint, fingerprint_files
 from difftalk.runtime.rejects import REJECTING_STAGES
 from difftalk.runtime.suggest import did_you_mean
+
+# What was computed of code and weights when this was read before, in Snakemake's own folder.
+remembered.use_file(Path(".snakemake", "difftalk.json").absolute())
 
 
 def config_sources(schema):
@@ -117,6 +120,8 @@ CACHED_STAGES = ("plan", "landmarks", "crops", "speech", "encode", "score")
 # cached that was made of downloads: a link that was dead for a day would be so in all other folders.
 IS_CACHING = workflow.enable_cache
 MAY_BE_CACHED = IS_CACHING and not IS_DOWNLOADED
+# Whether params are compared, or kept for that: not in the process of a job, as on a node of a cluster.
+IS_DECIDING = workflow.is_main_process or workflow.remote_execution_settings.immediate_submit or IS_CACHING
 # It decides whether a training starts, and nothing of what comes out of it.
 CHECK_OF_SIDES = ["difftalk.datasets.sides"]
 # How processes are started, which changes the result by rounding at most.
@@ -166,7 +171,7 @@ pathvars:
 
 
 wildcard_constraints:
-    shard="|".join(SHARDS),
+    shard=CONFIG.shards.pattern(),
     model="|".join(MODELS),
     method="|".join(METHODS),
 

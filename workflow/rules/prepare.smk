@@ -23,7 +23,8 @@ checkpoint plan:
         how=HOW,
         dataset=dataset_json,
         shards=configuration.as_json(CONFIG.shards),
-        files=configuration.dataset_files(DATASET),
+        # For the decision whether to run it, which is not made in the process of a job.
+        files=configuration.dataset_files(DATASET) if IS_DECIDING else None,
         # No input, since Snakemake takes `{x}` in the name of one for a wildcard.
         frozen=frozen_plan,
         frozen_content=frozen_content(),
