@@ -225,7 +225,8 @@ def test_a_training_on_two_nodes_has_the_weights_of_one_on_one(cluster: Cluster,
 
 
 def test_eight_trainings_take_turns_on_the_four_gpus_of_a_node(cluster: Cluster, folder: Path) -> None:
-    (folder / "demo.yaml").write_text(yaml.safe_dump(DEMO | {"experiments": {"eight": CONDITIONS | EIGHT}}))
+    experiments = DEMO["experiments"] | {"eight": CONDITIONS | EIGHT}
+    (folder / "demo.yaml").write_text(yaml.safe_dump(DEMO | {"experiments": experiments}))
     profile = profile_for(folder, "eight", {"gpu": 1, "slurm_extra": "'--nodelist=n3'"})
     head = start(cluster, folder, profile, "train_all")
     most = 0
