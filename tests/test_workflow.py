@@ -287,6 +287,13 @@ def test_an_edit_of_the_training_leaves_the_data(tiny_run: Path, checkout: Path)
     }
 
 
+def test_models_have_nothing_of_the_machine_in_them(tiny_run: Path) -> None:
+    for file in (path for path in (tiny_run / "results/tiny/models").rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        assert str(tiny_run).encode() not in content and str(ROOT).encode() not in content, file
+        assert file.name != ".snakemake_timestamp" or not content
+
+
 def test_copied_frames_wait_for_no_gpu(workflow: Workflow) -> None:
     said = workflow("-n", "-p", "--configfile", TINY, "--config", "gpu=1", "--", "sample_all").said
     has_one = {}

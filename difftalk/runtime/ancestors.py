@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from difftalk.runtime.progress import say
@@ -31,7 +31,7 @@ def announce() -> None:
 
     Jobs of a cluster parse the Snakefile once more where they run: they end with the snakemake there.
     """
-    os.environ[VARIABLE] = f"{_machine()} {os.getpid()} {_state(os.getpid())[1]}"
+    os.environ[VARIABLE] = f"{machine()} {os.getpid()} {_state(os.getpid())[1]}"
 
 
 def watch() -> None:
@@ -39,12 +39,12 @@ def watch() -> None:
 
     When one is gone, this process gets SIGTERM from itself, and ends hard where that does not suffice.
     """
-    machine, _, head = os.environ.get(VARIABLE, "").partition(" ")
-    if machine == _machine():
-        pid, _, started = head.partition(" ")
+    where, _, head = os.environ.get(VARIABLE, "").partition(" ")
+    if where == machine():
+        pid, _, since = head.partition(" ")
         # Who is missing from the start on, was killed while Python started.
-        chain = _chain(int(pid), started)
-        threading.Thread(target=_watch, args=(int(pid), started, chain), daemon=True).start()
+        chain = _chain(int(pid), since)
+        threading.Thread(target=_watch, args=(int(pid), since, chain), daemon=True).start()
 
 
 @contextmanager
@@ -99,7 +99,17 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _machine() -> str:
+def started(pid: int) -> str:
+    """Return when a process started, in the kernel's clock; empty where there is none, or it has ended."""
+    if not Path("/proc/self/stat").exists():  # no Linux: a process may have the number of another
+        return "unknown" if _is_running(pid) else ""
+    with suppress(OSError):
+        if Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "ZX":
+            return ""  # not yet asked for by its parent
+    return _state(pid)[1]
+
+
+def machine() -> str:
     """Name the space in which process ids are unique: a boot of a machine, or a container on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -48,7 +48,7 @@ def run(
         _train(crops, {r.clip_id for path in rejects for r in read_rejects(path)}, settings, state, out)
     else:
         _copy(source, out)
-    shutil.rmtree(state, ignore_errors=True)
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def _train(
@@ -56,7 +56,9 @@ def _train(
 ) -> None:
     from difftalk.runtime.checksums import digest_of_model
     from difftalk.runtime.device import default_device, tell
-    from difftalk.training.first_stage import load_perceptual, train_autoencoder
+    from difftalk.runtime.owner import owned
+    from difftalk.training.checkpoint import keep_finished, restore_finished
+    from difftalk.training.first_stage import MAY_CHANGE, load_perceptual, origin_of, train_autoencoder
     from difftalk.training.frames import find_videos, held_out_frames, hold_out, load_batches
 
     tell("autoencoder", default_device(), "bf16" if settings.bf16 else "float32")
@@ -64,15 +66,20 @@ def _train(
     train, held_out = hold_out(find_videos(crops, rejected), settings.held_out)
     batches = load_batches(train, settings.batch_size, settings.seed, settings.memory_mb)
     base = None if settings.base is None else folder_of(settings.base, "autoencoder")
-    trained = train_autoencoder(batches, settings, state, held_out_frames(held_out), perceptual, base)
-    clips = {"clips": len(train), "held_out_clips": len(held_out), "settings": settings.as_dict()}
-    if base is not None:
-        clips["from_sha256"] = digest_of_model(base)
-    with atomic_folder(out) as tmp:
-        trained.model.save_pretrained(tmp, safe_serialization=True)
-        write_json(tmp / "training.json", trained.report | clips)
-        if trained.log:
-            write_json_lines(tmp / "log.jsonl", trained.log)
+    origin = origin_of(batches, settings, base)
+    with owned(state, "autoencoder"):
+        if restore_finished(state, out, origin, MAY_CHANGE):
+            return
+        trained = train_autoencoder(batches, settings, state, held_out_frames(held_out), perceptual, base)
+        clips = {"clips": len(train), "held_out_clips": len(held_out), "settings": settings.as_dict()}
+        if base is not None:
+            clips["from_sha256"] = digest_of_model(base)
+        with atomic_folder(out) as tmp:
+            trained.model.save_pretrained(tmp, safe_serialization=True)
+            write_json(tmp / "training.json", trained.report | clips)
+            if trained.log:
+                write_json_lines(tmp / "log.jsonl", trained.log)
+        keep_finished(state, out, origin)
 
 
 def _copy(source: str, out: Path) -> None:

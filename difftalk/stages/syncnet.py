@@ -53,7 +53,7 @@ def run(
                 _convert(path, tmp)
             else:
                 SYNC_EXPERT.copy(path, tmp)  # without loading it: no torch is imported
-    shutil.rmtree(state, ignore_errors=True)
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def _train(crops: list[Path], rejected: set[str], settings: SyncnetTraining, state: Path, out: Path) -> None:
@@ -62,9 +62,11 @@ def _train(crops: list[Path], rejected: set[str], settings: SyncnetTraining, sta
     from difftalk.runtime.checksums import digest_of_model
     from difftalk.runtime.device import default_device, tell
     from difftalk.runtime.errors import ClipError
+    from difftalk.runtime.owner import owned
     from difftalk.runtime.parallel import guarded
     from difftalk.runtime.progress import say
-    from difftalk.training.sync_expert import SyncClip, syncnet_config, train_syncnet
+    from difftalk.training.checkpoint import keep_finished, restore_finished
+    from difftalk.training.sync_expert import SyncClip, origin_of, syncnet_config, train_syncnet
 
     def windows(crop: Crop) -> SyncClip:
         return SyncClip.of(crop.frames(), crop.landmarks, crop.audio, settings.lip_size)
@@ -78,12 +80,17 @@ def _train(crops: list[Path], rejected: set[str], settings: SyncnetTraining, sta
         else:
             clips.append(found)
     base = None if settings.base is None else folder_of(settings.base, "syncnet")
-    network, report = train_syncnet(clips, settings, state, base)
-    if base is not None:
-        report["from_sha256"] = digest_of_model(base)
-    config = syncnet_config(settings, {**report, "source": "trained on the train split of this run"})
-    with atomic_folder(out) as tmp:
-        save_syncnet(tmp, config, network)
+    origin = origin_of(clips, settings, base)
+    with owned(state, "syncnet"):
+        if restore_finished(state, out, origin):
+            return
+        network, report = train_syncnet(clips, settings, state, base)
+        if base is not None:
+            report["from_sha256"] = digest_of_model(base)
+        config = syncnet_config(settings, {**report, "source": "trained on the train split of this run"})
+        with atomic_folder(out) as tmp:
+            save_syncnet(tmp, config, network)
+        keep_finished(state, out, origin)
 
 
 def _convert(file: Path, folder: Path) -> None:

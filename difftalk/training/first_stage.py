@@ -33,6 +33,7 @@ from difftalk.training.frames import FrameBatches, prepared
 from difftalk.training.muon import Muon
 from difftalk.training.reconstruction import codebook_use, measure, psnr_db
 from difftalk.training.schedule import warmup_cosine
+from difftalk.training.signals import deferred_signals, end_after
 from difftalk.training.warm_start import start_network
 
 # May differ from the checkpoint's: it changes the result by rounding at most.
@@ -82,9 +83,10 @@ def train_autoencoder(
 
     Raises:
         UserError: if the loss is no longer finite, or `base` has other sizes.
+        SystemExit: after SIGTERM or SIGUSR1, with a checkpoint written.
     """
     trainer = FirstStageTrainer(settings, default_device(), perceptual, base)
-    origin = provenance(settings, batches.identifying_arrays(), __name__, base)
+    origin = origin_of(batches, settings, base)
     start = 0
     if (checkpoint := resume(state, origin, MAY_CHANGE)) is not None:
         start = checkpoint["step"]
@@ -93,7 +95,7 @@ def train_autoencoder(
     epoch = batches.frames_per_epoch / settings.batch_size  # steps
     measure_every = math.ceil(max(1, round(STEPS_BETWEEN_MEASUREMENTS / epoch)) * epoch)
     note = ""
-    with Progress(settings.steps - start, "autoencoder", "steps") as progress:
+    with deferred_signals() as stop, Progress(settings.steps - start, "autoencoder", "steps") as progress:
         for step, batch in enumerate(prepared(batches, start, settings.steps), start):
             trainer.step(step, batch.to(trainer.device))
             done = step + 1
@@ -103,11 +105,18 @@ def train_autoencoder(
                 entry = trainer.log(done, epoch, held_out if measured else None)
                 write_json_lines(state / "log.jsonl", trainer.entries)
                 note = f"PSNR {entry['train_psnr_db']:.2f} dB, {trainer.codes_in_use()} codes in use"
-            if done % settings.checkpoint_every == 0:
+            if stop.signal or done % settings.checkpoint_every == 0:
                 trainer.check_loss(done, state)
-                save_checkpoint(state, done, origin, trainer.state())
+                saved = save_checkpoint(state, done, origin, trainer.state())
+                if stop.signal:
+                    end_after(stop.signal, "autoencoder", done, saved)
             progress.advance(note=note)
     return trainer.finish(batches)
+
+
+def origin_of(batches: FrameBatches, settings: AutoencoderTraining, base: Path | None) -> str:
+    """Return what the result of a training depends on, as `provenance` does."""
+    return provenance(settings, batches.identifying_arrays(), __name__, base)
 
 
 def load_perceptual(settings: AutoencoderTraining) -> Perceptual | None:

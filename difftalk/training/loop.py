@@ -22,7 +22,9 @@ from difftalk.models.denoiser import Denoiser, build_denoiser, noise_schedule
 from difftalk.models.examples import LatentClips
 from difftalk.runtime.device import PRECISIONS, compiles, default_device, tell
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.progress import Progress, say
+from difftalk.runtime.owner import owned
+from difftalk.runtime.progress import Progress
+from difftalk.training import launcher
 from difftalk.training.checkpoint import (
     keep_finished,
     latest_valid,
@@ -44,7 +46,7 @@ from difftalk.training.optimiser import (
     set_learning_rate,
 )
 from difftalk.training.readings import Readings
-from difftalk.training.signals import deferred_signals
+from difftalk.training.signals import deferred_signals, end_after
 from difftalk.training.warm_start import start_denoiser
 
 # May differ from the checkpoint's: these say how a training runs, and change its result by rounding at most.
@@ -71,6 +73,8 @@ def train_denoiser(
     files and errors are those of the stage `train`.
     """
     with ExitStack() as workers:
+        if not launcher.rank():  # the first of several processes, or the only one
+            workers.enter_context(owned(state, f"train {out.name}"))
         _train(clips, autoencoder, settings, state, out, curves, data_workers, workers)
 
 
@@ -286,11 +290,7 @@ def _stop(accelerator: Accelerator, number: int, step: int, saved: Path | None, 
     """End all processes together after a signal; the first has written the checkpoint `saved`."""
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    if accelerator.is_main_process and saved is not None:
-        size_gb = saved.stat().st_size / 1e9
-        name = signal.Signals(number).name
-        say(f"train {out.name}: {name}: saved step {step} ({size_gb:.2f} GB); the same command continues")
-    raise SystemExit(128 + number)
+    end_after(number, f"train {out.name}", step, saved if accelerator.is_main_process else None)
 
 
 def _save_pipeline(

@@ -1,6 +1,6 @@
 """SIGTERM and SIGUSR1, SLURM's warnings before a time limit, as a request to stop.
 
-`launcher` forwards them to all processes, and `loop` saves a checkpoint and exits. Other stages exit at
+`launcher` forwards them to all processes, and a training saves a checkpoint and exits. Other stages exit at
 once (`cli`).
 """
 
@@ -8,8 +8,11 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
 
 from difftalk.runtime.ancestors import time_for_checkpoint
+from difftalk.runtime.progress import say
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -40,3 +43,22 @@ def deferred_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_after(number: int, name: str, step: int, saved: Path | None) -> NoReturn:
+    """End a training that was asked to stop, and has saved.
+
+    Args:
+        number: of the signal.
+        name: of the training, for the log.
+        step: steps that are done.
+        saved: the checkpoint; None in processes that do not write it, and say nothing.
+
+    Raises:
+        SystemExit: with 128 + `number`.
+    """
+    if saved is not None:
+        size_gb = saved.stat().st_size / 1e9
+        called = signal.Signals(number).name
+        say(f"{name}: {called}: saved step {step} ({size_gb:.2g} GB); the same command continues")
+    raise SystemExit(128 + number)

@@ -20,6 +20,7 @@ from difftalk.runtime.errors import UserError
 from difftalk.runtime.progress import Progress
 from difftalk.training.checkpoint import provenance, resume, save_checkpoint
 from difftalk.training.schedule import warmup_cosine
+from difftalk.training.signals import deferred_signals, end_after
 from difftalk.training.warm_start import start_network
 
 ZOOM = (
@@ -83,8 +84,9 @@ def train_syncnet(
 
     Raises:
         UserError: if no clip is as long as a stretch, or `base` is not of the same sizes.
+        SystemExit: after SIGTERM or SIGUSR1, with a checkpoint written.
     """
-    clips = [clip for clip in clips if len(clip) >= settings.stretch]
+    clips = long_enough(clips, settings)
     if not clips:
         raise UserError(
             f"syncnet: no clip of the train crops has the {settings.stretch} windows of a stretch"
@@ -96,15 +98,14 @@ def train_syncnet(
     network.to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     start, history = 0, {"loss": math.nan, "within_1": math.nan}
-    arrays = (part for clip in clips for part in (clip.lips, clip.audio))
-    origin = provenance(settings, arrays, __name__, base)
+    origin = origin_of(clips, settings, base)
     if (checkpoint := resume(state, origin)) is not None:
         start, history = checkpoint["step"], checkpoint["history"]
         network.load_state_dict(checkpoint["network"])
         optimiser.load_state_dict(checkpoint["optimiser"])
 
     network.train()
-    with Progress(settings.steps - start, "syncnet", "steps") as progress:
+    with deferred_signals() as stop, Progress(settings.steps - start, "syncnet", "steps") as progress:
         for step in range(start, settings.steps):
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * warmup_cosine(step, settings.steps)
@@ -118,11 +119,24 @@ def train_syncnet(
             for key, value in zip(("loss", "within_1"), measured, strict=True):
                 history[key] = value if math.isnan(history[key]) else 0.98 * history[key] + 0.02 * value
             progress.advance(note=f"loss {history['loss']:.3f}, within a frame {history['within_1']:.1%}")
-            if (step + 1) % settings.checkpoint_every == 0:
+            if stop.signal or (step + 1) % settings.checkpoint_every == 0:
                 tensors = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-                save_checkpoint(state, step + 1, origin, {**tensors, "history": history})
+                saved = save_checkpoint(state, step + 1, origin, {**tensors, "history": history})
+                if stop.signal:
+                    end_after(stop.signal, "syncnet", step + 1, saved)
     report = {"train_loss": round(history["loss"], 4), "train_right_moment": round(history["within_1"], 4)}
     return network.cpu().eval(), {**report, "clips": len(clips)}
+
+
+def long_enough(clips: Sequence[SyncClip], settings: SyncnetTraining) -> list[SyncClip]:
+    """Return the clips that are trained on: those that have the windows of a stretch."""
+    return [clip for clip in clips if len(clip) >= settings.stretch]
+
+
+def origin_of(clips: Sequence[SyncClip], settings: SyncnetTraining, base: Path | None) -> str:
+    """Return what the result of a training depends on, as `provenance` does."""
+    arrays = (part for clip in long_enough(clips, settings) for part in (clip.lips, clip.audio))
+    return provenance(settings, arrays, __name__, base)
 
 
 def _untrained(clips: Sequence[SyncClip], settings: SyncnetTraining) -> SmallSyncNet:

@@ -34,6 +34,7 @@ rule autoencoder:
         "Get the first stage ({params.source})"
     shell:
         """
+        trap : TERM USR1
         {params.how.difftalk} autoencoder --crops {input.crops} --plan {input.plan:q} --rejects {input.rejects} --settings {params.settings:q} --source {params.source:q} \
             --state {params.state} --out {output.model} --log {log}
         """
@@ -72,6 +73,7 @@ rule syncnet:
         "Get the sync expert ({params.source})"
     shell:
         """
+        trap : TERM USR1
         {params.how.difftalk} syncnet --crops {input.crops} --plan {input.plan:q} --rejects {input.rejects} --settings {params.settings:q} --source {params.source:q} \
             --state {params.state} --out {output.model} --log {log}
         """
