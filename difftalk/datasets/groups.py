@@ -72,7 +72,7 @@ def same_identity_pairs(
     for k, name in enumerate(names):
         distances = np.linalg.norm(faces - faces[k], axis=1)
         distances[k] = np.inf
-        alike = [other for other, distance in zip(names[:k], distances, strict=False) if distance < limit]
+        alike = [names[other] for other in np.flatnonzero(distances[:k] < limit)]
         pairs += [(other, name) for other in alike if not (name in speakers and other in speakers)]
         if len(names) > 1:
             closest = int(np.argmin(distances))
