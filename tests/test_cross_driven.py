@@ -178,6 +178,12 @@ def score(made: Path, videos: Path, out: Path, method: str) -> dict[str, dict[st
     }
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="cross_score: evaluation.device is cuda, and torch finds none"):
+        CrossScorer.load(SYNCNET, Evaluation(device="cuda"))
+
+
 def test_the_truth_leaks_all_of_itself(made: Path, driven: Path, tmp_path: Path) -> None:
     rows = score(made, driven / "ground_truth", tmp_path, "ground_truth")
     for voice in ("other", "silence"):

@@ -251,6 +251,44 @@ def test_a_closed_terminal_ends_the_command(shard: Path, tmp_path: Path) -> None
     assert not is_running(int((tmp_path / "pid").read_text()))
 
 
+def test_sigkill_of_the_stage_ends_the_command_and_all_that_it_has_started(
+    shard: Path, tmp_path: Path
+) -> None:
+    endless = """
+    import os, pathlib, signal, subprocess, sys, time
+    child = subprocess.Popen(["sleep", "600"])
+    pathlib.Path(sys.argv[1]).write_text(f"{os.getpid()} {child.pid}")
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(600)
+    """
+    settings = entry(command=["python", script(tmp_path, endless), str(tmp_path / "pids")])
+    command = [
+        sys.executable, "-m", "difftalk", "run_method", "--method", "theirs",
+        "--entry", json.dumps(settings.as_dict()), "--crops", str(shard / "test-000.tar"),
+        "--shard-file", str(shard / "encoded.tar"),
+        "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    ended = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert ended.returncode == -signal.SIGKILL
+    pids = [int(word) for word in (tmp_path / "pids").read_text().split()]
+    until = time.monotonic() + 30
+    while any(map(is_running, pids)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(is_running, pids))
+
+
+def test_a_program_that_cannot_be_executed_is_one_error(shard: Path, tmp_path: Path) -> None:
+    for first_line, said in (
+        ("print(1)", "Exec format error.*first line"),
+        ("#!/nowhere/python", "interpreter"),
+    ):
+        program = tmp_path / "program"
+        program.write_text(f"{first_line}\n")
+        program.chmod(0o755)
+        with pytest.raises(UserError, match=rf"methods.theirs: {program} cannot be started: .*{said}"):
+            take(shard, tmp_path / "out", entry(command=[str(program), "{out}"]))
+
+
 def write_at(path: Path, frames: np.ndarray, fps: int, size: int) -> None:
     """Write a video of another rate, size and container, by FFmpeg's MPEG-4."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from difftalk.media.shards import Crop
 from difftalk.models.syncnet import SyncExpert, load_syncnet
 from difftalk.runtime.cache import Arrays
 from difftalk.runtime.checksums import digest_of_model
+from difftalk.runtime.device import require_cuda
 from difftalk.runtime.errors import ClipError
 
 INSTRUMENTS = ("identity", "true_identity", "points", "true_points")
@@ -84,8 +85,10 @@ class CrossScorer:
         """Load the sync expert of the folder `syncnet`.
 
         Raises:
-            UserError: if it cannot be loaded.
+            UserError: if the settings ask for a GPU and there is none, or the expert cannot be loaded.
         """
+        if settings.device == "cuda":
+            require_cuda("cross_score: evaluation.device is cuda", "set evaluation.device: cpu")
         # As `score` shows them to it, or else its figures beside those of the own voice were of another kind.
         expert = load_syncnet(syncnet, settings.device, jpeg=settings.sync_frames == "jpeg")
         depends_on = {

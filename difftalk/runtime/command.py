@@ -1,5 +1,6 @@
 """Run a program that is not ours: in its own environment, with a time limit, never through a shell."""
 
+import errno
 import os
 import shutil
 import signal
@@ -17,6 +18,11 @@ GRACE_S = 3.0
 QUOTED_LINES, QUOTED_CHARACTERS = 3, 400
 # Of the end of what it said, bytes that are read at all.
 READ_BYTES = 64 * 1024
+# What to do about a program that the system does not execute, by the number of its error.
+ADVICE = {
+    errno.ENOEXEC: ". A script's first line names its interpreter (#!), or the command begins with it",
+    errno.ENOENT: ". Is the interpreter there that its first line names?",
+}
 # Ours, which mean nothing, or the wrong thing, to a program of another environment.
 DROPPED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV")
 
@@ -82,7 +88,7 @@ def run_program(
 ) -> None:
     """Run a program to its end. What it has started ends with it, and with this process.
 
-    But for what has left its group (`setsid`), and where SIGKILL ends this process.
+    But for what has left its group (`setsid`).
 
     Args:
         words: the program's file, and its arguments.
@@ -93,25 +99,33 @@ def run_program(
 
     Raises:
         ClipError: `crashed`, with its exit status, or `timed_out`; with the last lines that it printed.
-        OSError: if it cannot be started.
+        UserError: if it cannot be started.
     """
     errors = said.with_name(f"{said.name}.err")
     with said.open("wb") as out, errors.open("wb") as err:
-        process = subprocess.Popen(
-            words,
-            cwd=directory,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                words,
+                cwd=directory,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+        except OSError as e:
+            raise UserError(
+                f"{words[0]} cannot be started: {e.strerror}{ADVICE.get(e.errno or 0, '')}"
+            ) from None
+        guard = _guard(process.pid)
         try:
             status = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise ClipError("timed_out", f"no end after {timeout_s:g} s{last_words(said)}") from None
         finally:
             _end_group(process)
+            guard.kill()
+            guard.communicate()
     if status:
         how = f"ended by {_signal_name(-status)}" if status < 0 else f"exit status {status}"
         raise ClipError("crashed", f"{how}{last_words(said)}")
@@ -145,6 +159,20 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def _guard(group: int) -> subprocess.Popen[bytes]:
+    """Start what ends a group of processes when this process is gone, by SIGKILL too.
+
+    Its input is a pipe that nobody writes to: it closes with this process.
+    """
+    return subprocess.Popen(
+        ["/bin/sh", "-c", 'read _; kill -s KILL -- "-$0"', str(group)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -149,6 +149,8 @@ class GivenMethod:
             )
             row.seconds = round(time.monotonic() - started, 3)
             return find_output(files["out"])
+        except UserError as e:
+            raise UserError(f"methods.{self._method}: {e}") from None
         except ClipError:
             _log(crop.clip_id, words, said)
             raise
