@@ -120,8 +120,10 @@ CACHED_STAGES = ("plan", "landmarks", "crops", "speech", "encode", "score")
 # cached that was made of downloads: a link that was dead for a day would be so in all other folders.
 IS_CACHING = workflow.enable_cache
 MAY_BE_CACHED = IS_CACHING and not IS_DOWNLOADED
-# Whether params are compared, or kept for that: not in the process of a job, as on a node of a cluster.
-IS_DECIDING = workflow.is_main_process or workflow.remote_execution_settings.immediate_submit or IS_CACHING
+# Whether params are compared, or kept for that: not in the process of a job, as on a node of a cluster. That process
+# has no settings of submissions.
+IS_SUBMITTING_AT_ONCE = getattr(workflow.remote_execution_settings, "immediate_submit", False)
+IS_DECIDING = workflow.is_main_process or IS_SUBMITTING_AT_ONCE or IS_CACHING
 # It decides whether a training starts, and nothing of what comes out of it.
 CHECK_OF_SIDES = ["difftalk.datasets.sides"]
 # How processes are started, which changes the result by rounding at most.
