@@ -33,8 +33,12 @@ def test_hdtf_is_a_case_of_the_table(tmp_path: Path, split: Any) -> None:
     table = Table(table=str(tmp_path / "hdtf.csv"), max_frames=1500, shared_identities=split != "identity")
     for out, kind in (("table.parquet", table), ("hdtf.parquet", settings)):
         plan.run(dataset=kind, shards=Shards(train=3, test=2), out=tmp_path / out)
-    assert read_plan(tmp_path / "table.parquet") == read_plan(tmp_path / "hdtf.parquet")
-    assert (tmp_path / "table.parquet").read_bytes() == (tmp_path / "hdtf.parquet").read_bytes()
+    found, expected = (
+        # HDTF's list does not grow, so that its sources are dealt to shards in another way.
+        sorted((dataclasses.replace(clip, shard="") for clip in read_plan(file)), key=lambda c: c.clip_id)
+        for file in (tmp_path / "table.parquet", tmp_path / "hdtf.parquet")
+    )
+    assert found == expected
 
 
 CELEBV_HQ = {

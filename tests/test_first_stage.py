@@ -248,7 +248,8 @@ def test_held_out_clips_measure_it_and_the_figures_are_kept(crops: list[Path], t
     facts = json.loads((tmp_path / "out" / "training.json").read_text())
     assert (facts["clips"], facts["held_out_clips"]) == (4, 1)
     assert facts["held_out_psnr"] == round(lines[-1]["psnr"], 4)
-    assert [p.name for p in (tmp_path / "state").iterdir() if not p.name.startswith(".")] == ["finished"]
+    assert [p.name for p in (tmp_path / "state").iterdir() if p.is_dir()] == ["finished"]
+    assert not list((tmp_path / "state").glob("step-*"))
     assert load_autoencoder(tmp_path / "out").config.scaling_factor == pytest.approx(1 / facts["latent_std"])
 
 

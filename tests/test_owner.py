@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from difftalk.runtime import ancestors
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.owner import RECORD, Owner, owned
+from difftalk.runtime.owner import RECORD, Owner, owned, owner_of
 
 WORK = """
 import sys, time
@@ -63,7 +63,7 @@ def until(*files: Path) -> None:
 def write_owner(folder: Path, **changes: str) -> Owner:
     owner = replace(Owner.this(), **changes)  # type: ignore[arg-type]
     folder.mkdir(exist_ok=True)
-    (folder / RECORD).write_text(json.dumps(asdict(owner)))
+    (folder / f"{RECORD}-3.json").write_text(json.dumps(asdict(owner)))
     return owner
 
 
@@ -76,7 +76,7 @@ def test_a_second_command_is_refused_with_who_works_there_and_goes_on_after_it(t
     assert f"belongs to process {first.pid} on " in said and "wait until it is done, or end it" in said
     (tmp_path / "a.end").touch()
     assert first.wait(timeout=60) == 0
-    assert not (tmp_path / "state" / RECORD).exists()
+    assert owner_of(tmp_path / "state") is None
     (tmp_path / "b.end").touch()
     assert start(tmp_path, "b").wait(timeout=60) == 0
 
@@ -120,9 +120,11 @@ def test_of_many_that_start_at_once_after_a_dead_owner_one_works_at_a_time(tmp_p
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
 def test_a_damaged_record_belongs_to_nobody(tmp_path: Path, content: str) -> None:
-    (tmp_path / RECORD).write_text(content)
+    (tmp_path / f"{RECORD}-1.json").write_text(content)
     with owned(tmp_path, "train"):
-        assert json.loads((tmp_path / RECORD).read_text())["pid"] == os.getpid()
+        assert owner_of(tmp_path) == replace(Owner.this(), since=getattr(owner_of(tmp_path), "since", ""))
+        assert [path.name for path in tmp_path.iterdir()] == [f"{RECORD}-2.json"]
+    assert owner_of(tmp_path) is None
 
 
 def squeue(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str, status: int = 0) -> None:

@@ -14,7 +14,7 @@ from conftest import ROOT
 from drawn_clips import speaker, write_crops
 
 from difftalk.runtime import ancestors
-from difftalk.runtime.owner import RECORD
+from difftalk.runtime.owner import owner_of
 
 SETTINGS = {
     "autoencoder": '{"channels": [8, 16, 16], "codes": 64, "steps": 24, "batch_size": 4, "log_every": 6, '
@@ -85,7 +85,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_bytes(
     if number != signal.SIGKILL:
         said = (made / f"{name}.log").read_text()
         assert f"{part}: {number.name}: saved step " in said and "the same command continues" in said
-        assert not (state(made, part, name) / RECORD).exists()
+        assert owner_of(state(made, part, name)) is None
     with started(made, part, name) as job:
         assert job.wait(300) == 0, (made / f"{name}.log").read_text()
     assert files(made / f"{part}-{name}") == files(made / f"{part}-whole")
@@ -108,7 +108,7 @@ def test_a_finished_part_that_was_thrown_away_is_put_back(part: str, made: Path)
 def test_a_second_training_of_the_same_part_is_refused(part: str, made: Path) -> None:
     with started(made, part, "owned") as job:
         deadline = time.monotonic() + 120
-        while not (state(made, part, "owned") / RECORD).exists():
+        while owner_of(state(made, part, "owned")) is None:
             assert job.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
         os.kill(job.pid, signal.SIGSTOP)

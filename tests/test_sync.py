@@ -206,7 +206,8 @@ def test_the_stage_trains_on_the_crops_of_the_run(tmp_path: Path) -> None:
     run(crops=[crops], settings=settings, source="train", state=tmp_path / "s", out=tmp_path / "out")
     expert = load_syncnet(tmp_path / "out")
     assert expert.config.architecture == "small" and expert.config.about["clips"] == 1
-    assert [p.name for p in (tmp_path / "s").iterdir() if not p.name.startswith(".")] == ["finished"]
+    assert [p.name for p in (tmp_path / "s").iterdir() if p.is_dir()] == ["finished"]
+    assert not list((tmp_path / "s").glob("step-*"))
     with pytest.raises(UserError, match="no clip of the train crops"):
         run(
             crops=[crops],

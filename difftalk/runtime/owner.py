@@ -8,6 +8,7 @@ the owner lives.
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -15,14 +16,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from difftalk.runtime import ancestors
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.lock import file_lock
 from difftalk.runtime.progress import say
 
-RECORD, GUARD = "owner.json", ".owner.lock"
+RECORD = "owner"
 POLL_S = 2.0
 TIMEOUT_S = 30.0  # of SLURM's answer
 
@@ -86,16 +86,16 @@ def owned(folder: Path, name: str) -> Iterator[None]:
     A command by hand is refused. An owner that is dead, or a record that is damaged, is taken over from.
 
     Args:
-        folder: made where it is missing; it may be deleted inside the block.
+        folder: made where it is missing.
         name: of what works on it, for the log.
 
     Raises:
         UserError: if another process works on it, or it cannot be told whether it lives.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    record, mine = folder / RECORD, Owner.this()
-    waits = False
-    while (other := _take(folder, mine)) is not None:
+    mine, waits = Owner.this(), False
+    while (taken := _take(folder, mine)) is not True:
+        record, other = taken
         lives = other.lives()
         if lives is None:
             raise UserError(
@@ -115,50 +115,62 @@ def owned(folder: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if _read(record) == mine:
-            record.unlink(missing_ok=True)
+        for _, record in _records(folder):
+            if _read(record) == mine:
+                # Not deleted: numbers rise, so that nobody can take the number of a record that is gone.
+                _write(record.with_name(f".{record.name}.{mine.pid}"), None).replace(record)
 
 
-def _take(folder: Path, mine: Owner) -> Owner | None:
-    """Write the record, over that of a dead owner; return the owner that is in the way, if there is one."""
-    record = folder / RECORD
-    # The guard is held for a moment. Where the file system has no locks, the link below decides alone.
-    with _guarded(folder / GUARD):
-        other = _read(record)
-        if other is not None and other.lives() is not False:
-            return other
-        if record.exists():
-            if other is not None:
-                say(f"{folder}: its owner, {other}, is gone: taken over")
-            record.unlink(missing_ok=True)
-        written = folder / f".{RECORD}.{mine.pid}.{mine.started or time.monotonic_ns()}"
-        written.write_text(json.dumps(asdict(mine)), encoding="utf-8")
+def owner_of(folder: Path) -> Owner | None:
+    """Return the owner of a folder, whether it lives or not; None where there is none."""
+    records = _records(folder)
+    return _read(records[-1][1]) if records else None
+
+
+def _take(folder: Path, mine: Owner) -> Literal[True] | tuple[Path, Owner]:
+    """Write a record above that of a dead owner; or return the record and the owner that is in the way.
+
+    Of several that try at once one succeeds: the next number is linked, which fails where it exists, on NFS
+    too. No lock is needed.
+    """
+    while True:
+        records = _records(folder)
+        last, newest = records[-1] if records else (0, None)
+        other = _read(newest) if newest is not None else None
+        if newest is not None and other is not None and other.lives() is not False:
+            return newest, other
+        record = folder / f"{RECORD}-{last + 1}.json"
+        written = _write(folder / f".{record.name}.{mine.pid}", mine)
         try:
-            os.link(written, record)  # one of several succeeds, on NFS too
+            os.link(written, record)
         except FileExistsError:
-            return _read(record) or mine
+            continue
         finally:
-            written.unlink(missing_ok=True)
-    return None
+            written.unlink()
+        # Linking has shown this machine the folder as it is.
+        if _records(folder)[-1][1] != record:
+            record.unlink()
+            continue
+        if other is not None:
+            say(f"{folder}: its owner, {other}, is gone: taken over")
+        for _, older in records:
+            older.unlink(missing_ok=True)
+        return True
 
 
-@contextmanager
-def _guarded(guard: Path) -> Iterator[None]:
-    """Hold the guard, if the file system has locks."""
-    held = file_lock(guard)
-    try:
-        held.__enter__()
-    except OSError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        held.__exit__(None, None, None)
+def _records(folder: Path) -> list[tuple[int, Path]]:
+    """The records of a folder by their number, the newest last."""
+    found = ((re.fullmatch(rf"{RECORD}-(\d+)\.json", path.name), path) for path in folder.glob(f"{RECORD}-*"))
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def _write(path: Path, owner: Owner | None) -> Path:
+    path.write_text(json.dumps(asdict(owner) if owner else {}), encoding="utf-8")
+    return path
 
 
 def _read(record: Path) -> Owner | None:
-    """The owner in a record; None where there is none, or it is damaged."""
+    """The owner in a record; None where it is done, or the record is damaged."""
     try:
         values: Any = json.loads(record.read_text(encoding="utf-8"))
         return Owner(**values)
