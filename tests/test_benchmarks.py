@@ -100,3 +100,19 @@ def test_the_papers_configuration_is_run_with_its_own_networks(setting: str) -> 
     assert ours.crops.size == papers.crops.size and ours.crops.mode == papers.crops.mode
     assert (ours.autoencoder, ours.syncnet) == (papers.autoencoder, papers.syncnet)
     assert ours.speech == papers.speech and ours.encode == papers.encode
+
+
+def test_the_embedded_first_stage_keeps_faces_mouths_and_saturated_colours() -> None:
+    """Few faces: the figures of docs/embedded_weights.md, of more of them, are a little apart."""
+    said = benchmark("first_stage.py", "embedded", "--faces", "12")
+    figures = re.findall(
+        r"^(\w+), (\d+) px, [\w ]+: PSNR (\S+) dB .*mouth (\S+) dB, dE2000 (\S+) .*ST-LPIPS (\S+)$",
+        said,
+        re.MULTILINE,
+    )
+    assert [int(size) for _, size, *_ in figures] == [64, 64, 96, 96, 128, 128] * 2
+    for name, _, whole, mouth, colour, distance in figures:
+        if name == "truth":
+            assert (whole, mouth, float(colour), float(distance)) == ("inf", "inf", 0, 0)
+        else:
+            assert float(whole) > 31 and float(mouth) > 30 and float(colour) < 2

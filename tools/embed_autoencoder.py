@@ -16,12 +16,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from diffusers import VQModel
 
 from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.config.section import from_json
 from difftalk.datasets.demo.any_colour import in_any_colour
 from difftalk.datasets.demo.faces import random_frame, random_identity
 from difftalk.models.autoencoder import decode_latents, encode_frames, to_pixels
+from difftalk.models.quantiser import quantise
 from difftalk.pretrained.model_folder import FIRST_STAGE, folder_of
 from difftalk.runtime.files import atomic_folder, write_json
 from difftalk.runtime.progress import progress
@@ -34,6 +36,8 @@ SIZES = (64, 96, 128)  # pixels of the crops that are trained and measured on
 # pixels; and how many frames fewer a batch of them has, which costs about as much as the others.
 KINDS = ((0.65, 64, False, 1), (0.15, 64, True, 1), (0.12, 96, False, 2), (0.08, 128, False, 4))
 ANY_COLOUR = 0.75  # part of the faces in clothes and before walls of any colour; others have the demo's
+# Of the codebook, at last; a code that fewer than this part of the mean take is rare.
+SETTLING_ROUNDS, SETTLING_FACES, RARE = 6, 2000, 0.1
 HELD_OUT = 256  # faces that are measured on and not trained on
 
 
@@ -108,6 +112,33 @@ class MixedBatches:
         yield self.frames
 
 
+@torch.no_grad()
+def settle_codes(model: VQModel, frames: np.ndarray) -> None:
+    """Move each code to the mean of the latents that take it, and codes that hardly any takes elsewhere.
+
+    These go to latents drawn with a probability that rises with their squared distance from their code, as
+    in k-means++.
+
+    Args:
+        model: trained.
+        frames: (N, H, H, 3) uint8, of the training.
+    """
+    scale = model.config.scaling_factor
+    latents = encode_frames(model, frames, 16) / scale
+    cells = latents.permute(0, 2, 3, 1).flatten(0, 2)
+    codes = model.quantize.embedding.weight
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(SETTLING_ROUNDS):
+        nearest, _, numbers = quantise(model, latents)
+        counts = torch.bincount(numbers, minlength=len(codes)).float()
+        sums = torch.zeros_like(codes).index_add_(0, numbers, cells)
+        rare = counts < RARE * counts.mean()
+        codes[~rare] = sums[~rare] / counts[~rare, None]
+        distances = (nearest - latents).square().sum(1).flatten()
+        if rare.any():
+            codes[rare] = cells[torch.multinomial(distances, int(rare.sum()), generator=generator)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the first stage")
@@ -124,6 +155,7 @@ def main() -> None:
     base = None if settings.base is None else folder_of(settings.base, "autoencoder")
     trained = train_autoencoder(batches, settings, args.state, held_out=shrunk(held_out[:64], 64), base=base)
     model = trained.model
+    settle_codes(model, shrunk(train[:SETTLING_FACES], SIZES[0]))
     report: dict[str, Any] = trained.report | {"settings": settings.as_dict(), "faces": args.faces}
     with atomic_folder(args.out) as tmp:
         # Half precision halves the package; loading widens it again. Figures are taken from what is kept.

@@ -361,7 +361,7 @@ class FirstStageTrainer:
         steps, model = self.settings.steps, self.model.eval().requires_grad_(False)
         with torch.no_grad():
             frames = (batches.at(steps + i).to(self.device) for i in range(LATENT_STD_BATCHES))
-            latent_std = torch.cat([model.encode(x).latents for x in frames]).std().item()
+            latent_std = torch.cat([model.encode(x).latents.flatten() for x in frames]).std().item()
         model.register_to_config(scaling_factor=1.0 / latent_std)
         report: dict[str, Any] = {
             "steps": steps,
