@@ -36,6 +36,8 @@ test-slurm: .venv/installed
 constraints:
 	$(BIN)/python tools/constraints.py > constraints.txt.new
 	mv constraints.txt.new constraints.txt
+	$(BIN)/python tools/constraints.py --conda > envs/difftalk.yaml.new
+	mv envs/difftalk.yaml.new envs/difftalk.yaml
 
 # The schema that editors read and the table of keys in config/README.md, from the models in difftalk/config.
 config-docs: .venv/installed
