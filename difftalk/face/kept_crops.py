@@ -14,7 +14,7 @@ from difftalk.runtime.checksums import read_sums
 from difftalk.runtime.fingerprint import fingerprint
 
 # What decodes, cuts and encodes.
-LIBRARIES = ("av", "numpy", "opencv-python", "soundfile")
+LIBRARIES = ("av", "decord", "numpy", "opencv-python", "soundfile")
 
 
 def entries_of(cache: Cache, jobs: Sequence[CropJob], sources: Path) -> list[Path | None]:

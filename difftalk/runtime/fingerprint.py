@@ -92,7 +92,11 @@ def fingerprint_files(*paths: str | Path) -> str:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
             about = file.stat()
-            signature = (os.path.realpath(file), about.st_ino, about.st_size, about.st_mtime_ns)
+            times = (
+                about.st_mtime_ns,
+                about.st_ctime_ns,
+            )  # unpacked archives set the first, nobody the second
+            signature = (os.path.realpath(file), about.st_ino, about.st_size, times)
             content = remembered(f"file {signature}", partial(_sha256, file))
             name = file.relative_to(path) if path.is_dir() else file.name
             whole.update(f"{name} {content}\n".encode())

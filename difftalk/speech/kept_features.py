@@ -15,9 +15,10 @@ from difftalk.runtime.errors import ClipError
 from difftalk.runtime.fingerprint import fingerprint
 
 # What decodes, and what makes cepstra or logits.
+MEDIA = ("av", "decord", "numpy", "opencv-python", "soundfile")
 LIBRARIES = {
-    "mfcc": ("numpy", "soundfile", "python_speech_features", "scipy"),
-    "deepspeech": ("numpy", "soundfile", "python_speech_features", "scipy", "torch"),
+    "mfcc": (*MEDIA, "python_speech_features", "scipy"),
+    "deepspeech": (*MEDIA, "python_speech_features", "scipy", "torch"),
 }
 
 
