@@ -1,4 +1,5 @@
 # make demo   from a fresh clone to trained models, tables and the report
+# make readme   the figures and the moving picture of README and docs, from the finished demo
 # make test   everything that must hold before a commit
 # make test-slurm   whole runs on a SLURM cluster that is pretended on this machine (docs/slurm.md)
 
@@ -7,12 +8,15 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORES ?= all
 
-.PHONY: demo test test-slurm constraints config-docs
+.PHONY: demo readme test test-slurm constraints config-docs
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
 	$(BIN)/snakemake --cores $(CORES)
 	@echo "Report: $(CURDIR)/results/demo/report/index.html"
+
+readme: .venv/installed
+	$(BIN)/python tools/readme.py results/demo
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -203,14 +203,15 @@ def to_md(table: Table) -> str:
         lines += [
             f"| {' | '.join(heads)} |",
             "|---" * len(table.shown) + "|",
-            *(f"| {' | '.join(map(_md_cell, row))} |" for row in table.cells),
+            *(f"| {' | '.join(map(md_cell, row))} |" for row in table.cells),
             "",
         ]
     lines += (f"- {escape_markdown(key)}: {escape_markdown(value)}" for key, value in table.footer.items())
     return "\n".join(lines) + "\n"
 
 
-def _md_cell(cell: Cell) -> str:
+def md_cell(cell: Cell) -> str:
+    """Return a cell in Markdown: the best in bold, the interval behind the figure."""
     text = escape_markdown(cell.text)
     return f"{f'**{text}**' if cell.best else text} {cell.interval}".rstrip()
 
