@@ -111,11 +111,9 @@ def commit() -> str:
 
 def facts(run: Path, protocol: Mapping[str, str]) -> str:
     """Return the sentence of what was run, from the run itself."""
-    steps = {
-        str(read_json(path)["settings"]["steps"])
-        for path in sorted(run.glob("models/*/training.json"))
-        if "settings" in read_json(path)
-    }
+    facts_of = (read_json(path) for path in sorted(run.glob("models/*/training.json")))
+    # First stage and sync expert have no shards.
+    steps = {str(about["settings"]["steps"]) for about in facts_of if "shards_sha256" in about}
     training = f", {' or '.join(sorted(steps))} training steps" if steps else ""
     clips = protocol["clips"].replace(" planned test clips", " test clips").replace("identities", "speakers")
     return f"`make demo` at commit {commit()}: {clips}, {protocol['crop_pixels']} px{training}."
