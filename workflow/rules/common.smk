@@ -130,8 +130,11 @@ CHECK_OF_SIDES = ["difftalk.datasets.sides"]
 HOW_IT_STARTS = ["difftalk.training.launcher", "difftalk.training.slurm"]
 # What the first stage and the sync expert import to be trained, and not to be copied.
 TRAINING_OF_PART = {
-    "autoencoder": ["difftalk.training.first_stage", "difftalk.training.frames"],
-    "syncnet": ["difftalk.training.sync_expert", "difftalk.media.shards"],
+    name: [*modules, "difftalk.training.checkpoint", "difftalk.runtime.owner"]
+    for name, modules in {
+        "autoencoder": ["difftalk.training.first_stage", "difftalk.training.frames"],
+        "syncnet": ["difftalk.training.sync_expert", "difftalk.media.shards"],
+    }.items()
 }
 # GPUs that a job of each stage requests. A part that is copied needs none.
 GPUS = {
