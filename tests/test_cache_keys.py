@@ -78,6 +78,23 @@ def test_a_file_of_the_same_size_and_time_is_read_again(tmp_path: Path) -> None:
         remembered.use_file(None)
 
 
+def test_remembered_values_that_were_edited_or_cut_off_are_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "remembered.json"
+    try:
+        remembered.use_file(file)
+        remembered.keep("key", "[1]")
+        remembered.save()
+        whole = file.read_text()
+        remembered.use_file(file)
+        assert remembered.recall("key") == "[1]"
+        for text in (whole.replace("[1]", "[2]"), whole[:-3], "", "[]", '{"key": "[2]"}', "[" * 100_000):
+            file.write_text(text)
+            remembered.use_file(file)
+            assert remembered.recall("key") is None
+    finally:
+        remembered.use_file(None)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn"])
 def test_an_entry_that_was_written_damaged_is_made_again(tmp_path: Path, content: bytes) -> None:
     cache = Cache(tmp_path, "score")

@@ -118,7 +118,7 @@ def test_of_many_that_start_at_once_after_a_dead_owner_one_works_at_a_time(tmp_p
         assert (begins.split()[0], "begins") == (ends.split()[0], begins.split()[1])
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', "[" * 100_000])
 def test_a_damaged_record_belongs_to_nobody(tmp_path: Path, content: str) -> None:
     (tmp_path / f"{RECORD}-1.json").write_text(content)
     with owned(tmp_path, "train"):

@@ -79,6 +79,10 @@ def _free(names: Sequence[str], count: int, folder: Path) -> list[str] | None:
                 locks.enter_context(file_lock(folder / re.sub(r"\W", "_", name), wait=False))
             except UserError:
                 continue
+            except OSError as e:
+                raise UserError(
+                    f"{folder}: the lock of GPU {name} cannot be opened ({e.strerror}): delete it"
+                ) from e
             taken.append(name)
         if len(taken) < count:
             return None

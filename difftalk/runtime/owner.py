@@ -173,8 +173,10 @@ def _read(record: Path) -> Owner | None:
     """The owner in a record; None where it is done, or the record is damaged."""
     try:
         values: Any = json.loads(record.read_text(encoding="utf-8"))
+        if not isinstance(values["job"], str):
+            return None
         return Owner(**values)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -1,10 +1,11 @@
 """Remember what was computed of files: the workflow is read again for each job, and need not do it again.
 
 The keys say all that a value depends on, such as a checksum of what was read. The file that holds them can be
-deleted at any time; without one, nothing is remembered.
+deleted at any time, and one that was edited or cut off is as good as none.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -24,11 +25,15 @@ def use_file(path: Path | None) -> None:
     _file = path
     _known.clear()
     _asked.clear()
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        found = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
-        _known.update(
-            {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
-        )
+    if path is not None:
+        with contextlib.suppress(OSError, ValueError):
+            digest, _, text = path.read_text(encoding="utf-8").partition("\n")
+            if digest == _checksum(text):  # whole, and as it was written
+                _known.update(json.loads(text))
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def recall(key: str) -> str | None:
@@ -62,5 +67,8 @@ def save() -> None:
     tmp = _file.with_name(f".{_file.name}.{os.getpid()}.part")
     with contextlib.suppress(OSError):
         _file.parent.mkdir(parents=True, exist_ok=True)
-        tmp.write_text(json.dumps(kept), encoding="utf-8")
+        text = json.dumps(kept)
+        tmp.write_text(f"{_checksum(text)}\n{text}", encoding="utf-8")
         os.replace(tmp, _file)
+    with contextlib.suppress(OSError):
+        tmp.unlink()  # where it could not be put in place
