@@ -69,7 +69,7 @@ def same_weights(first: Path, second: Path) -> bool:
 def test_signals_save_the_step_under_way_and_the_rest_follows_bit_for_bit(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = "signalled"
+    name, usual = "signalled", signal.getsignal(signal.SIGUSR1)
     for number, after in ((signal.SIGTERM, 2), (signal.SIGUSR1, 4)):
         with (
             signalled(made, name, number, after),
@@ -81,7 +81,7 @@ def test_signals_save_the_step_under_way_and_the_rest_follows_bit_for_bit(
         lines = [json.loads(x) for x in (made / f"state-{name}" / "log.jsonl").read_text().splitlines()]
         assert len(lines) >= after / TINY["log_every"]
         assert [line["step"] for line in lines] == [2, 4, 6][: len(lines)]
-    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL, "outside the loop, signals mean what they did"
+    assert signal.getsignal(signal.SIGUSR1) is usual, "outside the loop, signals mean what they did"
     model = train(made, name)
     assert same_weights(made / "whole", model)
     lines = [json.loads(line) for line in (model / "log.jsonl").read_text().splitlines()]

@@ -427,7 +427,12 @@ def test_a_second_run_does_nothing_and_neither_does_a_note(workflow: Workflow, t
     again = workflow(*common, faceless, "-n")
     assert again.idle, again.said
     (tmp_path / "new.mp4").write_bytes(video(3))
-    assert workflow(*common, faceless, "-n").jobs == {"plan": 1, "fetch": 2}
+    # Which shards have other rows is known when the plan is made.
+    assert workflow(*common, faceless, "-n").jobs == {"plan": 1}
+    assert workflow(*common, faceless).status == 0
+    rejects = [file.read_text() for file in (run / "rejects" / "fetch").glob("*.csv")]
+    assert sum("new-000,fetch,duplicate" in text for text in rejects) == 1
+    assert workflow(*common, faceless, "-n").idle
 
 
 def test_the_listing_opens_no_file(folder: Path) -> None:
