@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pretended_cluster import Cluster, pretended_cluster
 
 from difftalk.config.crops import CropsSettings
 from difftalk.config.gates import FaceGates, FrameGates, GatesSettings
@@ -102,6 +103,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = snakemake("--configfile", TINY, directory=folder)
     assert done.status == 0, done.said
     return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of SLURM that is pretended on this machine."""
+    with pretended_cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
 
 
 SECONDS = 2.0

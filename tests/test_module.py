@@ -31,35 +31,31 @@ rule both:
         rules.narrow_all.input,
         rules.wide_all.input,
 """
-# Neither is a key of ours, and the name of a run in the caller's configuration is none of a module's.
-STUDIES = """
-run: of the caller
-narrow:
+# What the two modules share.
+STUDY = """
   run: study
-  dataset: {name: demo, identities: {train: 2, test: 1}, clips_per_identity: 1, clip_seconds: 5.2, size: 192}
-  shards: {train: 1, test: 1}
-  crops: {size: 64}
-  max_reject_fraction: 0.25
+  dataset:
+    {name: demo, identities: {train: TRAIN, test: 1}, clips_per_identity: 1, clip_seconds: 5.2, size: 192}
   landmarks: {backend: dlib}
   speech: {backend: mfcc}
   autoencoder: embedded
   syncnet: embedded
   training: {channels: [32, 64], steps: 3}
   experiments: {difftalk: {conditions: [audio, landmarks, masked, reference], smoothing: true}}
-wide:
-  run: study
-  dataset: {name: demo, identities: {train: 3, test: 1}, clips_per_identity: 1, clip_seconds: 5.2, size: 192}
-  shards: {train: 2, test: 1}
-  crops: {size: 96}
+"""
+# `run` is no key of the caller's for us, and its value none of a module's.
+STUDIES = f"""
+run: of the caller
+narrow:{STUDY.replace("TRAIN", "2")}
+  shards: {{train: 1, test: 1}}
+  crops: {{size: 64}}
+  max_reject_fraction: 0.25
+wide:{STUDY.replace("TRAIN", "3")}
+  shards: {{train: 2, test: 1}}
+  crops: {{size: 96}}
   max_reject_fraction: 0.75
   store: kept
   gpu: 1
-  landmarks: {backend: dlib}
-  speech: {backend: mfcc}
-  autoencoder: embedded
-  syncnet: embedded
-  training: {channels: [32, 64], steps: 3}
-  experiments: {difftalk: {conditions: [audio, landmarks, masked, reference], smoothing: true}}
 """
 
 

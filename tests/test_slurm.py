@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pretended_cluster import Cluster, missing, pretended_cluster
+from pretended_cluster import Cluster, missing
 from small_training import difftalk_train, train, weights, write_made
 
 from difftalk.runtime.errors import UserError
@@ -93,12 +93,6 @@ def test_several_nodes_need_a_job_of_slurm(environment: Callable[..., None]) -> 
     assert launcher.join("train", 1, 2)
     with pytest.raises(UserError, match="2 nodes are those of a SLURM job, and this is none"):
         launcher.launch(1, ["train"], nodes=2)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with pretended_cluster(tmp_path_factory.mktemp("cluster")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

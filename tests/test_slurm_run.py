@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, command, snakemake
-from pretended_cluster import GPUS_OF_NODE, Cluster, missing, pretended_cluster
+from pretended_cluster import GPUS_OF_NODE, Cluster, missing
 from small_training import weights
 
 LACKING = missing() or (
@@ -50,12 +50,6 @@ DEMO: dict[str, Any] = {
     "evaluation": {"cross_driven": []},
 }
 EIGHT = {"training": {"steps": 10}, "seeds": [*range(1, 9)]}
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with pretended_cluster(tmp_path_factory.mktemp("cluster")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

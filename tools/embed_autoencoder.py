@@ -6,9 +6,7 @@ draws from seeds that the demo never uses. An interrupted training resumes from 
 """
 
 import argparse
-import dataclasses
 import json
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,13 @@ from difftalk.config.autoencoder import AutoencoderTraining
 from difftalk.config.section import from_json
 from difftalk.datasets.demo.any_colour import in_any_colour
 from difftalk.datasets.demo.faces import random_frame, random_identity
-from difftalk.models.autoencoder import decode_latents, encode_frames, to_pixels
+from difftalk.models.autoencoder import decode_latents, encode_frames
 from difftalk.models.quantiser import quantise
 from difftalk.pretrained.model_folder import FIRST_STAGE, folder_of
 from difftalk.runtime.files import atomic_folder, write_json
 from difftalk.runtime.progress import progress
 from difftalk.training.first_stage import train_autoencoder
+from difftalk.training.frames import Batches, mirrored
 
 SOURCE_SIZE = 256  # pixels a face is drawn at before it is cropped, as in the demo
 LARGEST = 128  # pixels of the crops that are held
@@ -81,18 +80,11 @@ def shrunk(frames: np.ndarray, size: int) -> np.ndarray:
     return np.stack([cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA) for frame in frames])
 
 
-@dataclasses.dataclass(frozen=True)
-class MixedBatches:
-    """Batches of several sizes (`KINDS`) out of the largest crops; a function of seed and step each."""
+class MixedBatches(Batches):
+    """Batches of several sizes (`KINDS`) out of the largest crops; a function of seed and step each.
 
-    frames: np.ndarray  # (N, LARGEST, LARGEST, 3) uint8
-    batch_size: int  # of 64-px frames
-    seed: int
-
-    @property
-    def frames_per_epoch(self) -> int:
-        """Frames that are held."""
-        return len(self.frames)
+    `frames` are (N, LARGEST, LARGEST, 3) uint8, and `batch_size` counts frames of 64 px.
+    """
 
     def at(self, step: int) -> torch.Tensor:
         """Draw a batch (B, 3, H, W) in [-1, 1] of one kind, each frame mirrored with probability one half."""
@@ -104,12 +96,7 @@ class MixedBatches:
             chosen = chosen[:, y : y + size, x : x + size]
         else:
             chosen = shrunk(chosen, size)
-        mirrored = rng.random(len(chosen)) < 0.5
-        return to_pixels(np.where(mirrored[:, None, None, None], chosen[:, :, ::-1], chosen))
-
-    def identifying_arrays(self) -> Iterator[np.ndarray]:
-        """Yield the frames themselves."""
-        yield self.frames
+        return mirrored(chosen, rng)
 
 
 @torch.no_grad()

@@ -9,19 +9,19 @@ the interval that is printed there and another seed's interval does not explain 
 """
 
 import argparse
-import csv
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 
 from difftalk.evaluation.scores import by_voice, read_scores
 from difftalk.reporting.figures import Figures
 from difftalk.reporting.tables import Table, heading, md_cell, read_table
 from difftalk.runtime.errors import UserError
-from difftalk.runtime.files import atomic_file, read_json
+from difftalk.runtime.files import read_csv, read_json, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES, PICTURE = ROOT / "docs" / "demo_figures.csv", ROOT / "docs" / "images" / "demo.webp"
@@ -86,21 +86,19 @@ def of_clips(run: Path) -> Recorded:
 
 def read_recorded(path: Path = FIGURES) -> Recorded:
     """Return what `write_recorded` wrote."""
-    with path.open(newline="") as file:
-        return {
-            (row["method"], row["clip_id"]): {name: float(row[name]) for name in RECORDED if row[name]}
-            for row in csv.DictReader(file)
-        }
+    return {
+        (row["method"], row["clip_id"]): {name: float(row[name]) for name in RECORDED if row[name]}
+        for row in read_csv(path, ("method", "clip_id", *RECORDED))
+    }
 
 
 def write_recorded(found: Recorded, path: Path = FIGURES) -> None:
     """Write the figures of each method and clip, with six digits."""
-    with atomic_file(path) as tmp, tmp.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("method", "clip_id", *RECORDED))
-        for (method, clip), row in found.items():
-            values = (f"{row[name]:.6g}" if name in row else "" for name in RECORDED)
-            writer.writerow((method, clip, *values))
+    rows = [
+        (method, clip, *(f"{row[name]:.6g}" if name in row else None for name in RECORDED))
+        for (method, clip), row in found.items()
+    ]
+    write_csv(path, ("method", "clip_id", *RECORDED), rows, recorded=False)
 
 
 def commit() -> str:
@@ -171,17 +169,11 @@ def apart(run: Path) -> list[str]:
             if not sides[1]:
                 lines.append(f"{method}, {column}: recorded, and not in {run}")
                 continue
-            means = [sum(side) / len(side) for side in sides]
-            reach = sum(1.96 * deviation(side) / len(side) ** 0.5 for side in sides)
+            means = [fmean(side) for side in sides]
+            reach = sum(1.96 * stdev(side) / len(side) ** 0.5 for side in sides if len(side) > 1)
             if abs(means[0] - means[1]) > max(reach, 1e-3 * abs(means[0])):
                 lines.append(f"{method}, {column}: {means[1]:.4g}, recorded is {means[0]:.4g} ± {reach:.2g}")
     return lines
-
-
-def deviation(values: Sequence[float]) -> float:
-    """Return the standard deviation of a sample; 0 of a single value."""
-    mean = sum(values) / len(values)
-    return (sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)) ** 0.5
 
 
 def main(arguments: list[str] | None = None) -> int:

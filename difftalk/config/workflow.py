@@ -28,8 +28,7 @@ from difftalk.runtime.suggest import did_you_mean
 __all__ = [
     "COPIED_METHODS", "UNTRAINED_METHODS", "as_given", "as_json", "cache_of", "coerce", "config_schema",
     "cross_driven", "dataset_files", "dataset_settings", "expected_test_frames", "folder_digest",
-    "given_methods", "load",
-    "method_files", "models", "read_yaml", "shards", "stage_settings",
+    "given_methods", "load", "method_files", "models", "read_yaml", "shards", "stage_settings",
 ]  # fmt: skip
 
 

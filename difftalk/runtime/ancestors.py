@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from difftalk.runtime.progress import say
@@ -83,12 +83,17 @@ def _chain(head: int, started: str) -> list[int] | None:
 
 def _state(pid: int) -> tuple[int, str]:
     """Return the parent of a process, and when it started, in the kernel's clock; 0 and "" if unknown."""
+    fields = _fields(pid)
+    return (int(fields[1]), fields[19]) if fields else (0, "")
+
+
+def _fields(pid: int) -> list[str]:
+    """What the kernel says of a process, from its state on; nothing if unknown."""
     try:
         # The name, in parentheses, may hold anything.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
-        return 0, ""
-    return int(fields[1]), fields[19]
+        return []
 
 
 def _is_running(pid: int) -> bool:
@@ -103,10 +108,9 @@ def started(pid: int) -> str:
     """Return when a process started, in the kernel's clock; empty where there is none, or it has ended."""
     if not Path("/proc/self/stat").exists():  # no Linux: a process may have the number of another
         return "unknown" if _is_running(pid) else ""
-    with suppress(OSError):
-        if Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "ZX":
-            return ""  # not yet asked for by its parent
-    return _state(pid)[1]
+    fields = _fields(pid)
+    # A zombie has ended, and its parent has not asked for it yet.
+    return fields[19] if fields and fields[0] not in "ZX" else ""
 
 
 def machine() -> str:

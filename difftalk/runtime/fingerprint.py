@@ -92,10 +92,8 @@ def fingerprint_files(*paths: str | Path) -> str:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
             about = file.stat()
-            times = (
-                about.st_mtime_ns,
-                about.st_ctime_ns,
-            )  # unpacked archives set the first, nobody the second
+            # Unpacked archives set the first, and nobody the second.
+            times = (about.st_mtime_ns, about.st_ctime_ns)
             signature = (os.path.realpath(file), about.st_ino, about.st_size, times)
             content = remembered(f"file {signature}", partial(_sha256, file))
             name = file.relative_to(path) if path.is_dir() else file.name

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from difftalk.runtime import ancestors
 from difftalk.runtime.errors import UserError
+from difftalk.runtime.files import atomic_file
 from difftalk.runtime.progress import say
 
 RECORD = "owner"
@@ -118,7 +119,8 @@ def owned(folder: Path, name: str) -> Iterator[None]:
         for _, record in _records(folder):
             if _read(record) == mine:
                 # Not deleted: numbers rise, so that nobody can take the number of a record that is gone.
-                _write(record.with_name(f".{record.name}.{mine.pid}"), None).replace(record)
+                with atomic_file(record) as tmp:
+                    tmp.write_text("{}")
 
 
 def owner_of(folder: Path) -> Owner | None:
@@ -140,7 +142,8 @@ def _take(folder: Path, mine: Owner) -> Literal[True] | tuple[Path, Owner]:
         if newest is not None and other is not None and other.lives() is not False:
             return newest, other
         record = folder / f"{RECORD}-{last + 1}.json"
-        written = _write(folder / f".{record.name}.{mine.pid}", mine)
+        written = folder / f".{record.name}.{mine.pid}"
+        written.write_text(json.dumps(asdict(mine)), encoding="utf-8")
         try:
             os.link(written, record)
         except FileExistsError:
@@ -162,11 +165,6 @@ def _records(folder: Path) -> list[tuple[int, Path]]:
     """The records of a folder by their number, the newest last."""
     found = ((re.fullmatch(rf"{RECORD}-(\d+)\.json", path.name), path) for path in folder.glob(f"{RECORD}-*"))
     return sorted((int(match[1]), path) for match, path in found if match)
-
-
-def _write(path: Path, owner: Owner | None) -> Path:
-    path.write_text(json.dumps(asdict(owner) if owner else {}), encoding="utf-8")
-    return path
 
 
 def _read(record: Path) -> Owner | None:

@@ -70,7 +70,8 @@ def _train(
     with owned(state, "autoencoder"):
         if restore_finished(state, out, origin, MAY_CHANGE):
             return
-        trained = train_autoencoder(batches, settings, state, held_out_frames(held_out), perceptual, base)
+        measured_on = held_out_frames(held_out)
+        trained = train_autoencoder(batches, settings, state, measured_on, perceptual, base, origin)
         clips = {"clips": len(train), "held_out_clips": len(held_out), "settings": settings.as_dict()}
         if base is not None:
             clips["from_sha256"] = digest_of_model(base)

@@ -84,7 +84,7 @@ def _train(crops: list[Path], rejected: set[str], settings: SyncnetTraining, sta
     with owned(state, "syncnet"):
         if restore_finished(state, out, origin):
             return
-        network, report = train_syncnet(clips, settings, state, base)
+        network, report = train_syncnet(clips, settings, state, base, origin)
         if base is not None:
             report["from_sha256"] = digest_of_model(base)
         config = syncnet_config(settings, {**report, "source": "trained on the train split of this run"})

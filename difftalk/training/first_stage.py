@@ -69,6 +69,7 @@ def train_autoencoder(
     held_out: np.ndarray | None = None,
     perceptual: Perceptual | None = None,
     base: Path | None = None,
+    origin: str | None = None,
 ) -> Trained:
     """Train to reconstruct, first without and then with quantisation.
 
@@ -80,13 +81,14 @@ def train_autoencoder(
         held_out: frames (N, H, W, 3) uint8 to measure on after each epoch and at the end.
         perceptual: needed where `settings.perceptual_weight` is above 0; else it measures only.
         base: folder of a first stage to start from, which is quantised from the first step on.
+        origin: of `origin_of`, where it is known: it takes a look at all frames.
 
     Raises:
         UserError: if the loss is no longer finite, or `base` has other sizes.
         SystemExit: after SIGTERM or SIGUSR1, with a checkpoint written.
     """
     trainer = FirstStageTrainer(settings, default_device(), perceptual, base)
-    origin = origin_of(batches, settings, base)
+    origin = origin or origin_of(batches, settings, base)
     start = 0
     if (checkpoint := resume(state, origin, MAY_CHANGE)) is not None:
         start = checkpoint["step"]

@@ -67,7 +67,7 @@ class Batches:
     def at(self, step: int) -> torch.Tensor:
         """Draw a batch (B, 3, H, W) in [-1, 1] from all frames."""
         rng = np.random.default_rng((self.seed, step))
-        return _mirrored(self.frames[rng.integers(len(self.frames), size=self.batch_size)], rng)
+        return mirrored(self.frames[rng.integers(len(self.frames), size=self.batch_size)], rng)
 
     def identifying_arrays(self) -> Iterator[np.ndarray]:
         """Yield the frames themselves."""
@@ -217,7 +217,7 @@ class PooledBatches:
         drawn = rng.integers(ends[-1], size=self.batch_size)
         inside = np.searchsorted(ends, drawn, side="right")
         chosen = np.stack([held[s][d - ends[s]] for s, d in zip(inside, drawn, strict=True)])
-        return _mirrored(chosen, rng)
+        return mirrored(chosen, rng)
 
     def stretch(self, position: int) -> np.ndarray:
         """Decode stretch `position` of the endless order, frames (n, H, W, 3)."""
@@ -245,7 +245,8 @@ def _spread(frames: int, count: int, within: np.ndarray) -> np.ndarray:
     return ((np.arange(count) + within[:count]) * frames / count).astype(int).clip(max=frames - 1)
 
 
-def _mirrored(chosen: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+def mirrored(chosen: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    """Convert frames (B, H, W, 3) uint8, half of them mirrored in place, to (B, 3, H, W) in [-1, 1]."""
     flipped = rng.random(len(chosen)) < 0.5
     chosen[flipped] = chosen[flipped, :, ::-1]
     return to_pixels(chosen)

@@ -65,7 +65,11 @@ def syncnet_config(settings: SyncnetTraining, about: dict[str, Any]) -> SyncnetC
 
 
 def train_syncnet(
-    clips: Sequence[SyncClip], settings: SyncnetTraining, state: Path, base: Path | None = None
+    clips: Sequence[SyncClip],
+    settings: SyncnetTraining,
+    state: Path,
+    base: Path | None = None,
+    origin: str | None = None,
 ) -> tuple[SmallSyncNet, dict[str, Any]]:
     """Train the expert to match video and audio of the same moment of a stretch.
 
@@ -78,6 +82,7 @@ def train_syncnet(
         settings: of the training.
         state: folder for checkpoints.
         base: folder of a small expert to start from; its mean and spread of the MFCC are kept.
+        origin: of `origin_of`, where it is known: it takes a look at all clips.
 
     Returns:
         The network on the CPU, in eval mode, and its figures.
@@ -98,7 +103,7 @@ def train_syncnet(
     network.to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     start, history = 0, {"loss": math.nan, "within_1": math.nan}
-    origin = origin_of(clips, settings, base)
+    origin = origin or origin_of(clips, settings, base)
     if (checkpoint := resume(state, origin)) is not None:
         start, history = checkpoint["step"], checkpoint["history"]
         network.load_state_dict(checkpoint["network"])
